@@ -1,0 +1,1 @@
+"""Builds, checks and ships SageAttention wheels; the code behind the nox sessions."""

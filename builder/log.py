@@ -1,0 +1,44 @@
+"""The build's voice: steps with their durations, warnings, and plain lines.
+
+Under GitHub Actions each step folds (`::group::`); elsewhere it is a heading.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_ON_ACTIONS = os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def say(line: str = "") -> None:
+    """Print one line at once."""
+    print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Print a warning to standard error."""
+    prefix = "::warning::" if _ON_ACTIONS else "warning: "
+    print(prefix + line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def step(title: str) -> Iterator[None]:
+    """Announce a step, and say how long it took (seconds) when it ends.
+
+    Args:
+        title: What is being done, as a participle: "Repairing wheel".
+    """
+    say(f"::group::{title}" if _ON_ACTIONS else f"\n{title}...")
+    start = time.monotonic()
+    done = "failed"
+    try:
+        yield
+        done = "done"
+    finally:
+        say(f"  {done} in {time.monotonic() - start:.1f} s")
+        if _ON_ACTIONS:
+            say("::endgroup::")
