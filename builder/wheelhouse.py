@@ -6,7 +6,6 @@ file system and renamed, the record last, and a wheel counts as there only with 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,18 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from builder.digest import file_sha256
 from builder.errors import UsageError
-
-_CHUNK_BYTES = 1 << 20
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def record_path(wheel: Path) -> Path:
@@ -99,7 +88,7 @@ def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
         if record is None or record.get("fingerprint") != fingerprint:
             continue
         expected = max(expected, int(record.get("wheels_of_build", 1)))
-        if wheel.exists() and sha256_of(wheel) == record.get("wheel", {}).get("sha256"):
+        if wheel.exists() and file_sha256(wheel) == record.get("wheel", {}).get("sha256"):
             found.append(wheel)
     return found if found and len(found) == expected else []
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from builder.digest import file_sha256
 from builder.errors import UsageError
-from builder.wheelhouse import locked, publish, read_record, record_path, sha256_of, up_to_date
+from builder.wheelhouse import locked, publish, read_record, record_path, up_to_date
 
 
 def _wheel(folder: Path, name: str, content: bytes = b"wheel") -> Path:
@@ -24,7 +25,7 @@ def _record(wheel: Path, fingerprint: str, wheels_of_build: int = 1) -> dict[str
     return {
         "fingerprint": fingerprint,
         "wheels_of_build": wheels_of_build,
-        "wheel": {"sha256": sha256_of(wheel)},
+        "wheel": {"sha256": file_sha256(wheel)},
     }
 
 
