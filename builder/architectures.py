@@ -13,8 +13,8 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .errors import ArchitectureError
-from .log import warn
+from builder.errors import ArchitectureError
+from builder.log import warn
 
 _WRITTEN = re.compile(
     r"(?:(?P<major>\d{1,2})\.(?P<minor>\d)|(?:sm_?|compute_)(?P<digits>\d{2,3}))(?P<feature>[af]?)"

@@ -25,10 +25,10 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from ._toml import tomllib
-from .architectures import Architecture, Selection, join, parse_cuda_version, why_not_compilable
-from .errors import ArchitectureError, TargetError
-from .upstream import PATCHES_DIR, Release, load_release
+from builder._toml import tomllib
+from builder.architectures import Architecture, Selection, join, parse_cuda_version, why_not_compilable
+from builder.errors import ArchitectureError, TargetError
+from builder.upstream import PATCHES_DIR, Release, load_release
 
 TARGETS_DIR = Path(__file__).resolve().parent.parent / "targets"
 TOOLCHAINS = "toolchains"

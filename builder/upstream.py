@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._toml import tomllib
-from .architectures import Architecture
-from .errors import ArchitectureError, TargetError
+from builder._toml import tomllib
+from builder.architectures import Architecture
+from builder.errors import ArchitectureError, TargetError
 
 PATCHES_DIR = Path(__file__).resolve().parent.parent / "patches"
 FILE_NAME = "upstream.toml"
