@@ -21,14 +21,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 
 from builder._toml import tomllib
 from builder.architectures import Architecture, Selection, join, parse_cuda_version, why_not_compilable
 from builder.errors import ArchitectureError, TargetError
-from builder.upstream import PATCHES_DIR, Release, load_release
+from builder.upstream import DOWNLOAD_ADDRESS, PATCHES_DIR, Release, is_download_address, load_release
 
 TARGETS_DIR = Path(__file__).resolve().parent.parent / "targets"
 TOOLCHAINS = "toolchains"
@@ -266,15 +265,8 @@ class _Table:
 
     def https(self, key: str) -> str:
         value = self.values[key]
-        expected = "an https address without user name, query or fragment"
-        if not isinstance(value, str) or re.search(r"\s", value):
-            raise self.fail(key, f"{value!r} is not {expected}")
-        try:
-            parts = urlsplit(value)
-        except ValueError:
-            raise self.fail(key, f"{value!r} is not {expected}") from None
-        good = parts.scheme == "https" and parts.hostname and "@" not in parts.netloc
-        self.check(key, bool(good and not parts.query and not parts.fragment), f"{value!r} is not {expected}")
+        if not isinstance(value, str) or not is_download_address(value):
+            raise self.fail(key, f"{value!r} is not {DOWNLOAD_ADDRESS}")
         return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from builder._toml import tomllib
 from builder.architectures import Architecture
@@ -15,12 +16,12 @@ from builder.errors import ArchitectureError, TargetError
 
 PATCHES_DIR = Path(__file__).resolve().parent.parent / "patches"
 FILE_NAME = "upstream.toml"
+DOWNLOAD_ADDRESS = "an https address without user name, query or fragment"
 
 _PATTERNS = {
     "version": (r"\d+(\.\d+)+((a|b|rc)\d+)?", "a version such as 2.2.0"),
     "tag": (r"[A-Za-z0-9][\w.+-]*", "a git tag such as v2.2.0"),
     "commit": (r"[0-9a-f]{40}", "a git commit, 40 hexadecimal digits"),
-    "url": (r"https://[^\s/]+/\S+", "the https address of the release's archive"),
     "sha256": (r"[0-9a-f]{64}", "the archive's SHA-256, 64 lower-case hexadecimal digits"),
     "license": (r"[A-Za-z0-9.+() -]+", "an SPDX licence expression such as Apache-2.0"),
 }
@@ -71,7 +72,7 @@ def load_release(patches_dir: Path) -> Release:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TargetError(f"{path}: not TOML: {error}") from None
 
-    known = {*_PATTERNS, "source_date_epoch", "architectures"}
+    known = {*_PATTERNS, "url", "source_date_epoch", "architectures"}
     for key in table:
         if key not in known:
             raise TargetError(f"{path}: {key}: unknown key.", f"Known keys: {', '.join(sorted(known))}.")
@@ -81,6 +82,9 @@ def load_release(patches_dir: Path) -> Release:
     for key, (pattern, expected) in _PATTERNS.items():
         if not isinstance(table[key], str) or re.fullmatch(pattern, table[key]) is None:
             raise TargetError(f"{path}: {key}: {table[key]!r} is not {expected}.")
+    url = table["url"]
+    if not isinstance(url, str) or not is_download_address(url):
+        raise TargetError(f"{path}: url: {url!r} is not {DOWNLOAD_ADDRESS}.")
     epoch = table["source_date_epoch"]
     # Zip archives, and so wheels, can't hold a time before 1980.
     if type(epoch) is not int or epoch < 315532800:
@@ -89,8 +93,26 @@ def load_release(patches_dir: Path) -> Release:
         )
     return Release(
         **{key: table[key] for key in _PATTERNS},
+        url=url,
         source_date_epoch=epoch,
         architectures=_read_architectures(path, table["architectures"]),
+    )
+
+
+def is_download_address(text: str) -> bool:
+    """Whether a pinned thing may be downloaded from there: by https, or by http from this machine.
+
+    User names, queries and fragments are refused: they don't belong into a file that is published.
+    """
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if re.search(r"\s", text) or "@" in parts.netloc or parts.query or parts.fragment:
+        return False
+    return (parts.scheme == "https" and host != "") or (
+        parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"}
     )
 
 
