@@ -42,3 +42,9 @@ def step(title: str) -> Iterator[None]:
         say(f"  {done} in {time.monotonic() - start:.1f} s")
         if _ON_ACTIONS:
             say("::endgroup::")
+
+
+def fail(line: str) -> None:
+    """Print an error to standard error."""
+    prefix = "::error::" if _ON_ACTIONS else "error: "
+    print(prefix + line, file=sys.stderr, flush=True)

@@ -26,7 +26,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from builder._toml import tomllib
 from builder.architectures import Architecture, Selection, join, parse_cuda_version, why_not_compilable
-from builder.errors import ArchitectureError, TargetError
+from builder.errors import ArchitectureError, TargetError, UsageError
 from builder.upstream import DOWNLOAD_ADDRESS, PATCHES_DIR, Release, is_download_address, load_release
 
 TARGETS_DIR = Path(__file__).resolve().parent.parent / "targets"
@@ -167,6 +167,19 @@ def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR
     if not targets:
         raise TargetError(f"{directory}: no target file (*.toml) found.")
     return {target.name: target for target in targets}
+
+
+def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
+    """One target by its name.
+
+    Raises:
+        UsageError: There is none of that name.
+        TargetError: A target's file is wrong.
+    """
+    targets = load_targets(directory)
+    if name not in targets:
+        raise UsageError(f"No target {name!r}.", f"Targets: {', '.join(targets)}.")
+    return targets[name]
 
 
 def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
