@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a function on the device of its query, and leaves the caller's current device as it was."""
+
+import functools
+from typing import Any, Callable
+
+import torch
+
+
+def on_device_of_query(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the query's device current for the call, since Triton launches on the current one.
+
+    Costs nothing where that device is current. Under torch.compile nothing is to be done: the compiled
+    code sets the device around each Triton kernel, and the operators set it themselves.
+    """
+
+    @functools.wraps(function)
+    def guarded(q: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or not q.is_cuda or q.device.index == torch.cuda.current_device():
+            return function(q, *args, **kwargs)
+        with torch.cuda.device(q.device):
+            return function(q, *args, **kwargs)
+
+    return guarded

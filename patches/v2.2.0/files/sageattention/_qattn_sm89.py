@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention with int8 QK and fp8 PV, for compute capability 8.9 and later."""
+
+import torch
+
+from ._library import attention_fake, load
+
+load("_qattn_sm89")
+
+qk_int8_sv_f8_accum_f32_attn = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_attn.default
+qk_int8_sv_f8_accum_f32_fuse_v_scale_attn = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn.default
+qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn.default
+qk_int8_sv_f8_accum_f32_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_attn_inst_buf.default
+qk_int8_sv_f8_accum_f16_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_attn_inst_buf.default
+qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf.default
+qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf.default
+
+for _operator in (
+    qk_int8_sv_f8_accum_f32_attn,
+    qk_int8_sv_f8_accum_f32_fuse_v_scale_attn,
+    qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn,
+    qk_int8_sv_f8_accum_f32_attn_inst_buf,
+    qk_int8_sv_f8_accum_f16_attn_inst_buf,
+    qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf,
+    qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf,
+):
+    torch.library.register_fake(_operator.name())(attention_fake)
