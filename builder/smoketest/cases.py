@@ -1,0 +1,216 @@
+"""The cases that the accuracy rows go through: a covering set, not the full product.
+
+In the default set every pair of two factors' values that can occur together does occur together (checked by a
+test), for each primary kernel; the other kernels share the same set out among themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from itertools import combinations, product
+from typing import Any
+
+Lengths = tuple[int, int]
+
+CAUSAL_ONLY_WHEN_EQUAL = "the kernels define the causal mask for equal lengths only"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call's inputs.
+
+    Attributes:
+        groups: Query heads a key head (grouped-query attention when above 1).
+        lengths: Query tokens and key tokens.
+        memory: ``packed`` (contiguous in the layout that is passed), ``transposed`` (contiguous in the other
+            layout), ``sliced`` (every row a part of a wider one, as out of a fused projection).
+        k_mean: A large mean a channel in K, which K smoothing has to take out before int8.
+        zero_channel: One channel of V is all zeros.
+    """
+
+    lengths: Lengths
+    head_dim: int = 128
+    dtype: str = "fp16"
+    layout: str = "HND"
+    causal: bool = False
+    groups: int = 1
+    memory: str = "packed"
+    k_mean: bool = False
+    return_lse: bool = False
+    batch: int = 1
+    zero_channel: bool = False
+
+    @property
+    def heads(self) -> int:
+        """Query heads: more where the sequences are short, so that the errors average."""
+        return 16 if max(self.lengths) < 64 else 8
+
+    @property
+    def name(self) -> str:
+        """Short text that names the case and nothing else does."""
+        words = [f"{self.lengths[0]}x{self.lengths[1]}", f"d{self.head_dim}", self.dtype, self.layout]
+        words += [f"b{self.batch}"] if self.batch > 1 else []
+        words += [f"gqa{self.groups}"] if self.groups > 1 else []
+        words += ["causal"] if self.causal else []
+        words += ["lse"] if self.return_lse else []
+        words += [self.memory] if self.memory != "packed" else []
+        words += ["kmean"] if self.k_mean else []
+        words += ["zero-channel"] if self.zero_channel else []
+        return " ".join(words)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The case for programs."""
+        return {**asdict(self), "lengths": list(self.lengths), "heads": self.heads}
+
+
+FACTORS: dict[str, tuple[Any, ...]] = {
+    "lengths": ((1, 9), (17, 17), (333, 777), (777, 333), (2048, 2048), (4096, 4096), (1, 1), (9, 9)),
+    "head_dim": (128, 64, 96),
+    "dtype": ("fp16", "bf16"),
+    "layout": ("HND", "NHD"),
+    "causal": (False, True),
+    "groups": (1, 4),
+    "memory": ("packed", "sliced", "transposed"),
+    "k_mean": (False, True),
+    "return_lse": (True, False),
+    "batch": (1, 2),
+}
+"""What varies, and the values that it takes."""
+
+
+def possible(values: dict[str, Any]) -> bool:
+    """Whether values, of all or some factors, can occur together."""
+    lengths = values.get("lengths")
+    return not (values.get("causal") and lengths is not None and lengths[0] != lengths[1])
+
+
+def covering_set() -> tuple[Case, ...]:
+    """Cases in which every possible pair of values occurs, chosen greedily and always the same.
+
+    The lengths and the head dimension have the most values between them, so their product is the frame; the
+    other factors are filled in so that each case brings in as many new pairs as it can.
+    """
+    names = list(FACTORS)
+    missing = {
+        pair
+        for first, second in combinations(names, 2)
+        for pair in product(
+            ((first, value) for value in FACTORS[first]), ((second, v) for v in FACTORS[second])
+        )
+        if possible(dict(pair))
+    }
+    cases: list[Case] = []
+    frame = list(product(FACTORS["lengths"], FACTORS["head_dim"]))
+    turn = 0
+    while missing:
+        lengths, head_dim = frame[turn % len(frame)]
+        best = _fill({"lengths": lengths, "head_dim": head_dim}, names, missing, turn)
+        new = _pairs(best) & missing
+        turn += 1
+        if new or turn <= len(frame):
+            cases.append(Case(**best))
+            missing -= new
+    return tuple(cases)
+
+
+def _fill(
+    chosen: dict[str, Any], names: list[str], missing: set[tuple[Any, ...]], turn: int
+) -> dict[str, Any]:
+    for name in names:
+        if name in chosen:
+            continue
+        offset = turn % len(FACTORS[name])
+        candidates = FACTORS[name][offset:] + FACTORS[name][:offset]
+        allowed = [value for value in candidates if possible({**chosen, name: value})]
+        chosen[name] = max(allowed, key=lambda value: len(_pairs({**chosen, name: value}) & missing))
+    return {name: chosen[name] for name in names}
+
+
+def _pairs(values: dict[str, Any]) -> set[tuple[Any, ...]]:
+    order = [name for name in FACTORS if name in values]
+    return {((one, values[one]), (two, values[two])) for one, two in combinations(order, 2)}
+
+
+QUICK = (
+    Case((2048, 2048)),
+    Case((17, 17), head_dim=96, dtype="bf16", layout="NHD", return_lse=True, memory="sliced"),
+    Case((333, 777), head_dim=64, groups=4, return_lse=True, k_mean=True, batch=2),
+    Case((1, 9), head_dim=64),
+    Case((4096, 4096), dtype="bf16", causal=True, layout="NHD", memory="transposed"),
+)
+"""What ``--quick`` puts to each primary kernel."""
+
+QUICK_SHARE = (Case((2048, 2048)), Case((333, 777), head_dim=96, dtype="bf16", layout="NHD", return_lse=True))
+"""What ``--quick`` puts to each of the others."""
+
+SINGLE_TOKEN = Case((1, 1))
+"""For kernels that take V's mean out: nothing is left of a single token, and the scale is zero."""
+
+QUICK_TRITON = (QUICK[0], QUICK[2], QUICK[4])
+"""What ``--quick`` puts to the Triton kernel."""
+
+ZERO_CHANNEL = Case((333, 777), zero_channel=True)
+"""A channel of V without any value: its scale is zero, its output must be zero and not NaN."""
+
+
+def cases_for(mode: str, *, primary: bool, share: int, triton: bool = False) -> tuple[Case, ...]:
+    """The cases of one kernel.
+
+    Args:
+        mode: ``quick``, ``default`` or ``long``.
+        triton: Triton compiles the kernel anew for most cases, so ``--quick`` has fewer.
+        primary: The kernel has the whole set.
+        share: Number of a kernel that is not primary: which third of the set it takes.
+    """
+    if mode == "quick" and triton:
+        return QUICK_TRITON if primary else QUICK_SHARE[:1]
+    if mode == "quick":
+        return QUICK if primary else QUICK_SHARE
+    whole = covering_set()
+    chosen = whole if primary else tuple(case for i, case in enumerate(whole) if i % 3 == share % 3)
+    anchors = tuple(case for case in QUICK if case not in chosen)
+    return chosen + (anchors if primary else anchors[:2]) + (ZERO_CHANNEL,)
+
+
+@dataclass(frozen=True)
+class VarlenCase:
+    """Packed sequences of different lengths: pairs of query and key tokens, one a sequence."""
+
+    sequences: tuple[Lengths, ...]
+    head_dim: int = 128
+    dtype: str = "fp16"
+    causal: bool = False
+    groups: int = 1
+    k_mean: bool = False
+    heads: int = 8
+
+    @property
+    def name(self) -> str:
+        """Short text that names the case and nothing else does."""
+        words = ["+".join(str(q) if q == k else f"{q}x{k}" for q, k in self.sequences)]
+        words += [f"d{self.head_dim}", self.dtype]
+        words += [f"gqa{self.groups}"] if self.groups > 1 else []
+        words += ["causal"] if self.causal else []
+        words += ["kmean"] if self.k_mean else []
+        return " ".join(words)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The case for programs."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+VARLEN_QUICK = (VarlenCase(((17, 17), (333, 333), (1, 1), (640, 640))),)
+VARLEN_DEFAULT = (
+    *VARLEN_QUICK,
+    VarlenCase(((9, 17), (333, 777), (1, 9), (1024, 512)), head_dim=64, dtype="bf16", groups=4),
+    VarlenCase(((17, 17), (333, 333), (1, 1), (640, 640)), head_dim=96, causal=True, k_mean=True),
+    VarlenCase(((2048, 2048), (100, 100)), dtype="bf16", causal=True, groups=4),
+    VarlenCase(((1, 4096), (4096, 1)), head_dim=64),
+)
+
+
+def varlen_cases_for(mode: str) -> tuple[VarlenCase, ...]:
+    """The cases of ``sageattn_varlen``."""
+    return VARLEN_QUICK if mode == "quick" else VARLEN_DEFAULT

@@ -1,0 +1,147 @@
+"""``python -m builder.smoketest``: options in; table, JSON, picture and a telling exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from builder.smoketest import picture, table, worker
+from builder.smoketest.kernels import ALL, unmatched
+from builder.smoketest.outcome import ExitCode, Report, Row, headline, judge
+from builder.smoketest.plan import Options, plan
+from builder.smoketest.supervisor import Run, supervise
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    codes = "\n".join(f"  {code.value:3}  {code.name.lower().replace('_', ' ')}" for code in ExitCode)
+    new = argparse.ArgumentParser(
+        prog="python -m builder.smoketest",
+        description="Test the installed sageattention on this machine's GPU.",
+        epilog=f"exit codes:\n{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    modes = new.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--quick", dest="mode", action="store_const", const="quick", help="under 30 s on an H100"
+    )
+    modes.add_argument(
+        "--long",
+        dest="mode",
+        action="store_const",
+        const="long",
+        help="the default rows, 200,000 tokens, and 64 heads x 270,000 tokens x 128 (48 GiB of GPU memory)",
+    )
+    modes.add_argument(
+        "--import-only", action="store_true", help="import only; needs no GPU, computes nothing"
+    )
+    new.add_argument("--json", type=Path, metavar="FILE", help="write the report")
+    new.add_argument("--html", type=Path, metavar="FILE", help="write a picture of speed and error")
+    new.add_argument("--kernels", default="", metavar="A,B", help="only these (see --list; * matches)")
+    new.add_argument(
+        "--groups", default="", metavar="A,B", help="only these groups: accuracy,conduct,speed,long"
+    )
+    new.add_argument("--seed", type=int, default=0, help="of the random inputs")
+    new.add_argument("--no-speed", action="store_true", help="leave the timings out")
+    new.add_argument("--list", action="store_true", help="name the kernels and rows, run nothing")
+    new.add_argument(
+        "--device",
+        default="cuda:0",
+        help="a GPU; 'cpu' tries the test itself on a stand-in and proves no wheel",
+    )
+    new.add_argument("--worker", metavar="ORDER", help=argparse.SUPPRESS)
+    return new
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the smoke test.
+
+    Returns:
+        An `ExitCode`.
+    """
+    arguments = parser().parse_args(argv)
+    if arguments.worker:
+        return worker.main(worker.Order.from_json(arguments.worker))
+    patterns = tuple(part for part in arguments.kernels.split(",") if part)
+    unknown = unmatched(patterns)
+    if unknown:
+        print(f"no such kernel: {', '.join(unknown)}; --list names them", file=sys.stderr)
+        return ExitCode.USAGE
+    groups = tuple(part for part in arguments.groups.split(",") if part)
+    options = Options(
+        mode=arguments.mode or "default",
+        patterns=patterns,
+        seed=arguments.seed,
+        speed=not arguments.no_speed,
+        import_only=arguments.import_only,
+        device=arguments.device,
+        groups=("first call", *groups) if groups else (),
+    )
+    if arguments.list:
+        print(listing(options))
+        return ExitCode.PASS
+    report = run(options)
+    if arguments.json:
+        write(arguments.json, json.dumps(report.to_json(), indent=1) + "\n")
+    if arguments.html:
+        write(arguments.html, picture.page(report))
+    return report.exit_code
+
+
+def run(options: Options) -> Report:
+    """Run the rows, print the table as they end, and put the report together."""
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    start = time.monotonic()
+    print(table.heading(), flush=True)
+
+    def follow(row: Row) -> None:
+        print(table.line(row), flush=True)
+
+    done = supervise(options, follow)
+    report = conclude(options, done, started, time.monotonic() - start)
+    print(table.summary(report), flush=True)
+    return report
+
+
+def conclude(options: Options, done: Run, started: str, seconds: float) -> Report:
+    """The report of a run that has ended."""
+    rows = done.all_rows
+    if done.ending is not None:
+        code = done.ending
+        said = f"{headline(rows, code, import_only=options.import_only)}\n{done.line}"
+    else:
+        code = judge(rows, import_only=options.import_only, stand_in=options.device == "cpu")
+        said = headline(rows, code, import_only=options.import_only)
+    return Report(
+        mode="import-only" if options.import_only else options.mode,
+        environment=done.environment,
+        rows=tuple(rows),
+        exit_code=code,
+        headline=said,
+        started=started,
+        seconds=seconds,
+        options={**options.to_json(), "processes": done.workers},
+    )
+
+
+def listing(options: Options) -> str:
+    """The kernels, and the rows that a Hopper GPU (which runs them all) would have."""
+    lines = ["kernels:"]
+    lines += [f"  {kernel.key:34} {kernel.function}  {dict(kernel.arguments) or ''}" for kernel in ALL]
+    checks = plan(options, (9, 0))
+    lines += ["", f"rows of --{options.mode} on compute capability 9.0: {len(checks)}"]
+    lines += [f"  {check.id}" for check in checks]
+    return "\n".join(lines)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)

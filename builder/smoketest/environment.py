@@ -1,0 +1,297 @@
+"""What is tested on what: the wheel, torch, the driver and the GPU; and why nothing can be tested, if so."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.metadata
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.smoketest.kernels import MODULE_FUNCTIONS
+from builder.smoketest.outcome import ExitCode, Row, Status
+
+
+@dataclass
+class Found:
+    """What the environment holds.
+
+    Attributes:
+        ending: Set where nothing more can be done, with the reason in ``line``.
+        rows: One for each import that was tried.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    ending: ExitCode | None = None
+    line: str = ""
+
+    def end(self, code: ExitCode, line: str) -> Found:
+        """Stop here."""
+        self.ending, self.line = code, line
+        return self
+
+
+def look(*, device: str, import_only: bool) -> Found:
+    """Import what is needed, one row an import, and see whether the GPU can be used.
+
+    Args:
+        device: ``cuda:0``, or ``cpu`` for a stand-in.
+        import_only: Leave the GPU alone.
+    """
+    found = Found()
+    found.values["python"] = platform.python_version()
+    found.values["platform"] = platform.platform()
+    try:
+        torch = importlib.import_module("torch")
+    except Exception as error:
+        found.rows.append(_import_row("torch", error))
+        return found.end(ExitCode.TORCH_NOT_IMPORTABLE, f"torch can't be imported: {error}")
+    found.rows.append(_import_row("torch", None))
+    found.values |= {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
+    found.values["c_compiler"] = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    found.values["triton"] = _version("triton")
+    found.values |= wheel_values()
+    _import_package(found)
+    if found.ending is not None or import_only or device == "cpu":
+        return found
+    return _look_at_gpu(found, torch, device)
+
+
+def _import_package(found: Found) -> None:
+    try:
+        package = importlib.import_module("sageattention")
+    except Exception as error:
+        found.rows.append(_import_row("sageattention", error))
+        other = other_python()
+        if other:
+            found.end(
+                ExitCode.WHEEL_FOR_ANOTHER_PYTHON,
+                f"the wheel's modules are for {other}, this is {sys.implementation.cache_tag}",
+            )
+            return
+        found.end(
+            ExitCode.SAGEATTENTION_NOT_IMPORTABLE,
+            f"sageattention can't be imported: {type(error).__name__}: {error}{_hint(str(error))}",
+        )
+        return
+    found.values["location"] = str(Path(package.__file__ or "").parent)
+    found.rows.append(_import_row("sageattention", None))
+    present = compiled_files()
+    for name in MODULE_FUNCTIONS:
+        found.rows.append(_import_compiled(name, present.get(name, [])))
+
+
+def _import_compiled(name: str, files: list[str]) -> Row:
+    names = MODULE_FUNCTIONS[name]
+    try:
+        module = importlib.import_module(f"sageattention.{name}")
+    except ModuleNotFoundError as error:
+        if error.name == f"sageattention.{name}" and not files:
+            return _module_row(name, Status.NOT_APPLICABLE, "the wheel has no such module")
+        return _module_row(name, Status.FAIL, f"{error}{_hint(str(error))}")
+    except Exception as error:
+        return _module_row(name, Status.FAIL, f"{type(error).__name__}: {error}{_hint(str(error))}")
+    missing = [one for one in names if not callable(getattr(module, one, None))]
+    if missing:
+        return _module_row(name, Status.FAIL, f"lacks {', '.join(missing)}")
+    return _module_row(name, Status.PASS, "", {"functions": float(len(names))})
+
+
+def _hint(message: str) -> str:
+    if "undefined symbol" in message:
+        return " (the wheel was built for another torch)"
+    if "libcudart" in message:
+        return " (the wheel was built for another CUDA version than torch's)"
+    if "libcuda.so" in message:
+        return " (it needs the driver's library to be imported)"
+    return ""
+
+
+def _module_row(name: str, status: Status, reason: str, figures: dict[str, float] | None = None) -> Row:
+    return Row(f"import/{name}", "import", name, "import and names", status, reason, figures=figures or {})
+
+
+def _import_row(name: str, error: Exception | None) -> Row:
+    status = Status.FAIL if error else Status.PASS
+    reason = f"{type(error).__name__}: {error}" if error else ""
+    return Row(f"import/{name}", "import", name, "import", status, reason)
+
+
+def compiled_files(folder: Path | None = None) -> dict[str, list[str]]:
+    """The compiled files of the installed package: module name to file names.
+
+    Args:
+        folder: The package's folder; that of the installed package by default.
+    """
+    folder = folder or _package_folder()
+    files: dict[str, list[str]] = {}
+    if folder is None:
+        return files
+    for path in sorted([*folder.glob("*.so"), *folder.glob("lib/*.so")]):
+        files.setdefault(path.name.split(".")[0], []).append(path.name)
+    return files
+
+
+def other_python(folder: Path | None = None) -> str:
+    """The Python that the package's modules are made for, if it is another than this; empty otherwise.
+
+    Read from the file names (``_fused.cpython-311-x86_64-linux-gnu.so``), PEP 3149.
+    """
+    suffixes = importlib.machinery.EXTENSION_SUFFIXES
+    for name, files in compiled_files(folder).items():
+        tagged = [file for file in files if ".cpython-" in file]
+        if tagged and not any(file == name + suffix for file in files for suffix in suffixes):
+            return tagged[0].split(".")[1]
+    return ""
+
+
+def _package_folder() -> Path | None:
+    try:
+        spec = importlib.machinery.PathFinder.find_spec("sageattention", sys.path)
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def wheel_values() -> dict[str, Any]:
+    """Version, tag, requirements and archive of the installed wheel, as far as its metadata says."""
+    try:
+        distribution = importlib.metadata.distribution("sageattention")
+    except importlib.metadata.PackageNotFoundError:
+        return {"wheel_version": None}
+    wheel = distribution.read_text("WHEEL") or ""
+    tags = [line.partition(":")[2].strip() for line in wheel.splitlines() if line.startswith("Tag:")]
+    requirements = [str(one) for one in distribution.requires or []]
+    return {
+        "wheel_version": distribution.version,
+        "wheel_tags": tags,
+        "wheel_requires": requirements,
+        "wheel_requires_python": distribution.metadata["Requires-Python"],
+        "wheel_origin": _origin(distribution.read_text("direct_url.json")),
+        "soabi": sysconfig.get_config_var("SOABI"),
+    }
+
+
+def _origin(direct_url: str | None) -> Any:
+    """The archive that was installed and its hash (PEP 610), where the installer wrote them down."""
+    if not direct_url:
+        return None
+    try:
+        values = json.loads(direct_url)
+    except ValueError:
+        return None
+    return {"url": values.get("url"), **(values.get("archive_info") or {})}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _look_at_gpu(found: Found, torch: Any, device: str) -> Found:
+    if torch.version.cuda is None:
+        return found.end(ExitCode.TORCH_WITHOUT_CUDA, f"torch {torch.__version__} is built without CUDA")
+    found.values["driver"] = driver_version()
+    try:
+        torch.cuda.init()
+        index = torch.device(device).index or 0
+        properties = torch.cuda.get_device_properties(index)
+        torch.zeros(1, device=device).add_(1)
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        code = ending_of_cuda(str(error))
+        return found.end(code, explain_cuda(code, str(error), found.values))
+    capability = (properties.major, properties.minor)
+    found.values |= {
+        "gpu": properties.name,
+        "gpus": torch.cuda.device_count(),
+        "capability": f"{capability[0]}.{capability[1]}",
+        "gpu_memory_bytes": properties.total_memory,
+        "multiprocessors": properties.multi_processor_count,
+    }
+    missing = kernels_missing(torch, device)
+    if missing:
+        return found.end(
+            ExitCode.GPU_NOT_IN_WHEEL,
+            f"the wheel has no code for {properties.name} "
+            f"(compute capability {found.values['capability']}): {missing.splitlines()[0]}",
+        )
+    return found
+
+
+def kernels_missing(torch: Any, device: str) -> str:
+    """Try one small quantisation kernel; why the wheel has no code for the GPU, empty if it has.
+
+    All kernel functions but the Triton ones go through that compiled module, which is built for every
+    architecture of a wheel. Where it has no code but ``sageattn`` works all the same (through Triton), the
+    wheel can be tested.
+    """
+    try:
+        fused = importlib.import_module("sageattention._fused")
+    except Exception:
+        return ""
+    source = torch.ones((1, 1, 64, 64), dtype=torch.float16, device=device)
+    out = torch.full((1, 1, 64, 64), 77, dtype=torch.int8, device=device)
+    scale = torch.full((1, 1, 1), float("nan"), dtype=torch.float32, device=device)
+    quantised = _error_of(torch, device, lambda: fused.quant_per_block_int8_cuda(source, out, scale, 64, 1))
+    if "no kernel image" not in quantised:
+        return ""
+    sageattn = importlib.import_module("sageattention").sageattn
+    return quantised if _error_of(torch, device, lambda: sageattn(source, source, source)) else ""
+
+
+def _error_of(torch: Any, device: str, call: Callable[[], Any]) -> str:
+    """The error of a call, or the one that it left for the next operation to find; empty if there is none."""
+    try:
+        call()
+        torch.zeros(1, device=device).add_(1)
+        torch.cuda.synchronize(device)
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def ending_of_cuda(message: str) -> ExitCode:
+    """Which ending an error of CUDA's start-up means."""
+    low = message.lower()
+    if "driver" in low and ("too old" in low or "insufficient" in low):
+        return ExitCode.DRIVER_TOO_OLD
+    if "no kernel image" in low:
+        return ExitCode.GPU_NOT_IN_WHEEL
+    return ExitCode.NO_GPU
+
+
+def explain_cuda(code: ExitCode, message: str, values: dict[str, Any]) -> str:
+    """One clear line for an error of CUDA's start-up."""
+    first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
+    torch = f"torch {values.get('torch')} (CUDA {values.get('torch_cuda')})"
+    if code is ExitCode.DRIVER_TOO_OLD:
+        return f"the driver{_known(values.get('driver'))} is too old for {torch}: {first}"
+    if code is ExitCode.GPU_NOT_IN_WHEEL:
+        return f"{torch} itself has no code for this GPU: {first}"
+    return f"{torch} sees no GPU: {first}"
+
+
+def _known(driver: Any) -> str:
+    return f" {driver}" if driver else ""
+
+
+def driver_version() -> str | None:
+    """The driver's version as ``nvidia-smi`` names it; None without one."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.split()[0] if answer.split() else None

@@ -1,0 +1,196 @@
+"""Inputs that lie between NaN, and freed memory that is full of it: what nobody wrote, or what was read past
+an end, shows in the result.
+
+The byte 0xFF repeated is a NaN in fp32, fp16, bf16 and fp8 (e4m3), and -1 in int8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from builder.smoketest.cases import Case, VarlenCase
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+POISON_BYTE = 0xFF
+GUARD_ELEMENTS = 16384
+"""NaN before and after each input: as much as any kernel's tile of one head, and a multiple of 512 bytes."""
+
+HEADROOM_BYTES = 2**32
+"""GPU memory that poisoning leaves to others."""
+SURPLUS_BYTES = 6 * 2**30
+"""Free memory in the allocator above which it is returned before poisoning."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Query, key and value as they are passed, and the whole buffers that they are views of."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    buffers: tuple[torch.Tensor, ...]
+
+    def heads_first(self, layout: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The three as ``[batch, heads, tokens, head_dim]``."""
+        if layout == "HND":
+            return self.q, self.k, self.v
+        return self.q.transpose(1, 2), self.k.transpose(1, 2), self.v.transpose(1, 2)
+
+    def snapshot(self) -> tuple[torch.Tensor, ...]:
+        """Copies of the buffers, to see later whether a call wrote into them."""
+        return tuple(buffer.clone() for buffer in self.buffers)
+
+    def changed_since(self, snapshot: tuple[torch.Tensor, ...]) -> bool:
+        """Whether a byte of the buffers differs from the snapshot."""
+        return any(
+            not torch.equal(now.view(torch.uint8), then.view(torch.uint8))
+            for now, then in zip(self.buffers, snapshot, strict=True)
+        )
+
+
+def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """A contiguous tensor of NaN in the middle of a longer buffer of NaN.
+
+    Returns:
+        The tensor, and the flat buffer that it is a view of.
+    """
+    numel = 1
+    for size in shape:
+        numel *= size
+    itemsize = torch.empty((), dtype=dtype).element_size()
+    size_bytes = (numel + 2 * GUARD_ELEMENTS) * itemsize
+    buffer = torch.full((size_bytes,), POISON_BYTE, dtype=torch.uint8, device=device).view(dtype)
+    return buffer[GUARD_ELEMENTS : GUARD_ELEMENTS + numel].view(shape), buffer
+
+
+def make(case: Case, seed: int, device: str, heads: int | None = None) -> Inputs:
+    """Random inputs for a case, from a standard normal.
+
+    With ``k_mean`` every channel of K has a mean of its own with a standard deviation of 4.
+
+    Args:
+        heads: Query heads, where it is not the case's own number.
+    """
+    generator = torch.Generator(device=device).manual_seed(seed)
+    heads = heads or case.heads
+    key_heads = heads // case.groups
+    q, q_buffer = _tensor(case, heads, case.lengths[0], generator, device)
+    k, k_buffer = _tensor(case, key_heads, case.lengths[1], generator, device)
+    v, v_buffer = _tensor(case, key_heads, case.lengths[1], generator, device)
+    if case.k_mean:
+        k += channel_means(key_heads, case.head_dim, k, generator, token_dim=2 if case.layout == "HND" else 1)
+    if case.zero_channel:
+        v[..., 5] = 0
+    return Inputs(q, k, v, (q_buffer, k_buffer, v_buffer))
+
+
+def channel_means(
+    heads: int, head_dim: int, like: torch.Tensor, generator: torch.Generator, *, token_dim: int
+) -> torch.Tensor:
+    """A mean for each channel of each head, shaped to be added to a 4-dimensional tensor."""
+    means = 4 * torch.randn((heads, head_dim), generator=generator, device=like.device)
+    return means.unsqueeze(0).unsqueeze(token_dim).to(like.dtype)
+
+
+def _tensor(
+    case: Case, heads: int, tokens: int, generator: torch.Generator, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = DTYPES[case.dtype]
+    heads_first = case.layout == "HND"
+    if case.memory == "transposed":
+        heads_first = not heads_first
+    outer = (case.batch, heads, tokens) if heads_first else (case.batch, tokens, heads)
+    wide = (*outer, 2 * case.head_dim) if case.memory == "sliced" else (*outer, case.head_dim)
+    tensor, buffer = guarded(wide, dtype, device)
+    tensor = tensor[..., : case.head_dim]
+    tensor.copy_(torch.randn((*outer, case.head_dim), generator=generator, device=device))
+    return (tensor.transpose(1, 2) if case.memory == "transposed" else tensor), buffer
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Inputs of ``sageattn_varlen``: ``[tokens, heads, head_dim]`` and the sequences' starts."""
+
+    inputs: Inputs
+    starts_q: torch.Tensor
+    starts_k: torch.Tensor
+    longest_q: int
+    longest_k: int
+
+
+def make_packed(case: VarlenCase, seed: int, device: str) -> Packed:
+    """Random packed sequences for a case."""
+    generator = torch.Generator(device=device).manual_seed(seed)
+    dtype = DTYPES[case.dtype]
+    key_heads = case.heads // case.groups
+    queries = [q for q, _ in case.sequences]
+    keys = [k for _, k in case.sequences]
+    tensors, buffers = [], []
+    for tokens, heads in ((sum(queries), case.heads), (sum(keys), key_heads), (sum(keys), key_heads)):
+        tensor, buffer = guarded((tokens, heads, case.head_dim), dtype, device)
+        tensor.copy_(torch.randn(tensor.shape, generator=generator, device=device))
+        tensors.append(tensor)
+        buffers.append(buffer)
+    if case.k_mean:
+        tensors[1] += 4 * torch.randn((key_heads, case.head_dim), generator=generator, device=device).to(
+            dtype
+        )
+    inputs = Inputs(tensors[0], tensors[1], tensors[2], tuple(buffers))
+    return Packed(inputs, _starts(queries, device), _starts(keys, device), max(queries), max(keys))
+
+
+def _starts(lengths: list[int], device: str) -> torch.Tensor:
+    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0)
+    return ends.to(torch.int32).to(device)
+
+
+def poison(device: str, size_bytes: int = 2**28) -> None:
+    """Fill the caching allocator's free memory, on the current stream, with NaN.
+
+    First blocks of the sizes that a call will ask for, out of free memory where there is enough; then every
+    free block that is left. All are freed again, so the next ``torch.empty`` gets memory that holds NaN, and
+    the allocator holds no more memory than after the first time. Does nothing on the CPU, whose allocator keeps
+    no memory.
+
+    Args:
+        size_bytes: Size of the large block.
+    """
+    if not device.startswith("cuda"):
+        return
+    give_back_surplus(device)
+    room, _ = torch.cuda.mem_get_info(device)
+    large = max(0, min(size_bytes, room - HEADROOM_BYTES))
+    sizes = [large, *([2**20] * 8), *([2**17] * 16), *([2**14] * 32), *([512] * 64)]
+    held = [torch.full((size,), POISON_BYTE, dtype=torch.uint8, device=device) for size in sizes]
+    # Not one list for both: the free blocks are those that are left after the first have been taken.
+    rest = [
+        torch.full((size,), POISON_BYTE, dtype=torch.uint8, device=device) for size in _free_blocks(device)
+    ]
+    del held, rest
+    torch.cuda.synchronize(device)
+
+
+def give_back_surplus(device: str) -> None:
+    """Return the allocator's free memory to the driver when there is too much to be filled each time."""
+    if torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) > SURPLUS_BYTES:
+        torch.cuda.empty_cache()
+
+
+def _free_blocks(device: str) -> list[int]:
+    """Sizes of the free blocks of the current stream's pool, largest first."""
+    stream = torch.cuda.current_stream(device).cuda_stream
+    index = torch.device(device).index or 0
+    return sorted(
+        (
+            block["size"]
+            for segment in torch.cuda.memory_snapshot()
+            if segment["device"] == index
+            and segment["stream"] == stream
+            and tuple(segment.get("segment_pool_id", (0, 0))) == (0, 0)
+            for block in segment["blocks"]
+            if block["state"] == "inactive"
+        ),
+        reverse=True,
+    )

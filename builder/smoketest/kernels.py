@@ -1,0 +1,213 @@
+"""SageAttention 2.2's kernel functions, the arguments that choose a kernel, and which GPU runs it."""
+
+from __future__ import annotations
+
+import fnmatch
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+Capability = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to call SageAttention.
+
+    Attributes:
+        key: Name in rows and for ``--kernels``.
+        function: Name of the function in ``sageattention``.
+        arguments: Keyword arguments that choose the kernel.
+        family: ``fp16`` or ``fp8``: the number format of the product of P and V, which sets the error.
+        lowest: Lowest compute capability that runs it.
+        only: The one major version that runs it, if there is but one.
+        module: The compiled module that holds the kernel; empty for Triton.
+        primary: Has the whole set of cases; the others have a share of it.
+    """
+
+    key: str
+    function: str
+    family: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+    lowest: Capability = (8, 0)
+    only: int | None = None
+    module: str = ""
+    primary: bool = False
+
+    @property
+    def varlen(self) -> bool:
+        """Whether it takes packed sequences (``cu_seqlens``) in place of a batch."""
+        return self.function == "sageattn_varlen"
+
+    @property
+    def smooth_v(self) -> bool:
+        """Whether it takes V's mean out first."""
+        return bool(dict(self.arguments).get("smooth_v"))
+
+    @property
+    def quantises_in_cuda(self) -> bool:
+        """Whether Q and K are quantised by the compiled module, not by Triton."""
+        arguments = dict(self.arguments)
+        return "per_warp" in arguments.values() or arguments.get("quantization_backend") == "cuda"
+
+    def why_not(self, capability: Capability) -> str:
+        """Why a GPU can't run the kernel; empty if it can."""
+        have = f"{capability[0]}.{capability[1]}"
+        if self.only is not None and capability[0] != self.only:
+            return f"needs compute capability {self.only}.x, this GPU has {have}"
+        if capability < self.lowest:
+            return f"needs compute capability {self.lowest[0]}.{self.lowest[1]}, this GPU has {have}"
+        return ""
+
+
+def _cuda_fp16() -> list[Kernel]:
+    kernels = [
+        Kernel(
+            key=f"cuda-fp16/{accumulator}/{granularity}",
+            function="sageattn_qk_int8_pv_fp16_cuda",
+            family="fp16",
+            arguments=(("pv_accum_dtype", accumulator), ("qk_quant_gran", granularity)),
+            module="_qattn_sm80",
+            primary=(accumulator, granularity) == ("fp32", "per_thread"),
+        )
+        for accumulator, granularity in product(("fp32", "fp16+fp32", "fp16"), ("per_thread", "per_warp"))
+    ]
+    smooth = (("pv_accum_dtype", "fp16"), ("qk_quant_gran", "per_thread"), ("smooth_v", True))
+    kernels.append(
+        Kernel(
+            key="cuda-fp16/fp16/smooth_v",
+            function="sageattn_qk_int8_pv_fp16_cuda",
+            family="fp16",
+            arguments=smooth,
+            module="_qattn_sm80",
+        )
+    )
+    return kernels
+
+
+def _cuda_fp8() -> list[Kernel]:
+    kernels = [
+        Kernel(
+            key=f"cuda-fp8/{accumulator}/{granularity}",
+            function="sageattn_qk_int8_pv_fp8_cuda",
+            family="fp8",
+            arguments=(("pv_accum_dtype", accumulator), ("qk_quant_gran", granularity)),
+            lowest=(8, 9),
+            module="_qattn_sm89",
+            primary=(accumulator, granularity) == ("fp32+fp16", "per_thread"),
+        )
+        for accumulator, granularity in product(
+            ("fp32+fp16", "fp32+fp32", "fp32"), ("per_thread", "per_warp")
+        )
+    ]
+    smooth = (("pv_accum_dtype", "fp32"), ("qk_quant_gran", "per_thread"), ("smooth_v", True))
+    kernels.append(
+        Kernel(
+            key="cuda-fp8/fp32/smooth_v",
+            function="sageattn_qk_int8_pv_fp8_cuda",
+            family="fp8",
+            arguments=smooth,
+            lowest=(8, 9),
+            module="_qattn_sm89",
+        )
+    )
+    return kernels
+
+
+def _sm90() -> list[Kernel]:
+    return [
+        Kernel(
+            key=f"sm90-fp8/fp32+fp32/{granularity}",
+            function="sageattn_qk_int8_pv_fp8_cuda_sm90",
+            family="fp8",
+            arguments=(("pv_accum_dtype", "fp32+fp32"), ("qk_quant_gran", granularity)),
+            lowest=(9, 0),
+            only=9,
+            module="_qattn_sm90",
+            primary=granularity == "per_thread",
+        )
+        for granularity in ("per_thread", "per_warp")
+    ]
+
+
+def _triton() -> list[Kernel]:
+    return [
+        Kernel(
+            key=f"triton-fp16/{backend}-quant",
+            function="sageattn_qk_int8_pv_fp16_triton",
+            family="fp16",
+            arguments=(("quantization_backend", backend),),
+            lowest=(7, 5),
+            primary=backend == "triton",
+        )
+        for backend in ("triton", "cuda")
+    ]
+
+
+SAGEATTN = Kernel(key="sageattn", function="sageattn", family="", lowest=(7, 5), primary=True)
+"""The function that chooses by GPU; its family is set by `kernels_for`."""
+
+VARLEN = Kernel(key="varlen", function="sageattn_varlen", family="fp16", lowest=(7, 5), primary=True)
+
+ALL = (SAGEATTN, *_triton(), *_cuda_fp16(), *_cuda_fp8(), *_sm90(), VARLEN)
+
+
+MODULE_FUNCTIONS = {
+    "_fused": (
+        "quant_per_block_int8_cuda",
+        "quant_per_block_int8_fuse_sub_mean_cuda",
+        "quant_per_warp_int8_cuda",
+        "sub_mean_cuda",
+        "transpose_pad_permute_cuda",
+        "scale_fuse_quant_cuda",
+        "mean_scale_fuse_quant_cuda",
+    ),
+    "_qattn_sm80": (
+        "qk_int8_sv_f16_accum_f32_attn",
+        "qk_int8_sv_f16_accum_f16_attn",
+        "qk_int8_sv_f16_accum_f16_fuse_v_mean_attn",
+        "qk_int8_sv_f16_accum_f16_attn_inst_buf",
+    ),
+    "_qattn_sm89": (
+        "qk_int8_sv_f8_accum_f32_attn",
+        "qk_int8_sv_f8_accum_f32_fuse_v_scale_attn",
+        "qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn",
+        "qk_int8_sv_f8_accum_f32_attn_inst_buf",
+        "qk_int8_sv_f8_accum_f16_attn_inst_buf",
+        "qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf",
+        "qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf",
+    ),
+    "_qattn_sm90": (
+        "qk_int8_sv_f8_accum_f32_attn_inst_buf",
+        "qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf",
+    ),
+}
+"""The functions of each compiled module of 2.2.0."""
+
+
+def default_family(capability: Capability) -> str:
+    """The family of the kernel that ``sageattn`` chooses on a GPU (``sageattention/core.py`` of 2.2.0)."""
+    return "fp8" if capability in ((8, 9), (9, 0)) or capability[0] == 12 else "fp16"
+
+
+def kernels_for(capability: Capability, patterns: tuple[str, ...] = ()) -> tuple[Kernel, ...]:
+    """The kernels that were asked for, ``sageattn``'s family set by the GPU.
+
+    Args:
+        patterns: Keys, with ``*``, or the part before the first slash; none means all.
+    """
+    chosen = [kernel for kernel in ALL if not patterns or any(_matches(kernel.key, one) for one in patterns)]
+    family = default_family(capability)
+    return tuple(
+        Kernel(**{**vars(kernel), "family": family}) if kernel.key == SAGEATTN.key else kernel
+        for kernel in chosen
+    )
+
+
+def unmatched(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns that name no kernel."""
+    return tuple(one for one in patterns if not any(_matches(kernel.key, one) for kernel in ALL))
+
+
+def _matches(key: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(key, pattern) or key.split("/", maxsplit=1)[0] == pattern

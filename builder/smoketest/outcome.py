@@ -1,0 +1,190 @@
+"""What a smoke test can come to: a row's status, the run's exit code, and the report that holds both."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from enum import Enum, IntEnum
+from typing import Any
+
+
+class Status(str, Enum):
+    """How one row ended."""
+
+    PASS = "pass"  # noqa: S105 - a row's status, no password
+    FAIL = "FAIL"
+    NOT_APPLICABLE = "n/a"
+    """This GPU or this wheel can't have the row; the reason says which."""
+    NOT_RUN = "not run"
+    """The row should have run and did not; never a pass."""
+
+
+class ExitCode(IntEnum):
+    """Exit codes of ``python -m builder.smoketest``; each ending that proves nothing has its own."""
+
+    PASS = 0
+    """Every applicable row passed (with ``--import-only``: every import)."""
+    FAILURES = 1
+    """A row failed, or did not run."""
+    USAGE = 2
+    """An option that can't be used, or one that left no row to run."""
+    NO_GPU = 20
+    """torch sees no NVIDIA GPU or no driver."""
+    DRIVER_TOO_OLD = 21
+    """The driver is older than torch's CUDA needs."""
+    GPU_NOT_IN_WHEEL = 22
+    """The wheel holds no code for this GPU's compute capability."""
+    WHEEL_FOR_ANOTHER_PYTHON = 23
+    """The wheel's modules are made for another Python."""
+    TORCH_NOT_IMPORTABLE = 24
+    """torch is not installed, or its import fails."""
+    SAGEATTENTION_NOT_IMPORTABLE = 25
+    """sageattention is not installed, or its import fails."""
+    TORCH_WITHOUT_CUDA = 26
+    """torch is built without CUDA."""
+    STAND_IN = 27
+    """The stand-in device was used: the test was tried, not a wheel."""
+    NO_WHEEL = 28
+    """There was no wheel that this machine can test."""
+
+
+ENDINGS = {
+    ExitCode.PASS: "passed",
+    ExitCode.FAILURES: "FAILED",
+    ExitCode.USAGE: "nothing was tested",
+    ExitCode.NO_GPU: "not tested: no GPU",
+    ExitCode.DRIVER_TOO_OLD: "not tested: the driver is too old",
+    ExitCode.GPU_NOT_IN_WHEEL: "not tested: the wheel has no code for this GPU",
+    ExitCode.WHEEL_FOR_ANOTHER_PYTHON: "not tested: the wheel is for another Python",
+    ExitCode.TORCH_NOT_IMPORTABLE: "not tested: torch can't be imported",
+    ExitCode.SAGEATTENTION_NOT_IMPORTABLE: "FAILED: sageattention can't be imported",
+    ExitCode.TORCH_WITHOUT_CUDA: "not tested: torch is built without CUDA",
+    ExitCode.STAND_IN: "stand-in device: no wheel was tested",
+    ExitCode.NO_WHEEL: "not tested: no wheel here that this machine can run",
+}
+"""One phrase an exit code, for summaries."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check and what came of it.
+
+    Attributes:
+        id: Unique and stable between runs: ``group/kernel/case``.
+        group: ``import``, ``first call``, ``accuracy``, ``conduct``, ``speed``, ``long``.
+        kernel: Key of the kernel (see ``kernels.py``), or the module that was imported.
+        case: What was asked of it, in words.
+        parameters: The same, for programs.
+        figures: What was measured; the name holds the unit, times are seconds.
+        limits: What the figures were held against, as text (``">= 0.9999"``).
+        reason: Why it failed, is not applicable or did not run; empty on a pass.
+        seconds: How long the row took.
+    """
+
+    id: str
+    group: str
+    kernel: str
+    case: str
+    status: Status
+    reason: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The row as JSON values; figures that JSON lacks (NaN, infinity) become text."""
+        values = asdict(self)
+        values["status"] = self.status.value
+        values["figures"] = {name: _json_number(value) for name, value in self.figures.items()}
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Row:
+        """The row that `to_json` wrote."""
+        figures = {name: float(value) for name, value in values["figures"].items()}
+        return cls(**{**values, "status": Status(values["status"]), "figures": figures})
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run.
+
+    Attributes:
+        mode: ``quick``, ``default``, ``long`` or ``import-only``.
+        environment: What was tested on what (see ``environment.py``).
+        headline: The one line that says how it ended.
+        options: The options that shape the rows (seed, kernels, …).
+    """
+
+    mode: str
+    environment: dict[str, Any]
+    rows: tuple[Row, ...]
+    exit_code: ExitCode
+    headline: str
+    started: str = ""
+    seconds: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "format": 1,
+            "mode": self.mode,
+            "started": self.started,
+            "seconds": round(self.seconds, 3),
+            "exit_code": int(self.exit_code),
+            "outcome": self.exit_code.name.lower().replace("_", "-"),
+            "headline": self.headline,
+            "options": self.options,
+            "environment": self.environment,
+            "counts": {status.value: count(self.rows, status) for status in Status},
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Report:
+        """The report that `to_json` wrote."""
+        return cls(
+            mode=values["mode"],
+            environment=values["environment"],
+            rows=tuple(Row.from_json(row) for row in values["rows"]),
+            exit_code=ExitCode(values["exit_code"]),
+            headline=values["headline"],
+            started=values["started"],
+            seconds=values["seconds"],
+            options=values["options"],
+        )
+
+
+def count(rows: tuple[Row, ...] | list[Row], status: Status) -> int:
+    """How many rows ended with a status."""
+    return Counter(row.status for row in rows)[status]
+
+
+def judge(rows: list[Row], *, import_only: bool, stand_in: bool = False) -> ExitCode:
+    """The exit code of a run that got as far as its rows.
+
+    A row that did not run counts as a failure; a run without any pass is none.
+    """
+    if count(rows, Status.FAIL) or count(rows, Status.NOT_RUN):
+        return ExitCode.FAILURES
+    if not count(rows, Status.PASS):
+        return ExitCode.USAGE
+    if not import_only and all(row.group == "import" for row in rows if row.status is Status.PASS):
+        return ExitCode.USAGE
+    return ExitCode.STAND_IN if stand_in else ExitCode.PASS
+
+
+def headline(rows: list[Row], exit_code: ExitCode, *, import_only: bool) -> str:
+    """The line that ends the table: outcome first, then the counts."""
+    counts = ", ".join(f"{count(rows, status)} {status.value}" for status in Status if count(rows, status))
+    ending = ENDINGS[exit_code]
+    if import_only and exit_code is ExitCode.PASS:
+        ending = "imports only: nothing was computed"
+    return f"{ending} ({counts or 'no rows'})"
+
+
+def _json_number(value: float) -> float | str:
+    return value if math.isfinite(value) else str(value)

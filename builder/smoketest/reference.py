@@ -1,0 +1,102 @@
+"""Attention in fp32, in chunks: what every kernel is held against, and the measures of the difference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+BUDGET_BYTES = 2**29
+"""How much memory one chunk of scores may take."""
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    rows: torch.Tensor | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention with fp32 arithmetic (TF32 off), never the whole score matrix at once.
+
+    Args:
+        q: ``[batch, heads, query tokens, head_dim]``, any floating type.
+        k: ``[batch, key heads, key tokens, head_dim]``; ``heads`` is a multiple of ``key heads``.
+        v: Like k.
+        causal: Each query sees the keys up to its own index.
+        scale: Factor on the scores; the inverse root of head_dim by default.
+        rows: Indices of the query tokens to compute; all by default.
+
+    Returns:
+        Output ``[batch, heads, rows, head_dim]`` and natural logsumexp ``[batch, heads, rows]``, both fp32.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    batch, heads, tokens, dim = q.shape
+    key_heads, keys = k.shape[1], k.shape[2]
+    groups = heads // key_heads
+    scale = dim**-0.5 if scale is None else scale
+    index = torch.arange(tokens, device=q.device) if rows is None else rows.to(q.device)
+    count = int(index.numel())
+    out = torch.empty((batch, heads, count, dim), dtype=torch.float32, device=q.device)
+    lse = torch.empty((batch, heads, count), dtype=torch.float32, device=q.device)
+
+    chunk = max(1, min(count, budget_bytes // (4 * groups * keys)))
+    together = max(1, min(key_heads, budget_bytes // (4 * groups * keys * chunk)))
+    key_index = torch.arange(keys, device=q.device)
+    for b in range(batch):
+        for h in range(0, key_heads, together):
+            k32 = k[b, h : h + together].float().transpose(1, 2)
+            v32 = v[b, h : h + together].float()
+            some = k32.shape[0]
+            mine = slice(h * groups, (h + some) * groups)
+            for start in range(0, count, chunk):
+                part = index[start : start + chunk]
+                size = int(part.numel())
+                q32 = q[b, mine].index_select(1, part).float() * scale
+                scores = torch.bmm(q32.reshape(some, groups * size, dim), k32).view(some, groups, size, keys)
+                if causal:
+                    scores.masked_fill_(key_index[None, :] > part[:, None], float("-inf"))
+                total = torch.logsumexp(scores, dim=-1)
+                scores.sub_(total.unsqueeze(-1)).exp_()
+                result = torch.bmm(scores.view(some, groups * size, keys), v32)
+                out[b, mine, start : start + size] = result.view(some * groups, size, dim)
+                lse[b, mine, start : start + size] = total.view(some * groups, size)
+    return out, lse
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a result is from the right answer.
+
+    Attributes:
+        not_finite: Elements that are NaN or infinite.
+        cosine: Cosine similarity over the whole tensor.
+        relative_error: Norm of the difference over norm of the right answer.
+        worst_row: The same for the worst single row (one query of one head): a few wrong rows among thousands
+            hardly move the other two.
+    """
+
+    not_finite: int
+    cosine: float
+    relative_error: float
+    worst_row: float
+
+
+def difference(result: torch.Tensor, right: torch.Tensor) -> Difference:
+    """Compare a result with the right answer of the same shape; the last dimension is a row."""
+    got = result.float()
+    bad = int((~torch.isfinite(got)).sum().item())
+    delta = (got - right).double()
+    wanted = right.double()
+    norm = wanted.norm()
+    cosine = (got.double() * wanted).sum() / (got.double().norm() * norm)
+    row_norms = wanted.norm(dim=-1).clamp_min(1e-6)
+    return Difference(
+        not_finite=bad,
+        cosine=float(cosine.item()),
+        relative_error=float((delta.norm() / norm).item()),
+        worst_row=float((delta.norm(dim=-1) / row_norms).max().item()),
+    )

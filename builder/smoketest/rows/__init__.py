@@ -1,0 +1,1 @@
+"""The rows: accuracy, conduct, speed, and the long ones."""

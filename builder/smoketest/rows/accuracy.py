@@ -1,0 +1,126 @@
+"""Each kernel's result against fp32 attention, with NaN in all memory that nobody has written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from builder.smoketest import limits
+from builder.smoketest.cases import Case, VarlenCase
+from builder.smoketest.inputs import Inputs, make, make_packed, poison
+from builder.smoketest.kernels import Kernel
+from builder.smoketest.outcome import Status
+from builder.smoketest.reference import attention, difference
+from builder.smoketest.rows.result import Result
+from builder.smoketest.subject import Subject
+
+
+def run(subject: Subject, kernel: Kernel, case: Case | VarlenCase, seed: int) -> Result:
+    """One accuracy row."""
+    if isinstance(case, VarlenCase):
+        return _run_varlen(subject, kernel, case, seed)
+    inputs = make(case, seed, subject.device)
+    before = inputs.snapshot()
+    poison(subject.device)
+    arguments: dict[str, Any] = {"tensor_layout": case.layout, "is_causal": case.causal}
+    returned = subject.call_checked(
+        kernel, inputs.q, inputs.k, inputs.v, return_lse=case.return_lse, **arguments
+    )
+    out, lse = returned if case.return_lse else (returned, None)
+    q, k, v = inputs.heads_first(case.layout)
+    right, right_lse = attention(q, k, v, causal=case.causal)
+    shape = tuple(inputs.q.shape)
+    if tuple(out.shape) != shape or out.dtype != inputs.q.dtype:
+        return Result(
+            Status.FAIL, f"result is {tuple(out.shape)} of {out.dtype}, expected {shape} of {q.dtype}"
+        )
+    out = out if case.layout == "HND" else out.transpose(1, 2)
+    problems, figures, bounds = judge_output(out, right, limits.bounds(kernel, case.dtype))
+    if case.return_lse:
+        more, lse_figures, lse_bounds = judge_lse(lse, right_lse)
+        problems += more
+        figures |= lse_figures
+        bounds |= lse_bounds
+    return _result(inputs, before, problems, figures, bounds)
+
+
+def _run_varlen(subject: Subject, kernel: Kernel, case: VarlenCase, seed: int) -> Result:
+    packed = make_packed(case, seed, subject.device)
+    inputs = packed.inputs
+    before = inputs.snapshot()
+    poison(subject.device)
+    out = subject.call_checked(
+        kernel,
+        inputs.q,
+        inputs.k,
+        inputs.v,
+        packed.starts_q,
+        packed.starts_k,
+        packed.longest_q,
+        packed.longest_k,
+        is_causal=case.causal,
+    )
+    right = torch.empty(inputs.q.shape, dtype=torch.float32, device=subject.device)
+    q_at = k_at = 0
+    for queries, keys in case.sequences:
+        parts = (
+            inputs.q[q_at : q_at + queries],
+            inputs.k[k_at : k_at + keys],
+            inputs.v[k_at : k_at + keys],
+        )
+        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in parts)
+        right[q_at : q_at + queries] = attention(q, k, v, causal=case.causal)[0][0].transpose(0, 1)
+        q_at += queries
+        k_at += keys
+    problems, figures, bounds = judge_output(out, right, limits.bounds(kernel, case.dtype))
+    return _result(inputs, before, problems, figures, bounds)
+
+
+def judge_output(
+    out: torch.Tensor, right: torch.Tensor, bounds: limits.Limits
+) -> tuple[list[str], dict[str, float], dict[str, str]]:
+    """Hold an output against the right answer.
+
+    Returns:
+        Problems in words, the figures, and the limits as text.
+    """
+    seen = difference(out, right)
+    figures = {
+        "not_finite": float(seen.not_finite),
+        "cosine": seen.cosine,
+        "relative_error": seen.relative_error,
+        "worst_row": seen.worst_row,
+    }
+    return bounds.broken(seen), figures, bounds.as_text()
+
+
+def judge_lse(
+    lse: torch.Tensor | None, right: torch.Tensor
+) -> tuple[list[str], dict[str, float], dict[str, str]]:
+    """Hold a natural logsumexp ``[batch, heads, tokens]`` against the right one, as `judge_output` does."""
+    bounds = {"lse_rms": f"<= {limits.LSE_RMS}", "lse_max": f"<= {limits.LSE_MAX}"}
+    if lse is None or tuple(lse.shape) != tuple(right.shape):
+        shape = None if lse is None else tuple(lse.shape)
+        return [f"logsumexp is {shape}, expected {tuple(right.shape)}"], {}, bounds
+    delta = (lse.float() - right).double()
+    rms, worst = float(delta.pow(2).mean().sqrt().item()), float(delta.abs().max().item())
+    problems = []
+    if not rms <= limits.LSE_RMS:
+        problems.append(f"logsumexp's error {rms:.4f} > {limits.LSE_RMS} (root mean square)")
+    if not worst <= limits.LSE_MAX:
+        problems.append(f"logsumexp's largest error {worst:.4f} > {limits.LSE_MAX}")
+    return problems, {"lse_rms": rms, "lse_max": worst}, bounds
+
+
+def _result(
+    inputs: Inputs,
+    before: tuple[torch.Tensor, ...],
+    problems: list[str],
+    figures: dict[str, float],
+    bounds: dict[str, str],
+) -> Result:
+    if inputs.changed_since(before):
+        problems = [*problems, "the caller's tensors were changed"]
+    status = Status.FAIL if problems else Status.PASS
+    return Result(status, "; ".join(problems), figures, bounds)

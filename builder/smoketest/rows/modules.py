@@ -1,0 +1,309 @@
+"""The compiled modules' own functions, called by position as other projects call them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from builder.smoketest import limits
+from builder.smoketest.cases import Case
+from builder.smoketest.inputs import POISON_BYTE, Inputs, guarded, make, poison
+from builder.smoketest.kernels import MODULE_FUNCTIONS
+from builder.smoketest.reference import attention
+from builder.smoketest.rows.accuracy import judge_lse, judge_output
+from builder.smoketest.rows.result import Result, not_applicable, verdict
+from builder.smoketest.subject import Subject, one_line
+
+LOG2_E = 1.4426950408889634
+PER_WARP = 2
+CASE = Case((320, 450), return_lse=True)
+MORE_THAN_A_GRID = 65_536
+"""One more than a grid's y and z dimensions may have (CUDA C++ Programming Guide, compute capabilities)."""
+PERMUTED = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
+"""The order of tokens, within 16, that the fp8 kernels take V in (docstring of ``per_channel_fp8``)."""
+
+
+def run(subject: Subject, module: str, seed: int) -> Result:
+    """Call every function of a module in both layouts."""
+    try:
+        loaded = importlib.import_module(f"sageattention.{module}")
+    except ModuleNotFoundError as absent:
+        if absent.name != f"sageattention.{module}":
+            raise
+        return not_applicable("the wheel has no such module")
+    problems: list[str] = []
+    figures: dict[str, float] = {}
+    for layout in ("HND", "NHD"):
+        case = Case(CASE.lengths, layout=layout)
+        inputs = make(case, seed, subject.device)
+        attempts = (
+            _fused(loaded, inputs, layout)
+            if module == "_fused"
+            else _attention(loaded, module, inputs, layout)
+        )
+        for name, attempt in attempts.items():
+            poison(subject.device)
+            try:
+                wrong, size = attempt()
+            except Exception as failure:
+                wrong, size = [one_line(failure)], float("nan")
+            left = subject.left_behind()
+            wrong += [f"left a CUDA error behind: {left}"] if left else []
+            problems += [f"{name} ({layout}): {problem}" for problem in wrong]
+            figures[f"{name}/{layout}"] = size
+    return verdict(problems, figures, {})
+
+
+Attempt = Callable[[], tuple[list[str], float]]
+
+
+def _fused(fused: Any, inputs: Inputs, layout: str) -> dict[str, Attempt]:
+    """The quantisation functions, each checked by undoing what it did."""
+    at = 1 if layout == "HND" else 0
+    q, k, v = inputs.q, inputs.k, inputs.v
+    batch, heads = 1, CASE.heads
+    queries, keys = CASE.lengths
+    dim = CASE.head_dim
+    token_dim = 2 if at else 1
+
+    def first(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor if at else tensor.transpose(1, 2)
+
+    def undone(quantised: torch.Tensor, scale: torch.Tensor, block: int, right: torch.Tensor) -> Any:
+        factors = scale.repeat_interleave(block, dim=2)[:, :, : right.shape[2], None]
+        return _relative(first(quantised).float() * factors, right, 0.02)
+
+    def block(size: int, tokens: int) -> torch.Tensor:
+        return _nan((batch, heads, -(-tokens // size)), torch.float32, q)
+
+    def per_block_scaled() -> tuple[list[str], float]:
+        out, scale = torch.full_like(q, 77, dtype=torch.int8), block(128, queries)
+        fused.quant_per_block_int8_cuda(q, out, scale, 0.125 * LOG2_E, 128, at)
+        return undone(out, scale, 128, first(q).float() * 0.125 * LOG2_E)  # type: ignore[no-any-return]
+
+    def per_block() -> tuple[list[str], float]:
+        out, scale = torch.full_like(k, 77, dtype=torch.int8), block(64, keys)
+        fused.quant_per_block_int8_cuda(k, out, scale, 64, at)
+        return undone(out, scale, 64, first(k).float())  # type: ignore[no-any-return]
+
+    def sub_mean_quant() -> tuple[list[str], float]:
+        out, scale = torch.full_like(k, 77, dtype=torch.int8), block(64, keys)
+        mean = k.mean(dim=token_dim)
+        fused.quant_per_block_int8_fuse_sub_mean_cuda(k, mean, out, scale, 64, at)
+        return undone(out, scale, 64, first(k).float() - mean.float().unsqueeze(2))  # type: ignore[no-any-return]
+
+    def per_warp() -> tuple[list[str], float]:
+        out = torch.full_like(q, 77, dtype=torch.int8)
+        scale = _nan((batch, heads, -(-queries // 128) * 4), torch.float32, q)
+        fused.quant_per_warp_int8_cuda(q, out, scale, 128, 32, at)
+        return undone(out, scale, 32, first(q).float())  # type: ignore[no-any-return]
+
+    def sub_mean() -> tuple[list[str], float]:
+        out, mean = _nan(tuple(v.shape), torch.float16, v), v.mean(dim=token_dim)
+        fused.sub_mean_cuda(v, mean, out, at)
+        return _relative(first(out).float(), first(v).float() - mean.float().unsqueeze(2), 0.002)
+
+    padded = -(-keys // 64) * 64
+    turned = (batch, heads, dim, padded) if at else (batch, dim, heads, padded)
+
+    def transposed() -> torch.Tensor:
+        out = _nan(turned, v.dtype, v)
+        fused.transpose_pad_permute_cuda(v, out, at)
+        return out
+
+    def transpose() -> tuple[list[str], float]:
+        return _relative(first(transposed()).float(), _permuted(first(v).float(), padded), 0.0)
+
+    def quantised_v(mean: bool) -> tuple[list[str], float]:
+        source = transposed()
+        out = torch.full(turned, POISON_BYTE, dtype=torch.uint8, device=v.device).view(torch.float8_e4m3fn)
+        scale, middle = (_nan((batch, heads, dim), torch.float32, v) for _ in range(2))
+        if mean:
+            fused.mean_scale_fuse_quant_cuda(source, out, middle, scale, keys, 448.0, at)
+        else:
+            fused.scale_fuse_quant_cuda(source, out, scale, keys, 448.0, at)
+        back = first(out).float() * scale[..., None] + (middle[..., None] if mean else 0)
+        real = _permuted(torch.ones_like(first(v), dtype=torch.float32), padded)
+        return _relative(back * real, _permuted(first(v).float(), padded), 0.04)
+
+    return {
+        "quant_per_block_int8_cuda with scale": per_block_scaled,
+        "quant_per_block_int8_cuda": per_block,
+        "quant_per_block_int8_fuse_sub_mean_cuda": sub_mean_quant,
+        "quant_per_warp_int8_cuda": per_warp,
+        "sub_mean_cuda": sub_mean,
+        "transpose_pad_permute_cuda": transpose,
+        "scale_fuse_quant_cuda": lambda: quantised_v(False),
+        "mean_scale_fuse_quant_cuda": lambda: quantised_v(True),
+    }
+
+
+def _permuted(v: torch.Tensor, padded: int) -> torch.Tensor:
+    """V ``[batch, heads, tokens, dim]`` as ``[batch, heads, dim, padded]``, permuted within 16 tokens."""
+    tokens = v.shape[2]
+    filled = torch.nn.functional.pad(v, (0, 0, 0, padded - tokens)).transpose(2, 3)
+    order = torch.arange(padded, device=v.device).view(-1, 16)[:, list(PERMUTED)].reshape(-1)
+    return filled[..., order]
+
+
+def _relative(got: torch.Tensor, right: torch.Tensor, bound: float) -> tuple[list[str], float]:
+    error = float(((got - right).double().norm() / right.double().norm()).item())
+    return ([] if error <= bound else [f"relative error {error:.4f} > {bound}"]), error
+
+
+def _nan(shape: tuple[int, ...], dtype: torch.dtype, like: torch.Tensor) -> torch.Tensor:
+    return torch.full(shape, float("nan"), dtype=dtype, device=like.device)
+
+
+def _attention(module: Any, name: str, inputs: Inputs, layout: str) -> dict[str, Attempt]:
+    """The attention functions, as ``core.py`` prepares for them, on an output between guards."""
+    quant = importlib.import_module("sageattention.quant")
+    at = 1 if layout == "HND" else 0
+    q, k, v = inputs.q, inputs.k, inputs.v
+    scale = CASE.head_dim**-0.5
+    right, right_lse = attention(*inputs.heads_first(layout))
+    blocks = {"BLKQ": 64, "WARPQ": 16, "BLKK": 128} if name == "_qattn_sm90" else {}
+
+    def call(function: str) -> tuple[list[str], float]:
+        warp = {"WARPQ": 16} if function == "qk_int8_sv_f16_accum_f16_attn_inst_buf" else {}
+        q8, q_scale, k8, k_scale = quant.per_warp_int8(q, k, None, tensor_layout=layout, **{**blocks, **warp})
+        out, buffer = guarded(tuple(q.shape), q.dtype, str(q.device))
+        before = buffer.clone()
+        after_scale: torch.Tensor | None = None
+        if "sv_f16" in function:
+            if "v_mean" in function:
+                smooth, mean = quant.sub_mean(v, tensor_layout=layout)
+                arguments = [q8, k8, smooth, out, q_scale, k_scale, mean]
+            else:
+                arguments = [q8, k8, v, out, q_scale, k_scale]
+        else:
+            mean_too = "v_mean" in function
+            top = 2.25 if "accum_f16" in function else 448.0
+            wide = _padded(v, layout) if name == "_qattn_sm90" else v
+            v8, v_scale, mean = quant.per_channel_fp8(
+                wide, tensor_layout=layout, scale_max=top, smooth_v=mean_too
+            )
+            arguments = [q8, k8, v8, out, q_scale, k_scale]
+            if "v_scale" in function:
+                arguments += [v_scale, mean] if mean_too else [v_scale]
+            else:
+                after_scale = v_scale
+        lse = getattr(module, function)(*arguments, at, 0, PER_WARP, scale, 1)
+        got = out if at else out.transpose(1, 2)
+        if after_scale is not None:
+            got = got.float() * after_scale[:, :, None, :]
+        problems, figures, _ = judge_output(
+            got, right, limits.FAMILIES["fp16" if "sv_f16" in function else "fp8"]
+        )
+        problems += judge_lse(lse / LOG2_E, right_lse)[0]
+        ends = slice(0, (buffer.numel() - out.numel()) // 2)
+        for part, old in ((buffer[ends], before[ends]), (buffer.flip(0)[ends], before.flip(0)[ends])):
+            if not torch.equal(part.view(torch.uint8), old.view(torch.uint8)):
+                problems.append("wrote outside the output")
+        return problems, figures["relative_error"]
+
+    return {function: (lambda function=function: call(function)) for function in MODULE_FUNCTIONS[name]}  # type: ignore[misc]
+
+
+def _padded(v: torch.Tensor, layout: str) -> torch.Tensor:
+    dim = 2 if layout == "HND" else 1
+    missing = -v.shape[dim] % 128
+    pad = (0, 0, 0, missing) if layout == "HND" else (0, 0, 0, 0, 0, missing)
+    return torch.nn.functional.pad(v, pad)
+
+
+def launch_errors(subject: Subject, module: str) -> Result:
+    """Call every function with a batch that no grid can hold: the right result or an exception.
+
+    All inputs are ones, so the right result is known: V in attention, 127 in int8, the scale's maximum in fp8.
+    """
+    try:
+        loaded = importlib.import_module(f"sageattention.{module}")
+    except ModuleNotFoundError as absent:
+        if absent.name != f"sageattention.{module}":
+            raise
+        return not_applicable("the wheel has no such module")
+    problems = []
+    for name in MODULE_FUNCTIONS[module]:
+        poison(subject.device)
+        call, out, right = _huge(loaded, module, name, subject.device)
+        try:
+            call()
+        except torch.cuda.OutOfMemoryError:
+            return not_applicable("too little free memory on the GPU")
+        except Exception as error:
+            left = subject.left_behind()
+            problems += (
+                [f"{name}: raised ({one_line(error)}), and left a CUDA error behind: {left}"] if left else []
+            )
+            continue
+        left = subject.left_behind()
+        if left:
+            problems.append(f"{name}: returned; the next operation met its error: {left}")
+        elif not bool((out.float() == right).all().item()):
+            problems.append(f"{name}: returned without an exception, and the result is wrong")
+    return verdict(problems, {"functions": float(len(MODULE_FUNCTIONS[module]))}, {})
+
+
+def _huge(loaded: Any, module: str, name: str, device: str) -> tuple[Callable[[], Any], torch.Tensor, float]:
+    """A call with too large a batch, its output, and the value that the output should be full of."""
+    batch, dim = MORE_THAN_A_GRID, 64
+    function = getattr(loaded, name)
+
+    def filled(shape: tuple[int, ...], dtype: torch.dtype, value: float = 1.0) -> torch.Tensor:
+        return torch.full(shape, value, device=device).to(dtype)
+
+    small = (batch, 1, 1, dim)
+    if module == "_fused":
+        x = filled(small, torch.float16)
+        mean = filled((batch, 1, dim), torch.float16, 0.0)
+        scale = filled((batch, 1, 1), torch.float32)
+        int8 = filled(small, torch.int8, 77)
+        turned = filled((batch, 1, dim, 64), torch.float16)
+        fp8 = filled((batch, 1, dim, 64), torch.float8_e4m3fn, 3)
+        per_channel = filled((batch, 1, dim), torch.float32)
+        means = filled((batch, 1, dim), torch.float32, 3)
+        half = filled(small, torch.float16, 3)
+        if name == "transpose_pad_permute_cuda":
+            wide, target = filled((batch, 1, 64, dim), torch.float16), torch.full_like(turned, 3)
+            return partial(function, wide, target, 1), target, 1.0
+        calls: dict[str, tuple[Callable[[], Any], torch.Tensor, float]] = {
+            "quant_per_block_int8_cuda": (partial(function, x, int8, scale, 64, 1), int8, 127),
+            "quant_per_block_int8_fuse_sub_mean_cuda": (
+                partial(function, x, mean, int8, scale, 64, 1),
+                int8,
+                127,
+            ),
+            "quant_per_warp_int8_cuda": (
+                partial(function, x, int8, filled((batch, 1, 4), torch.float32), 128, 32, 1),
+                int8,
+                127,
+            ),
+            "sub_mean_cuda": (partial(function, x, mean, half, 1), half, 1),
+            "scale_fuse_quant_cuda": (partial(function, turned, fp8, per_channel, 64, 448.0, 1), fp8, 448),
+            "mean_scale_fuse_quant_cuda": (
+                partial(function, turned, fp8, means, per_channel, 64, 448.0, 1),
+                means,
+                1,
+            ),
+        }
+        return calls[name]
+    tiles = (64, 16, 128) if module == "_qattn_sm90" else (128, 32, 64)
+    q8, k8 = filled(small, torch.int8, 0), filled(small, torch.int8, 0)
+    q_scale = filled((batch, 1, tiles[0] // tiles[1]), torch.float32)
+    k_scale = filled((batch, 1, 1), torch.float32)
+    out = filled(small, torch.float16, float("nan"))
+    per_channel = filled((batch, 1, dim), torch.float32)
+    if module == "_qattn_sm80":
+        v = filled(small, torch.float16)
+        more = [filled((batch, 1, dim), torch.float16, 0.0)] if "v_mean" in name else []
+    else:
+        v = filled((batch, 1, dim, tiles[2]), torch.float8_e4m3fn)
+        more = [per_channel] if "v_scale" in name else []
+        more += [filled((batch, 1, dim), torch.float32, 0.0)] if "v_mean" in name else []
+    arguments = [q8, k8, v, out, q_scale, k_scale, *more, 1, 0, PER_WARP, 0.125, 0]
+    return partial(function, *arguments), out, 1.0

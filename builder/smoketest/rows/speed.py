@@ -1,0 +1,155 @@
+"""How long the kernels take, next to torch's own attention; and whether that is possible at all."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from builder.smoketest.cases import Case
+from builder.smoketest.inputs import make
+from builder.smoketest.kernels import Kernel
+from builder.smoketest.outcome import Status
+from builder.smoketest.peak import Peak, attention_operations, peak
+from builder.smoketest.rows.result import Result, not_applicable, verdict
+from builder.smoketest.subject import Subject, one_line
+
+HEADS = 32
+HEAD_DIM = 128
+SAMPLES = 7
+SAMPLE_S = 0.02
+"""A sample repeats the call until it takes about this long, so that the launch is not what is timed."""
+LEAST_GROWTH = 6.0
+"""Attention's time grows 16-fold when the tokens grow fourfold, and at least this much from 8k to 32k; what
+is linear in the tokens grows fourfold."""
+
+
+@dataclass
+class Timings:
+    """What one run has timed so far, so that torch's own attention is timed once a length."""
+
+    sdpa_s: dict[int, float] = field(default_factory=dict)
+    kernel_s: dict[tuple[str, int], float] = field(default_factory=dict)
+
+
+def run(subject: Subject, kernel: Kernel, tokens: int, seed: int, timings: Timings) -> Result:
+    """Time one kernel at one length: 32 heads of 128, fp16, no mask."""
+    if not subject.on_gpu:
+        return not_applicable("needs a GPU")
+    inputs = make(Case((tokens, tokens), head_dim=HEAD_DIM), seed, subject.device, heads=HEADS)
+    q, k, v = inputs.q, inputs.k, inputs.v
+    if tokens not in timings.sdpa_s:
+        timings.sdpa_s[tokens] = median_s(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
+    sdpa_s = timings.sdpa_s[tokens]
+    seconds = median_s(lambda: subject.call(kernel, q, k, v))
+    left = subject.left_behind()
+    operations = attention_operations(1, HEADS, tokens, tokens, HEAD_DIM)
+    bound = device_peak(subject).of(kernel.family)
+    problems, limits = judge(operations / seconds, bound)
+    problems += [f"left a CUDA error behind: {left}"] if left else []
+    figures = {
+        "median_s": seconds,
+        "tflops": operations / seconds / 1e12,
+        "sdpa_median_s": sdpa_s,
+        "sdpa_tflops": operations / sdpa_s / 1e12,
+        "times_sdpa": sdpa_s / seconds,
+        "peak_tflops": bound / 1e12,
+    }
+    timings.kernel_s[kernel.key, tokens] = seconds
+    before = timings.kernel_s.get((kernel.key, tokens // 4))
+    if before is not None and tokens >= 32768:
+        figures["growth_from_a_quarter"] = seconds / before
+        limits["growth_from_a_quarter"] = f">= {LEAST_GROWTH}"
+        if seconds / before < LEAST_GROWTH:
+            problems.append(
+                f"took only {seconds / before:.1f} times as long as at {tokens // 4} tokens: work was skipped"
+            )
+    return verdict(problems, figures, limits)
+
+
+def judge(rate: float, bound: float) -> tuple[list[str], dict[str, str]]:
+    """Hold a rate (operations a second) against what the GPU can do."""
+    problems = []
+    if rate > bound:
+        problems.append(
+            f"{rate / 1e12:.0f} TFLOP/s is more than the GPU can do ({bound / 1e12:.0f}): work was skipped"
+        )
+    return problems, {"tflops": f"<= {bound / 1e12:.0f}"}
+
+
+def median_s(call: Callable[[], Any]) -> float:
+    """Median time of a call in seconds, by CUDA events, after warm-up.
+
+    The device is waited for between samples, on all streams: a kernel launched on another stream than the
+    events' would be timed short otherwise.
+    """
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    torch.cuda.synchronize()
+    once_s = max(time.perf_counter() - start, 1e-6)
+    repeats = max(1, min(200, round(SAMPLE_S / once_s)))
+    samples = []
+    for _ in range(SAMPLES):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        begin.record()
+        for _ in range(repeats):
+            call()
+        end.record()
+        torch.cuda.synchronize()
+        samples.append(begin.elapsed_time(end) / 1000 / repeats)
+    return float(statistics.median(samples))
+
+
+def device_peak(subject: Subject) -> Peak:
+    """The bounds for the subject's GPU."""
+    properties = torch.cuda.get_device_properties(subject.device)
+    clock_hz = highest_clock_hz(getattr(properties, "uuid", None))
+    return peak(subject.capability, properties.multi_processor_count, clock_hz)
+
+
+def highest_clock_hz(uuid: object) -> float | None:
+    """The highest clock that ``nvidia-smi`` names for a GPU; None if it can't be asked."""
+    command = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    command += [f"--id=GPU-{uuid}"] if uuid else []
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return max(float(line) for line in answer.split()) * 1e6
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def first_call(subject: Subject, kernel: Kernel, seed: int) -> Result:
+    """A kernel's first call: how long loading and compiling take, and whether the wheel has its code.
+
+    A kernel whose code the wheel lacks for this GPU is not applicable, unless it is the one that ``sageattn``
+    chooses here.
+    """
+    reason = kernel.why_not(subject.capability) if subject.on_gpu else ""
+    if reason:
+        return not_applicable(reason)
+    if kernel.varlen:
+        return Result(Status.PASS)
+    case = Case((256, 256))
+    inputs = make(case, seed, subject.device)
+    start = time.perf_counter()
+    try:
+        subject.call_checked(kernel, inputs.q, inputs.k, inputs.v, tensor_layout=case.layout)
+    except Exception as error:
+        if kernel.key != "sageattn" and code_is_missing(str(error)):
+            return not_applicable(f"the wheel lacks the kernel: {one_line(error)}")
+        raise
+    return Result(Status.PASS, figures={"first_call_s": time.perf_counter() - start})
+
+
+def code_is_missing(message: str) -> bool:
+    """Whether an error says that a kernel is not in the wheel (core.py's words, or the CUDA runtime's)."""
+    return "no kernel image" in message or "kernel is not available" in message
