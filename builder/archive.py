@@ -194,12 +194,19 @@ class _Unpacking:
             os.utime(path, (member.mtime, member.mtime))
 
     def _copy_hardlink(self, member: _Member, path: Path) -> None:
-        target = self._place(member.target, "file")
-        if self._made.get(target) not in {"file", "hardlink"} or not self._root.joinpath(*target).is_file():
+        original = self._hardlinked(member.target)
+        if original is None:
             raise self.refuse(member.name, f"is a hard link to {member.target!r}, which is no file before it")
-        original = self._root.joinpath(*target)
         self._spend(member, original.stat().st_size)
         shutil.copy2(original, path)
+
+    def _hardlinked(self, target: str) -> Path | None:
+        """The file that came before under that name; None where there is none, inside the folder or out."""
+        try:
+            parts = self._place(target, "file")
+        except DownloadError:
+            return None
+        return self._root.joinpath(*parts) if self._made.get(parts) in {"file", "hardlink"} else None
 
     def _spend(self, member: _Member, size_bytes: int) -> None:
         self._left_bytes -= size_bytes

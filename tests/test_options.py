@@ -39,8 +39,8 @@ def test_nothing_asked_for_is_the_pinned_release_with_patches_and_cache() -> Non
 def test_everything_can_be_asked_for() -> None:
     arguments = (
         "--source fork --no-patches --cuda-home /opt/cuda --allow-cuda-minor --arch 8.9;12.0 --jobs 3 "
-        "--force --no-cache --cache-dir cache --cache-size 500M --wheelhouse out --torch-index https://example.org/t "
-        "--keep-build --verbose"
+        "--force --no-cache --cache-dir cache --cache-size 500M --wheelhouse out "
+        "--torch-index https://example.org/t --keep-build --verbose"
     )
     assert parse(*arguments.split()) == BuildOptions(
         source="/start/fork",
