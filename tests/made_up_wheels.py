@@ -95,7 +95,7 @@ def write_record(wheel: Path, /, **changes: Any) -> Path:
         "toolchain": {
             "origin": "packages",
             "nvcc": "13.0.88",
-            "host_compiler": "g++ 14.2.1",
+            "host_compiler": "14.2.1",
             "components": [],
         },
         "wheel": {

@@ -381,7 +381,8 @@ class Server:
             ("127.0.0.1", 0), partial(handler, directory=str(folder))
         )
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        forever = {"poll_interval": 0.01}
+        threading.Thread(target=self._server.serve_forever, kwargs=forever, daemon=True).start()
 
     def close(self) -> None:
         self._server.shutdown()
