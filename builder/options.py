@@ -195,8 +195,8 @@ def parse_build_options(
 
     cuda_home, cuda_home_from = values.cuda_home, "--cuda-home"
     if cuda_home is None:
-        # An empty CUDA_HOME is how a shell unsets it for one command.
-        cuda_home, cuda_home_from = environ.get("CUDA_HOME") or None, "CUDA_HOME"
+        # Empty is as good as unset: that is how a shell unsets it for one command.
+        cuda_home, cuda_home_from = environ.get("CUDA_HOME"), "CUDA_HOME"
     return BuildOptions(
         source=_absolute_source(values.source, base) if values.source else None,
         no_patches=values.no_patches,

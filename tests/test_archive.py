@@ -253,6 +253,18 @@ def test_an_encrypted_zip_file_is_refused(make_zip: Callable[..., Path], tmp_pat
         unpack(archive, tmp_path / "out")
 
 
+def test_a_zip_file_that_says_more_than_it_holds_is_refused(
+    make_zip: Callable[..., Path], tmp_path: Path
+) -> None:
+    archive = make_zip([("top/a", "x" * 5000, 0)])
+    data = bytearray(archive.read_bytes())
+    size = data.index(b"PK\x01\x02") + 24  # the central directory's uncompressed size
+    data[size : size + 4] = (6000).to_bytes(4, "little")
+    archive.write_bytes(data)
+    with pytest.raises(DownloadError, match="'top/a' ends too early"):
+        unpack(archive, tmp_path / "out")
+
+
 def test_more_than_the_limit_is_refused(tar: Callable[..., Path], tmp_path: Path) -> None:
     archive = tar([file("top/a", b"\0" * 600), file("top/b", b"\0" * 600)])
     unpack(archive, tmp_path / "enough", max_bytes=1200)

@@ -232,10 +232,13 @@ def test_a_server_that_ignores_ranges_sends_it_again_from_the_start(host: Host, 
     assert host.ranges == [None, f"bytes={HALF}-"]
 
 
-def test_a_server_that_sends_another_range_is_not_believed(host: Host, cache: Path) -> None:
+def test_a_server_that_sends_another_range_is_not_believed(
+    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     host.answers = [host.broken(HALF), host.wrong_range]
     assert get(host, cache).read_bytes() == CONTENT
     assert host.ranges == [None, f"bytes={HALF}-", None]
+    assert "the server sent another range than asked for" in capsys.readouterr().err
 
 
 def test_a_file_that_changed_in_between_starts_again(host: Host, cache: Path) -> None:
@@ -308,8 +311,9 @@ def test_wrong_bytes_are_deleted_and_both_hashes_said(host: Host, cache: Path) -
 
 
 def test_a_wrong_size_is_refused_before_the_download(host: Host, cache: Path) -> None:
+    host.answers = [host.broken(0)]
     with pytest.raises(DownloadError, match="has 3,000,000 bytes, expected 3,000,001"):
-        get(host, cache, size_bytes=len(CONTENT) + 1)
+        get(host, cache, size_bytes=len(CONTENT) + 1, attempts=1)
     assert left(cache) == []
 
 
