@@ -134,7 +134,7 @@ class Target:
             python, torch = "Python 3.10 and newer", f"torch {self.torch_minimum} and newer"
         else:
             python, torch = f"Python {self.python}", f"torch {self.torch_series}"
-        return f"{python}, CUDA {self.cuda}, {torch}; {join(self.architectures, ' ')}"
+        return f"{python}, CUDA {self.cuda}, {torch}, architectures {join(self.architectures, ' ')}"
 
 
 def cuda_tag(cuda: str) -> str:
