@@ -151,8 +151,8 @@ def poison(device: str, size_bytes: int = 2**28) -> None:
 
     First blocks of the sizes that a call will ask for, out of free memory where there is enough; then every
     free block that is left. All are freed again, so the next ``torch.empty`` gets memory that holds NaN, and
-    the allocator holds no more memory than after the first time. Does nothing on the CPU, whose allocator keeps
-    no memory.
+    the allocator holds no more memory than after the first time. Does nothing on the CPU, whose allocator
+    keeps no memory.
 
     Args:
         size_bytes: Size of the large block.

@@ -65,7 +65,8 @@ class Check:
     @property
     def parameters(self) -> dict[str, Any]:
         """The row's parameters for programs."""
-        given: dict[str, Any] = {"function": self.kernel.function, **dict(self.kernel.arguments)}
+        given: dict[str, Any] = {"function": self.kernel.function, "family": self.kernel.family}
+        given |= dict(self.kernel.arguments)
         if isinstance(self.subject, int):
             return {**given, "tokens": self.subject}
         return given if isinstance(self.subject, str) else {**given, **self.subject.parameters}

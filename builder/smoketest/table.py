@@ -21,14 +21,18 @@ CASE_WIDTH = 46
 
 def line(row: Row) -> str:
     """One row of the table."""
-    figures = "  ".join(
+    tail = "  ".join(part for part in (figures_text(row), row.reason) if part)
+    columns = [f"{row.status.value:7}", f"{row.group:10}", f"{row.kernel:{KERNEL_WIDTH}}"]
+    return "  ".join([*columns, f"{row.case:{CASE_WIDTH}}", tail]).rstrip()
+
+
+def figures_text(row: Row) -> str:
+    """The figures that the table shows, in one line."""
+    return "  ".join(
         f"{label} {style.format(row.figures[name])}"
         for name, (label, style) in SHOWN.items()
         if name in row.figures
     )
-    tail = "  ".join(part for part in (figures, row.reason) if part)
-    columns = [f"{row.status.value:7}", f"{row.group:10}", f"{row.kernel:{KERNEL_WIDTH}}"]
-    return "  ".join([*columns, f"{row.case:{CASE_WIDTH}}", tail]).rstrip()
 
 
 def heading() -> str:

@@ -219,7 +219,7 @@ def _padded(v: torch.Tensor, layout: str) -> torch.Tensor:
 def launch_errors(subject: Subject, module: str) -> Result:
     """Call every function with a batch that no grid can hold: the right result or an exception.
 
-    All inputs are ones, so the right result is known: V in attention, 127 in int8, the scale's maximum in fp8.
+    All inputs are ones, so the right result is known: V in attention, 127 in int8, the highest value in fp8.
     """
     try:
         loaded = importlib.import_module(f"sageattention.{module}")
