@@ -54,7 +54,7 @@ class Compiled:
         wheel: The wheel that the build backend wrote.
         log: Everything that the compilers printed.
         seconds: Wall time of the build.
-        cpu_seconds: User and system time of the build's processes (a compiler cache's server not included).
+        cpu_seconds: User and system time of the build's processes.
         peak_memory_bytes: Largest resident set of one process of the build.
         files: Cost of each step, where the tree reports it.
     """

@@ -32,6 +32,7 @@ __all__ = [
     "InstalledTorch",
     "check_torch",
     "install",
+    "install_wheel",
     "installed_components",
     "installed_torch",
     "make_clean_venv",
@@ -121,6 +122,21 @@ def make_clean_venv(
             "Is the package index reachable, and is there such a version for this Python?",
         )
     return executable
+
+
+def install_wheel(python: Path, wheel: Path) -> None:
+    """Install a wheel into an environment in place of another of the same name; its requirements must be there.
+
+    Args:
+        python: The environment's Python.
+        wheel: The wheel.
+
+    Raises:
+        TorchEnvironmentError: It does not fit this Python, or the environment does not meet its requirements.
+    """
+    again = ["--reinstall-package", wheel.name.split("-")[0]] if _has_uv() else ["--force-reinstall", "--no-deps"]
+    if _pip_install(python, [*again, wheel], None) != 0:
+        raise TorchEnvironmentError(f"{wheel.name} can't be installed; see above.", "Is it for this Python?")
 
 
 def installed_torch(site_packages: Path) -> InstalledTorch | None:

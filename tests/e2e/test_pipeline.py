@@ -1,0 +1,284 @@
+"""A stand-in with SageAttention's shape goes the whole way: packages' nvcc, torch, auditwheel, a clean venv.
+
+No GPU and no CUDA toolkit is needed; the default package index is. The stand-in is compiled by the code that
+compiles SageAttention (`build_extensions.py` and `csrc/stable/` of the patch series), over kernels of its own.
+"""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from email.parser import Parser
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from builder import pipeline
+from builder.errors import ArchitectureError, CompileError, PatchError
+from builder.fatbin import read_fatbin
+from builder.options import BuildOptions
+from builder.targets import Target, load_targets
+from builder.wheelhouse import read_record
+
+pytestmark = pytest.mark.e2e
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+REAL_SERIES = ROOT / "patches" / "v2.2.0"
+# What the stand-in takes from the real series; the rest of `series/files` is its own.
+SHARED = (
+    "build_extensions.py",
+    "csrc/stable/torch.h",
+    "csrc/stable/torch.cpp",
+    "csrc/stable/launch.h",
+    "csrc/stable/bindings.h",
+    "sageattention/_library.py",
+)
+ARCHITECTURES = "8.0;9.0a"
+
+
+@pytest.fixture(scope="session")
+def patches_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of patches for the stand-in, under the name of the release that the targets build."""
+    root = tmp_path_factory.mktemp("patches")
+    series = root / "v2.2.0"
+    shutil.copytree(HERE / "series", series)
+    shutil.copy(REAL_SERIES / "upstream.toml", series)
+    for name in SHARED:
+        (series / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REAL_SERIES / "files" / name, series / "files" / name)
+    return root
+
+
+@pytest.fixture(scope="session")
+def target() -> Target:
+    return load_targets(ROOT / "targets")["cp312-cu130"]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+class _BreakingServer(http.server.BaseHTTPRequestHandler):
+    """Serves one archive; the first answer breaks off in the middle, the next goes on where it is asked to."""
+
+    content: ClassVar[bytes] = b""
+    requests: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        self.requests.append(wanted)
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Accept-Ranges", "bytes")
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.end_headers()
+        breaks = len(self.requests) == 1
+        self.wfile.write(self.content[start : len(self.content) // 2 if breaks else None])
+        if breaks:
+            self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the base class
+        pass
+
+
+@pytest.fixture(scope="session")
+def archive_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    archive = tmp_path_factory.mktemp("archive") / "minisage-2.2.0.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(HERE / "minisage", "minisage-2.2.0")
+    _BreakingServer.content = archive.read_bytes()
+    _BreakingServer.requests = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _BreakingServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/minisage-2.2.0.tar.gz"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def decoy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PATH with an nvcc that tells on whoever runs it."""
+    folder = tmp_path_factory.mktemp("decoy")
+    for name in ("nvcc", "cicc", "ptxas"):
+        program = folder / name
+        program.write_text(f"#!/bin/sh\ntouch {folder}/was-run\nexit 1\n")
+        program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def options(tmp_path_factory: pytest.TempPathFactory, cache: Path, archive_url: str) -> BuildOptions:
+    return BuildOptions(
+        source=archive_url,
+        arch=ARCHITECTURES,
+        cache_dir=cache,
+        wheelhouse=tmp_path_factory.mktemp("wheelhouse"),
+    )
+
+
+@pytest.fixture(scope="session")
+def built(
+    target: Target,
+    options: BuildOptions,
+    patches_root: Path,
+    decoy: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> list[Path]:
+    """Both wheels, built with a decoy nvcc first on PATH and no CUDA_HOME."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("PATH", f"{decoy}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.delenv("CUDA_HOME", raising=False)
+        return pipeline.build(
+            target, options, patches_root=patches_root, work_root=tmp_path_factory.mktemp("work")
+        )
+
+
+def test_two_wheels_with_their_records(built: list[Path], options: BuildOptions) -> None:
+    assert [wheel.name for wheel in built] == [
+        "sageattention-2.2.0+cu130.torch2.11.sm80.sm90a-cp312-cp312-linux_x86_64.whl",
+        "sageattention-2.2.0+cu130.torch2.11.sm80.sm90a-cp312-cp312-manylinux_2_34_x86_64.whl",
+    ]
+    assert sorted(path.name for path in options.wheelhouse.iterdir()) == sorted(
+        name for wheel in built for name in (wheel.name, wheel.name + ".json")
+    )
+    record = read_record(built[0])
+    assert record is not None
+    assert record["source"]["verified"] is False
+    assert record["source"]["location"] == options.source
+    assert [patch["name"] for patch in record["patches"]][0] == "0001-build.toml"
+    assert record["toolchain"]["nvcc"].startswith("13.0.")
+    assert record["cost"]["cpu_seconds"] > 1
+    assert 50e6 < record["cost"]["peak_process_memory_bytes"] < 800e6
+    assert set(record["cost"]["files"]) >= {"csrc/qattn/mini_sm80.cu", "_fused"}
+
+
+def test_broken_download_was_resumed(built: list[Path]) -> None:
+    first, second, *_ = _BreakingServer.requests
+    assert first is None
+    assert second is not None
+    assert second.startswith("bytes=")
+
+
+def test_nothing_on_path_was_picked_up(built: list[Path], decoy: Path) -> None:
+    assert not (decoy / "was-run").exists()
+
+
+def test_metadata_requires_the_torch_series(built: list[Path]) -> None:
+    for wheel in built:
+        with zipfile.ZipFile(wheel) as archive:
+            [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+            metadata = Parser().parsestr(archive.read(name).decode())
+        assert metadata["Version"] == "2.2.0+cu130.torch2.11.sm80.sm90a"
+        assert metadata.get_all("Requires-Dist") == ["torch==2.11.*"]
+
+
+def test_only_the_pep_600_wheel_brings_the_cuda_runtime(built: list[Path]) -> None:
+    basic, repaired = (zipfile.ZipFile(wheel).namelist() for wheel in built)
+    assert not [name for name in basic if "libcudart" in name]
+    assert [name for name in repaired if "libcudart" in name]
+    assert not [name for name in (*basic, *repaired) if "libtorch" in name or "libc10" in name]
+
+
+def test_each_extension_has_its_architectures(built: list[Path], tmp_path: Path) -> None:
+    found = {}
+    with zipfile.ZipFile(built[0]) as archive:
+        for name in archive.namelist():
+            if name.endswith(".so"):
+                library = Path(archive.extract(name, tmp_path))
+                found[library.name] = {str(entry.architecture) for entry in read_fatbin(library.read_bytes())}
+    assert found == {"_qattn_sm80.so": {"8.0", "9.0a"}, "_qattn_sm90.so": {"9.0a"}, "_fused.so": {"8.0", "9.0a"}}
+
+
+def test_second_run_is_up_to_date_without_compiling(
+    built: list[Path],
+    target: Target,
+    options: BuildOptions,
+    patches_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = [wheel.stat().st_mtime_ns for wheel in built]
+    assert pipeline.build(target, options, patches_root=patches_root, work_root=tmp_path) == built
+    assert "Up to date" in capsys.readouterr().out
+    assert [wheel.stat().st_mtime_ns for wheel in built] == before
+
+
+def _snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _tree(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(HERE / "minisage", tmp_path / "minisage"))
+
+
+def test_failed_compile_leaves_the_wheelhouse_as_it_was(
+    built: list[Path], target: Target, options: BuildOptions, patches_root: Path, tmp_path: Path
+) -> None:
+    tree = _tree(tmp_path)
+    broken = tree / "csrc" / "fused" / "fused.cu"
+    broken.write_text(broken.read_text() + "\nthis is no C++\n")
+    before = _snapshot(options.wheelhouse)
+    with pytest.raises(CompileError, match="this is no C") as caught:
+        pipeline.build(
+            target, replace(options, source=str(tree)), patches_root=patches_root, work_root=tmp_path / "work"
+        )
+    assert "log" in str(caught.value)
+    assert _snapshot(options.wheelhouse) == before
+
+
+def test_patch_that_does_not_apply_names_itself_and_its_hunk(
+    built: list[Path], target: Target, options: BuildOptions, patches_root: Path, tmp_path: Path
+) -> None:
+    tree = _tree(tmp_path)
+    (tree / "README.md").write_text("Something else.\n")
+    with pytest.raises(PatchError, match=r"0003-readme\.patch.*README\.md.*hunk 1"):
+        pipeline.build(
+            target, replace(options, source=str(tree)), patches_root=patches_root, work_root=tmp_path / "work"
+        )
+
+
+def test_architecture_that_the_compiler_lacks_stops_the_build(
+    target: Target, options: BuildOptions, patches_root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ArchitectureError, match="7.5"):
+        pipeline.build(target, replace(options, arch="7.5"), patches_root=patches_root, work_root=tmp_path)
+
+
+def test_interrupted_build_leaves_nothing(
+    built: list[Path], target: Target, options: BuildOptions, patches_root: Path, tmp_path: Path
+) -> None:
+    before = _snapshot(options.wheelhouse)
+    code = (
+        "import sys, threading, os, signal, time; from pathlib import Path; from dataclasses import replace\n"
+        "import pickle; from builder import pipeline\n"
+        "target, options, root, work = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
+        "def interrupt():\n"
+        "    while not list(work.glob('*/scratch/source/build/objects')): time.sleep(0.05)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=interrupt, daemon=True).start()\n"
+        "pipeline.build(target, options, patches_root=root, work_root=work)\n"
+    )
+    import pickle  # noqa: PLC0415 - only here
+
+    force = replace(options, source=str(HERE / "minisage"), force=True, cache=False)
+    argument = pickle.dumps((target, force, patches_root, tmp_path / "work")).hex()
+    run = subprocess.run(
+        [sys.executable, "-c", code, argument], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode != 0
+    assert "KeyboardInterrupt" in run.stderr
+    assert _snapshot(options.wheelhouse) == before
+    assert not list((tmp_path / "work").glob("*/scratch"))
