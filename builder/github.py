@@ -25,7 +25,7 @@ TOKEN_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN")
 ATTEMPTS = 5
 _LONGEST_BACKOFF_SECONDS = 60.0
 # Longer than this nobody wants to wait for a rate limit to end; a run again later costs nothing.
-_LONGEST_WAIT_SECONDS = 900.0
+LONGEST_WAIT_SECONDS = 900.0
 _TIMEOUT_SECONDS = (30.0, 300.0)
 _CHUNK_BYTES = 1 << 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -92,6 +92,8 @@ class Api:
         url: Its address: `https://api.github.com`, or `https://HOST/api/v3`.
         token: Sent with each request; None asks as nobody.
         sleep: How to wait, in seconds.
+        attempts: How often to try what may work at the next try.
+        longest_wait_seconds: A server that asks for a longer wait is not waited for.
 
     Raises:
         UsageError: The token would be sent over an open connection.
@@ -104,9 +106,11 @@ class Api:
         *,
         sleep: Callable[[float], None] = time.sleep,
         attempts: int = ATTEMPTS,
+        longest_wait_seconds: float = LONGEST_WAIT_SECONDS,
     ) -> None:
         self.url = url.rstrip("/")
         self.attempts = attempts
+        self._longest_wait_seconds = longest_wait_seconds
         self._token = token
         self._sleep = sleep
         self._session = requests.Session()
@@ -207,7 +211,7 @@ class Api:
         seconds = error.wait_seconds
         if seconds is None:
             seconds = min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (attempt - 1))
-        if attempt >= self.attempts or seconds > _LONGEST_WAIT_SECONDS:
+        if attempt >= self.attempts or seconds > self._longest_wait_seconds:
             raise error
         warn(f"{error.message} Trying again in {seconds:.0f} s.")
         self._sleep(seconds)
