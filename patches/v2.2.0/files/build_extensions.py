@@ -16,6 +16,8 @@ says what to build, and nothing else does:
     CXX                              host compiler, default g++
 """
 
+import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -23,7 +25,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 from dataclasses import dataclass
@@ -56,11 +57,18 @@ class BuildError(SystemExit):
 
 @dataclass(frozen=True)
 class Unit:
-    """One compiler process: a source, or one entry point of it."""
+    """One compiler process: a source, or one entry point of it.
+
+    `seconds` is for one architecture, on a core of 2023: only the order counts. `shared` are the
+    architectures that are assembled from one PTX: the machine code is the same as from each one's own
+    (compared for CUDA 13.0), and half of the time is spared. Not among them is one for which the
+    sources or CUDA's headers have other code than for the first.
+    """
 
     source: str
-    seconds: int  # one architecture, on a core of 2023: only the order counts
+    seconds: int
     entry: str = ""
+    shared: tuple = ()
 
     @property
     def name(self):
@@ -86,8 +94,8 @@ class Library:
         return [arch for arch in asked if _order(arch) >= _order(self.least)]
 
 
-def _sm80(entry, seconds):
-    return Unit("csrc/qattn/qk_int_sv_f16_cuda_sm80.cu", seconds, entry)
+def _sm80(entry, seconds, shared=("8.0", "8.6", "8.9", "9.0a")):
+    return Unit("csrc/qattn/qk_int_sv_f16_cuda_sm80.cu", seconds, entry, shared)
 
 
 def _sm90(entry, seconds):
@@ -102,7 +110,8 @@ LIBRARIES = (
             _sm80("qk_int8_sv_f16_accum_f32_attn", 30),
             _sm80("qk_int8_sv_f16_accum_f16_attn", 30),
             _sm80("qk_int8_sv_f16_accum_f16_attn_inst_buf", 30),
-            _sm80("qk_int8_sv_f16_accum_f16_fuse_v_mean_attn", 30),
+            # 9.0 adds bfloat16 in another way
+            _sm80("qk_int8_sv_f16_accum_f16_fuse_v_mean_attn", 30, shared=("8.0", "8.6", "8.9")),
         ),
     ),
     Library(
@@ -128,22 +137,24 @@ LIBRARIES = (
         ),
         only="9.0a",
     ),
-    Library("_fused", (Unit("csrc/fused/register.cpp", 6), Unit("csrc/fused/fused.cu", 12))),
+    Library(
+        "_fused", (Unit("csrc/fused/register.cpp", 6), Unit("csrc/fused/fused.cu", 12, shared=("8.0", "8.6")))
+    ),
 )
 COMMON = Unit("csrc/stable/torch.cpp", 5)  # linked into each
 
 HOST_FLAGS = (
     "-std=c++17",
-    "-O3",
+    "-O2",
     "-fPIC",
     "-fvisibility=hidden",
     "-fvisibility-inlines-hidden",
     "-DUSE_CUDA",
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
 )
-# The first five decide the GPU code, and are upstream's.
+# Upstream's, for the same GPU code; but for -O3, which nvcc hands to the host compiler alone.
 NVCC_FLAGS = (
-    "-O3",
+    "-O1",
     "-U__CUDA_NO_HALF_OPERATORS__",
     "-U__CUDA_NO_HALF_CONVERSIONS__",
     "--use_fast_math",
@@ -179,7 +190,7 @@ def asked_architectures(text, cuda):
         name = re.sub(r"^(?:sm_?|compute_?)", "", word.lower())
         if re.fullmatch(r"\d{2,3}[af]?", name):
             digits = name.rstrip("af")
-            name = f"{digits[:-1]}.{digits[-1]}{name[len(digits):]}"
+            name = f"{digits[:-1]}.{digits[-1]}{name[len(digits) :]}"
         name = {"9.0": "9.0a"}.get(name, name)  # the Hopper kernels need the feature set of 9.0a
         if name not in ARCHITECTURES:
             raise BuildError(
@@ -236,7 +247,9 @@ class Toolkit:
 
     @property
     def includes(self):
-        return [path for path in (self.home / "include", *self.home.glob("targets/*/include")) if path.is_dir()]
+        return [
+            path for path in (self.home / "include", *self.home.glob("targets/*/include")) if path.is_dir()
+        ]
 
     @property
     def libraries(self):
@@ -263,7 +276,7 @@ class Pool:
 
     def event(self, **fields):
         if self.events:
-            with self.lock, open(self.events, "a", encoding="utf-8") as file:
+            with self.lock, Path(self.events).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(fields) + "\n")
 
     def run(self, work):
@@ -297,12 +310,16 @@ class Pool:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.event(event="start", file=name, time=time.time())
         began = time.monotonic()
-        with open(log, "wb") as stream:
+        with log.open("wb") as stream:
             with self.lock:
                 if self.failure:
                     return
                 process = subprocess.Popen(
-                    [*self.launcher, *command], stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True
+                    [*self.launcher, *command],
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
+                    cwd=ROOT,
+                    start_new_session=True,
                 )
                 self.running[name] = process
             _, status, usage = os.wait4(process.pid, 0)
@@ -328,15 +345,15 @@ class Pool:
 
     def _stop(self):
         for process in self.running.values():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            except ProcessLookupError:
-                pass
 
 
 def _how_it_ended(code, output):
     """Say which signal ended a compiler, its own or, as nvcc and g++ report it, one of its parts'."""
-    part = re.search(r"died due to signal (\d+)|Killed signal|signal (\d+) \[|terminated by signal (\d+)", output)
+    part = re.search(
+        r"died due to signal (\d+)|Killed signal|signal (\d+) \[|terminated by signal (\d+)", output
+    )
     number = -code if code < 0 else code - 128 if 128 < code <= 128 + 64 else 0
     if part and not number:
         number = int(next((group for group in part.groups() if group), signal.SIGKILL))
@@ -369,25 +386,41 @@ class BuildExtensions(build_ext):
         names = [unit.name for unit, _ in order] + [library.name for library in libraries]
         pool.event(event="plan", files=names, architectures=asked)
         print(f"architectures {' '.join(asked)}; {len(order)} sources, {jobs} at a time", flush=True)
-        pool.run((unit.name, self._compile(unit, archs, toolkit), ROOT / unit.object) for unit, archs in order)
+        threads = max(1, jobs // len(order))
+        pool.run(
+            (unit.name, self._compile(unit, archs, toolkit, threads), ROOT / unit.object)
+            for unit, archs in order
+        )
         pool.launcher = []  # linking is not cached
         pool.run((library.name, *self._link(library, toolkit)) for library in libraries)
 
-    def _compile(self, unit, architectures, toolkit):
+    def _compile(self, unit, architectures, toolkit, threads):
         torch = Path(_torch_folder())
-        includes = [f"-I{torch / 'include'}"]
+        # Sources are named relative to the tree; of what else is named, only where it lies in torch.
+        includes = [f"-I{torch / 'include'}", f"-ffile-prefix-map={torch}=torch"]
         if unit.source.endswith(".cpp"):
             system = [word for path in toolkit.includes for word in ("-isystem", str(path))]
             host = os.environ.get("CXX") or "g++"
-            return [*shlex.split(host), *HOST_FLAGS, *includes, *system, "-c", unit.source, "-o", str(unit.object)]
+            return [
+                *shlex.split(host),
+                *HOST_FLAGS,
+                *includes,
+                *system,
+                "-c",
+                unit.source,
+                "-o",
+                str(unit.object),
+            ]
         gencode = []
-        for arch in architectures:
-            number = arch.replace(".", "")
-            gencode += ["-gencode", f"arch=compute_{number},code=sm_{number}"]
+        for group in _groups(unit, architectures):
+            codes = ",".join(f"sm_{_number(arch)}" for arch in group)
+            gencode += ["-gencode", f"arch=compute_{_number(group[0])},code=[{codes}]"]
         entry = [f"-DSAGEATTENTION_ENTRY_{unit.entry}"] if unit.entry else []
+        # With more processes to spare than there are sources, one's architectures are compiled side by side.
+        spread = [f"--threads={threads}"] if threads > 1 else []
         ccbin = ["-ccbin", os.environ["CXX"]] if os.environ.get("CXX") else []
         return [
-            str(toolkit.nvcc), *ccbin, *NVCC_FLAGS, *toolkit.fatbin_flags(), *gencode, *entry,
+            str(toolkit.nvcc), *ccbin, *spread, *NVCC_FLAGS, *toolkit.fatbin_flags(), *gencode, *entry,
             "-c", unit.source, "-o", str(unit.object),
         ]  # fmt: skip
 
@@ -398,6 +431,16 @@ class BuildExtensions(build_ext):
         host = shlex.split(os.environ.get("CXX") or "g++")
         command = [*host, *LINK_FLAGS, *objects, *folders, "-ltorch_cpu", "-ltorch_cuda", "-lcudart"]
         return [*command, "-o", str(output)], output
+
+
+def _number(architecture):
+    return architecture.replace(".", "")
+
+
+def _groups(unit, architectures):
+    """Return lists of architectures whose GPU code is made from one PTX, that of the first."""
+    shared = [arch for arch in architectures if arch in unit.shared]
+    return ([shared] if shared else []) + [[arch] for arch in architectures if arch not in shared]
 
 
 def _cost(unit, architectures, costs):
@@ -415,14 +458,11 @@ def _costs():
 
 
 def _torch_folder():
-    """Return torch's folder, found without importing it."""
-    for name in ("purelib", "platlib"):
-        folder = Path(sysconfig.get_path(name)) / "torch"
-        if (folder / "include").is_dir():
-            return folder
-    import torch
-
-    return Path(torch.__file__).parent
+    """Return torch's folder."""
+    spec = importlib.util.find_spec("torch")  # not imported: that takes seconds
+    if spec is None or spec.origin is None:
+        raise BuildError("torch is not installed: its headers and libraries are needed to build.")
+    return Path(spec.origin).parent
 
 
 class Wheel(bdist_wheel):

@@ -2,7 +2,8 @@
 """Runs a function on the device of its query, and leaves the caller's current device as it was."""
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 

@@ -7,9 +7,11 @@ from ._library import load, quantisation_fake
 
 load("_fused")
 
-# Each of these writes to the tensors that it is given; the first has a form with a softmax scale and one without.
+# Each writes to tensors that it is given. The first has a form with a softmax scale and one without.
 quant_per_block_int8_cuda = torch.ops.sageattention_fused.quant_per_block_int8_cuda
-quant_per_block_int8_fuse_sub_mean_cuda = torch.ops.sageattention_fused.quant_per_block_int8_fuse_sub_mean_cuda
+quant_per_block_int8_fuse_sub_mean_cuda = (
+    torch.ops.sageattention_fused.quant_per_block_int8_fuse_sub_mean_cuda
+)
 quant_per_warp_int8_cuda = torch.ops.sageattention_fused.quant_per_warp_int8_cuda
 sub_mean_cuda = torch.ops.sageattention_fused.sub_mean_cuda
 transpose_pad_permute_cuda = torch.ops.sageattention_fused.transpose_pad_permute_cuda

@@ -9,8 +9,12 @@ load("_qattn_sm80")
 
 qk_int8_sv_f16_accum_f32_attn = torch.ops.sageattention.qk_int8_sv_f16_accum_f32_attn.default
 qk_int8_sv_f16_accum_f16_attn = torch.ops.sageattention.qk_int8_sv_f16_accum_f16_attn.default
-qk_int8_sv_f16_accum_f16_attn_inst_buf = torch.ops.sageattention.qk_int8_sv_f16_accum_f16_attn_inst_buf.default
-qk_int8_sv_f16_accum_f16_fuse_v_mean_attn = torch.ops.sageattention.qk_int8_sv_f16_accum_f16_fuse_v_mean_attn.default
+qk_int8_sv_f16_accum_f16_attn_inst_buf = (
+    torch.ops.sageattention.qk_int8_sv_f16_accum_f16_attn_inst_buf.default
+)
+qk_int8_sv_f16_accum_f16_fuse_v_mean_attn = (
+    torch.ops.sageattention.qk_int8_sv_f16_accum_f16_fuse_v_mean_attn.default
+)
 
 for _operator in (
     qk_int8_sv_f16_accum_f32_attn,

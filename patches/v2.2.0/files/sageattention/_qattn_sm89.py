@@ -8,12 +8,24 @@ from ._library import attention_fake, load
 load("_qattn_sm89")
 
 qk_int8_sv_f8_accum_f32_attn = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_attn.default
-qk_int8_sv_f8_accum_f32_fuse_v_scale_attn = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn.default
-qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn.default
-qk_int8_sv_f8_accum_f32_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_attn_inst_buf.default
-qk_int8_sv_f8_accum_f16_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_attn_inst_buf.default
-qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf.default
-qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf.default
+qk_int8_sv_f8_accum_f32_fuse_v_scale_attn = (
+    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn.default
+)
+qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn = (
+    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn.default
+)
+qk_int8_sv_f8_accum_f32_attn_inst_buf = (
+    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_attn_inst_buf.default
+)
+qk_int8_sv_f8_accum_f16_attn_inst_buf = (
+    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_attn_inst_buf.default
+)
+qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf = (
+    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf.default
+)
+qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf = (
+    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf.default
+)
 
 for _operator in (
     qk_int8_sv_f8_accum_f32_attn,

@@ -7,8 +7,12 @@ from ._library import attention_fake, load
 
 load("_qattn_sm90")
 
-qk_int8_sv_f8_accum_f32_attn_inst_buf = torch.ops.sageattention_sm90.qk_int8_sv_f8_accum_f32_attn_inst_buf.default
-qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf = torch.ops.sageattention_sm90.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf.default
+qk_int8_sv_f8_accum_f32_attn_inst_buf = (
+    torch.ops.sageattention_sm90.qk_int8_sv_f8_accum_f32_attn_inst_buf.default
+)
+qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf = (
+    torch.ops.sageattention_sm90.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf.default
+)
 
 for _operator in (
     qk_int8_sv_f8_accum_f32_attn_inst_buf,

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names that upstream's custom operators had here. The operators are registered by _qattn_sm80's library."""
+"""The names that upstream's custom operators had here; _qattn_sm80 registers the operators."""
 
-from ._library import attention_fake as sm80_qk_fake_impl, attention_fake as qk_int8_sv_f16_accum_f16_fuse_v_mean_attn_fake_impl
+from ._library import attention_fake
 from ._qattn_sm80 import (
-    qk_int8_sv_f16_accum_f32_attn,
     qk_int8_sv_f16_accum_f16_attn,
     qk_int8_sv_f16_accum_f16_attn_inst_buf,
     qk_int8_sv_f16_accum_f16_fuse_v_mean_attn,
+    qk_int8_sv_f16_accum_f32_attn,
 )
 
+sm80_qk_fake_impl = attention_fake
+qk_int8_sv_f16_accum_f16_fuse_v_mean_attn_fake_impl = attention_fake
+
 __all__ = [
-    "qk_int8_sv_f16_accum_f32_attn",
     "qk_int8_sv_f16_accum_f16_attn",
     "qk_int8_sv_f16_accum_f16_attn_inst_buf",
     "qk_int8_sv_f16_accum_f16_fuse_v_mean_attn",
-    "sm80_qk_fake_impl",
     "qk_int8_sv_f16_accum_f16_fuse_v_mean_attn_fake_impl",
+    "qk_int8_sv_f16_accum_f32_attn",
+    "sm80_qk_fake_impl",
 ]

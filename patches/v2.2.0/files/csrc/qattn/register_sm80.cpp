@@ -17,7 +17,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sageattention, m) {
         "Tensor query, Tensor key, Tensor value, Tensor(a!) output, Tensor query_scale, Tensor key_scale, "
         "int tensor_layout, int is_causal, int qk_quant_gran, float sm_scale, int return_lse) -> Tensor");
   m.def("qk_int8_sv_f16_accum_f16_fuse_v_mean_attn("
-        "Tensor query, Tensor key, Tensor value, Tensor(a!) output, Tensor query_scale, Tensor key_scale, Tensor value_mean, "
+        "Tensor query, Tensor key, Tensor value, Tensor(a!) output, Tensor query_scale, Tensor key_scale, "
+        "Tensor value_mean, "
         "int tensor_layout, int is_causal, int qk_quant_gran, float sm_scale, int return_lse) -> Tensor");
 }
 
@@ -25,5 +26,6 @@ STABLE_TORCH_LIBRARY_IMPL(sageattention, CUDA, m) {
   m.impl("qk_int8_sv_f16_accum_f32_attn", &sage::boxed<&qk_int8_sv_f16_accum_f32_attn>);
   m.impl("qk_int8_sv_f16_accum_f16_attn", &sage::boxed<&qk_int8_sv_f16_accum_f16_attn>);
   m.impl("qk_int8_sv_f16_accum_f16_attn_inst_buf", &sage::boxed<&qk_int8_sv_f16_accum_f16_attn_inst_buf>);
-  m.impl("qk_int8_sv_f16_accum_f16_fuse_v_mean_attn", &sage::boxed<&qk_int8_sv_f16_accum_f16_fuse_v_mean_attn>);
+  m.impl("qk_int8_sv_f16_accum_f16_fuse_v_mean_attn",
+         &sage::boxed<&qk_int8_sv_f16_accum_f16_fuse_v_mean_attn>);
 }
