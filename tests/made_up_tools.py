@@ -1,0 +1,166 @@
+"""Small stand-ins for compilers and packages: shell scripts that answer as the real programs do."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import tarfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from builder.architectures import Architecture
+from builder.targets import Target
+
+GXX = """#!/bin/sh
+# A g++ of version {version}: says so, and makes an empty file of what it is to compile or link.
+case $1 in
+  --version) echo "g++ ({about}) {version}"; exit 0 ;;
+  -dumpfullversion) echo "{version}"; exit 0 ;;
+  -print-prog-name=cc1plus) echo cc1plus; exit 0 ;;
+esac
+while [ $# -gt 0 ]; do
+  [ "$1" = -o ] && : > "$2"
+  shift
+done
+"""
+
+NVCC = """#!/bin/sh
+# An nvcc of version {version} that compiles {works}.
+if [ "$1" = --version ]; then
+  echo "nvcc: NVIDIA (R) Cuda compiler driver"
+  echo "Cuda compilation tools, release {release}, V{version}"
+  exit 0
+fi
+{body}
+"""
+
+
+def program(path: Path, text: str) -> Path:
+    """Write an executable file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def gxx(path: Path, version: str, about: str = "Made up") -> Path:
+    """A made-up g++."""
+    return program(path, GXX.format(version=version, about=about))
+
+
+def nvcc(version: str, error: str = "") -> str:
+    """The script of a made-up nvcc; with an error it compiles nothing and says that."""
+    body = f"echo '{error}' >&2; exit 2" if error else 'while [ "$1" != -o ]; do shift; done; : > "$2"'
+    release = ".".join(version.split(".")[:2])
+    return NVCC.format(version=version, release=release, body=body, works="nothing" if error else "all")
+
+
+def toolkit(version: str, error: str = "") -> dict[str, str]:
+    """The files of a CUDA compiler, by their place in a CUDA_HOME."""
+    return {
+        "bin/nvcc": nvcc(version, error),
+        "bin/nvcc.profile": "TOP = $(_HERE_)/..\n",
+        "bin/cudafe++": "#!/bin/sh\n",
+        "bin/fatbinary": "#!/bin/sh\n",
+        "bin/ptxas": "#!/bin/sh\n",
+        "nvvm/bin/cicc": "#!/bin/sh\n",
+        "nvvm/libdevice/libdevice.10.bc": "BC",
+        "include/cuda_runtime.h": "#pragma once\n",
+        "include/crt/host_config.h": "#pragma once\n",
+        "lib/libcudart.so.13": "ELF",
+        "lib/libcublas.so.13": "not needed to compile",
+    }
+
+
+def write_tree(root: Path, files: Mapping[str, str]) -> Path:
+    """Write files below a folder; those of a `bin` folder, and scripts, are executable."""
+    for name, text in files.items():
+        if text.startswith("#!"):
+            program(root / name, text)
+        else:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+    return root
+
+
+def package_files(
+    name: str,
+    version: str,
+    files: Mapping[str, str] | None = None,
+    requires: tuple[str, ...] = (),
+    extras: tuple[str, ...] = (),
+) -> dict[str, str]:
+    """The files of a package: its own, and METADATA, WHEEL and RECORD."""
+    info = f"{name.replace('-', '_')}-{version}.dist-info"
+    metadata = [
+        "Metadata-Version: 2.1",
+        f"Name: {name}",
+        f"Version: {version}",
+        *(f"Provides-Extra: {extra}" for extra in extras),
+        *(f"Requires-Dist: {requirement}" for requirement in requires),
+    ]
+    wheel = "Wheel-Version: 1.0\nGenerator: made-up\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    contents = {**(files or {}), f"{info}/METADATA": "\n".join(metadata) + "\n", f"{info}/WHEEL": wheel}
+    lines = [f"{path},sha256={_urlsafe_sha256(text)},{len(text)}" for path, text in contents.items()]
+    return {**contents, f"{info}/RECORD": "\n".join([*lines, f"{info}/RECORD,,"]) + "\n"}
+
+
+def install_package(
+    site_packages: Path,
+    name: str,
+    version: str,
+    files: Mapping[str, str] | None = None,
+    requires: tuple[str, ...] = (),
+    extras: tuple[str, ...] = (),
+) -> None:
+    """Put a package into a folder as an installer does."""
+    write_tree(site_packages, package_files(name, version, files, requires, extras))
+
+
+def wheel_of_package(
+    folder: Path,
+    name: str,
+    version: str,
+    files: Mapping[str, str] | None = None,
+    requires: tuple[str, ...] = (),
+    extras: tuple[str, ...] = (),
+) -> Path:
+    """Make a package's wheel, for any Python."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        for place, text in package_files(name, version, files, requires, extras).items():
+            archive.writestr(place, text)
+    return path
+
+
+def make_archive(path: Path, top: str, files: Mapping[str, str]) -> Path:
+    """A .tar.xz with one top folder, as NVIDIA's archives are."""
+    tree = write_tree(path.parent / "tree" / top, files)
+    with tarfile.open(path, "w:xz") as archive:
+        archive.add(tree, arcname=top)
+    return path
+
+
+def target(cuda: str = "13.0", torch: str = "2.11.0", **changes: object) -> Target:
+    """A target, without a file."""
+    fields: dict[str, object] = {
+        "name": "cp312-cu" + cuda.replace(".", ""),
+        "python": "3.12",
+        "cuda": cuda,
+        "torch": torch,
+        "torch_index": "http://127.0.0.1:9/whl",
+        "architectures": (Architecture(8, 0), Architecture(9, 0, "a")),
+        "platform_tag": "manylinux_2_34_x86_64",
+        "abi": "native",
+        "torch_minimum": None,
+        "toolchain_packages": ("cuda-toolkit[nvcc]==13.0.2",),
+        "toolchain_archives": (),
+        "upstream": "v2.2.0",
+    }
+    return Target(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def _urlsafe_sha256(text: str) -> str:
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
