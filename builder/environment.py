@@ -125,7 +125,7 @@ def make_clean_venv(
 
 
 def install_wheel(python: Path, wheel: Path) -> None:
-    """Install a wheel into an environment in place of another of the same name; its requirements must be there.
+    """Install a wheel into an environment that meets its requirements, in place of another of its name.
 
     Args:
         python: The environment's Python.
@@ -134,7 +134,9 @@ def install_wheel(python: Path, wheel: Path) -> None:
     Raises:
         TorchEnvironmentError: It does not fit this Python, or the environment does not meet its requirements.
     """
-    again = ["--reinstall-package", wheel.name.split("-")[0]] if _has_uv() else ["--force-reinstall", "--no-deps"]
+    again = (
+        ["--reinstall-package", wheel.name.split("-")[0]] if _has_uv() else ["--force-reinstall", "--no-deps"]
+    )
     if _pip_install(python, [*again, wheel], None) != 0:
         raise TorchEnvironmentError(f"{wheel.name} can't be installed; see above.", "Is it for this Python?")
 

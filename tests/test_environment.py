@@ -238,3 +238,18 @@ def test_a_clean_venv_holds_what_was_asked_for(tmp_path: Path, default_index: St
 def test_a_clean_venv_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TorchEnvironmentError, match="No virtual environment"):
         make_clean_venv(tmp_path / "clean", tmp_path / "no" / "python", [])
+
+
+def test_a_wheel_takes_the_place_of_one_of_its_name(tmp_path: Path, python: Path) -> None:
+    for number in ("1", "2"):
+        wheel = wheel_of_package(
+            tmp_path / number, "ours", "1.0", {"ours/__init__.py": f"NUMBER = {number}\n"}
+        )
+        install_wheel(python, wheel)
+        assert (_site_packages(python) / "ours" / "__init__.py").read_text() == f"NUMBER = {number}\n"
+
+
+def test_a_wheel_whose_requirements_are_nowhere_is_an_error(tmp_path: Path, python: Path) -> None:
+    wheel = wheel_of_package(tmp_path / "wheel", "ours", "1.0", requires=("nowhere==1",))
+    with pytest.raises(TorchEnvironmentError, match=r"ours-1\.0-py3-none-any\.whl can't be installed"):
+        install_wheel(python, wheel)
