@@ -143,6 +143,8 @@ LIBRARIES = (
 )
 COMMON = Unit("csrc/stable/torch.cpp", 5)  # linked into each
 
+# torch's own headers need C++20 from 2.13 on; those of its stable ABI do not (2.10, 2.11 and 2.15 tried).
+# C++17 asks for older symbols of libstdc++.
 HOST_FLAGS = (
     "-std=c++17",
     "-O2",

@@ -11,12 +11,15 @@ def load(name: str) -> None:
     """Load `lib/<name>.so`, which registers its operators.
 
     Raises:
-        ImportError: This build holds no such library: none of its architectures has those kernels.
+        ModuleNotFoundError: This build holds no such library: none of its architectures has those kernels.
         OSError: The library is there and can't be loaded; the message says why.
     """
     path = Path(__file__).parent / "lib" / f"{name}.so"
     if not path.is_file():
-        raise ImportError(f"this build of SageAttention has no {path.name}", name=name, path=str(path))
+        message = (
+            f"this build of SageAttention has no {path.name}: none of its architectures has those kernels"
+        )
+        raise ModuleNotFoundError(message, name=f"sageattention.{name}", path=str(path))
     torch.ops.load_library(str(path))
 
 
