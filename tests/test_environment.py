@@ -14,6 +14,7 @@ from builder import environment
 from builder.environment import (
     InstalledTorch,
     install,
+    install_wheel,
     installed_torch,
     make_clean_venv,
     unmet,
