@@ -16,9 +16,7 @@ def load(name: str) -> None:
     """
     path = Path(__file__).parent / "lib" / f"{name}.so"
     if not path.is_file():
-        message = (
-            f"this build of SageAttention has no {path.name}: none of its architectures has those kernels"
-        )
+        message = f"this build has no {path.name}: none of its architectures has those kernels"
         raise ModuleNotFoundError(message, name=f"sageattention.{name}", path=str(path))
     torch.ops.load_library(str(path))
 
