@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,7 @@ def look(*, device: str, import_only: bool) -> Found:
         import_only: Leave the GPU alone.
     """
     found = Found()
+    start = time.monotonic()
     found.values["python"] = platform.python_version()
     found.values["platform"] = platform.platform()
     try:
@@ -55,7 +57,7 @@ def look(*, device: str, import_only: bool) -> Found:
     except Exception as error:
         found.rows.append(_import_row("torch", error))
         return found.end(ExitCode.TORCH_NOT_IMPORTABLE, f"torch can't be imported: {error}")
-    found.rows.append(_import_row("torch", None))
+    found.rows.append(_import_row("torch", None, time.monotonic() - start))
     found.values |= {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
     found.values["c_compiler"] = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     found.values["triton"] = _version("triton")
@@ -67,6 +69,7 @@ def look(*, device: str, import_only: bool) -> Found:
 
 
 def _import_package(found: Found) -> None:
+    start = time.monotonic()
     try:
         package = importlib.import_module("sageattention")
     except Exception as error:
@@ -84,7 +87,7 @@ def _import_package(found: Found) -> None:
         )
         return
     found.values["location"] = str(Path(package.__file__ or "").parent)
-    found.rows.append(_import_row("sageattention", None))
+    found.rows.append(_import_row("sageattention", None, time.monotonic() - start))
     present = compiled_files()
     for name in MODULE_FUNCTIONS:
         found.rows.append(_import_compiled(name, present.get(name, [])))
@@ -120,10 +123,10 @@ def _module_row(name: str, status: Status, reason: str, figures: dict[str, float
     return Row(f"import/{name}", "import", name, "import and names", status, reason, figures=figures or {})
 
 
-def _import_row(name: str, error: Exception | None) -> Row:
+def _import_row(name: str, error: Exception | None, seconds: float = 0.0) -> Row:
     status = Status.FAIL if error else Status.PASS
     reason = f"{type(error).__name__}: {error}" if error else ""
-    return Row(f"import/{name}", "import", name, "import", status, reason)
+    return Row(f"import/{name}", "import", name, "import", status, reason, seconds=seconds)
 
 
 def compiled_files(folder: Path | None = None) -> dict[str, list[str]]:
@@ -150,7 +153,7 @@ def other_python(folder: Path | None = None) -> str:
     for name, files in compiled_files(folder).items():
         tagged = [file for file in files if ".cpython-" in file]
         if tagged and not any(file == name + suffix for file in files for suffix in suffixes):
-            return tagged[0].split(".")[1]
+            return "-".join(tagged[0].split(".")[1].split("-")[:2])
     return ""
 
 
@@ -200,6 +203,7 @@ def _version(name: str) -> str | None:
 
 
 def _look_at_gpu(found: Found, torch: Any, device: str) -> Found:
+    start = time.monotonic()
     if torch.version.cuda is None:
         return found.end(ExitCode.TORCH_WITHOUT_CUDA, f"torch {torch.__version__} is built without CUDA")
     found.values["driver"] = driver_version()
@@ -221,6 +225,7 @@ def _look_at_gpu(found: Found, torch: Any, device: str) -> Found:
         "multiprocessors": properties.multi_processor_count,
     }
     missing = kernels_missing(torch, device)
+    found.values["gpu_ready_s"] = round(time.monotonic() - start, 3)
     if missing:
         return found.end(
             ExitCode.GPU_NOT_IN_WHEEL,

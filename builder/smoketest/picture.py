@@ -94,7 +94,7 @@ LEGEND = (
 
 ERROR_NOTE = (
     "Relative error against fp32 attention, one mark a case, on a logarithmic scale; the upright stroke is "
-    "the kernel's limit. A cross did not pass; those at the right edge are no numbers, or were never computed."
+    "the kernel's limit. A cross did not pass; those at the right edge are not numbers or not computed."
 )
 
 

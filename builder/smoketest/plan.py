@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.smoketest.cases import SINGLE_TOKEN, Case, VarlenCase, cases_for, varlen_cases_for
-from builder.smoketest.kernels import MODULE_FUNCTIONS, SAGEATTN, Capability, Kernel, kernels_for
+from builder.smoketest.kernels import ALL, MODULE_FUNCTIONS, SAGEATTN, Capability, Kernel, kernels_for
 
 MODES = ("quick", "default", "long")
 
@@ -120,17 +120,23 @@ def plan(options: Options, capability: Capability) -> tuple[Check, ...]:
 
 def _accuracy(options: Options, kernels: tuple[Kernel, ...]) -> list[Check]:
     checks = []
-    share = 0
     for kernel in kernels:
         if kernel.varlen:
             checks += [Check("accuracy", kernel, case) for case in varlen_cases_for(options.mode)]
             continue
-        chosen = cases_for(options.mode, primary=kernel.primary, share=share, triton="triton" in kernel.key)
+        chosen = cases_for(
+            options.mode, primary=kernel.primary, share=share_of(kernel), triton="triton" in kernel.key
+        )
         if kernel.smooth_v:
             chosen += (SINGLE_TOKEN,)
         checks += [Check("accuracy", kernel, case) for case in dict.fromkeys(chosen)]
-        share += not kernel.primary
     return checks
+
+
+def share_of(kernel: Kernel) -> int:
+    """Number of a kernel among those that are not primary; the same whichever were asked for."""
+    others = [one.key for one in ALL if not one.primary]
+    return others.index(kernel.key) if kernel.key in others else 0
 
 
 def _conduct(options: Options, kernels: tuple[Kernel, ...]) -> list[Check]:

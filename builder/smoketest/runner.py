@@ -75,7 +75,7 @@ class Runner:
         if self.subject.on_gpu:
             with suppress(Exception):
                 torch.cuda.set_device(self.subject.device)
-                if result.status is not Status.PASS:
+                if result.status in (Status.FAIL, Status.NOT_RUN):
                     # A failed row may have left cycles of frames and tensors.
                     gc.collect()
                 if result.status is Status.NOT_RUN:

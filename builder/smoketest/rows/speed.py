@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -112,11 +113,13 @@ def median_s(call: Callable[[], Any]) -> float:
 def device_peak(subject: Subject) -> Peak:
     """The bounds for the subject's GPU."""
     properties = torch.cuda.get_device_properties(subject.device)
-    clock_hz = highest_clock_hz(getattr(properties, "uuid", None))
+    uuid = getattr(properties, "uuid", None)
+    clock_hz = highest_clock_hz(str(uuid) if uuid else "")
     return peak(subject.capability, properties.multi_processor_count, clock_hz)
 
 
-def highest_clock_hz(uuid: object) -> float | None:
+@cache
+def highest_clock_hz(uuid: str) -> float | None:
     """The highest clock that ``nvidia-smi`` names for a GPU; None if it can't be asked."""
     command = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
     command += [f"--id=GPU-{uuid}"] if uuid else []
