@@ -88,9 +88,14 @@ def test_the_worst_ending_counts_and_a_skip_is_no_pass(codes, asked_for, expecte
 
 
 def test_the_summary_counts_what_was_not_run():
-    lines = summary([ending(0), ending(1), ending(23, ran=False, name="long name.whl")])
-    assert lines[-1] == "3 wheels: 1 passed, 1 did not, 1 not run"
+    endings = [ending(0), ending(1), ending(23, ran=False, name="long name.whl")]
+    lines = summary(endings, import_only=False)
+    assert lines[-1] == "wheels: 1 passed, 1 failed, 1 not run"
     assert len({line.index("line") for line in lines[:3]}) == 1
+
+
+def test_imports_alone_are_not_called_a_pass():
+    assert "pass" not in summary([ending(0)], import_only=True)[-1]
 
 
 def test_an_empty_wheelhouse_is_no_pass(tmp_path, capsys):
@@ -123,7 +128,7 @@ def test_a_wheel_that_is_none_is_a_failure(tmp_path, capsys):
     (tmp_path / NATIVE).write_text("not a zip archive")
     code = driver.main(["--import-only", "--wheel", str(tmp_path / NATIVE)])
     assert code not in (ExitCode.PASS, ExitCode.NO_WHEEL)
-    assert "0 passed" in capsys.readouterr().out
+    assert "wheels: 0 only imported (nothing was computed), 1 failed, 0 not run" in capsys.readouterr().out
 
 
 def test_options_of_the_test_are_passed_on():
