@@ -1,7 +1,7 @@
 """Builds a target twice under different conditions, and compares the wheels byte for byte.
 
-What differs between the two builds: the folder (and the length of its name), the number of jobs, Python's hash
-seed, and the time. Neither uses the compiler cache, so that everything is really compiled twice.
+What differs between the two builds: the folder (and the length of its name), the number of jobs, Python's
+hash seed, and the time. Neither uses the compiler cache, so that everything is really compiled twice.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from builder.log import say
 from builder.options import parse_build_options
 from builder.pipeline import build
 from builder.targets import find_target
+
+_ATTRIBUTES = ("date_time", "external_attr", "compress_type", "create_system", "compress_size")
 
 
 def first_difference(one: Path, other: Path) -> str:
@@ -49,16 +51,15 @@ def first_difference(one: Path, other: Path) -> str:
             if data != other_data:
                 return f"{name}: {_where(data, other_data)}"
             info, other_info = left.getinfo(name), right.getinfo(name)
-            for attribute in ("date_time", "external_attr", "compress_type", "create_system", "compress_size"):
+            for attribute in _ATTRIBUTES:
                 if getattr(info, attribute) != getattr(other_info, attribute):
                     return f"{name}: {attribute} differs"
     return "the archives' own structure differs"
 
 
 def _where(data: bytes, other: bytes) -> str:
-    offset = next(
-        (i for i, pair in enumerate(zip(data, other, strict=False)) if pair[0] != pair[1]), min(len(data), len(other))
-    )
+    pairs = enumerate(zip(data, other, strict=False))
+    offset = next((i for i, (one, two) in pairs if one != two), min(len(data), len(other)))
     place = f"first difference at byte {offset} of {len(data)} and {len(other)}"
     try:
         for section in ELFFile(io.BytesIO(data)).iter_sections():

@@ -1,7 +1,7 @@
 """A stand-in with SageAttention's shape goes the whole way: packages' nvcc, torch, auditwheel, a clean venv.
 
-No GPU and no CUDA toolkit is needed; the default package index is. The stand-in is compiled by the code that
-compiles SageAttention (`build_extensions.py` and `csrc/stable/` of the patch series), over kernels of its own.
+No GPU and no CUDA toolkit is needed; the default package index is. The stand-in is compiled by the code
+that compiles SageAttention (`build_extensions.py` and `csrc/stable/` of the series), over its own kernels.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _BreakingServer(http.server.BaseHTTPRequestHandler):
-    """Serves one archive; the first answer breaks off in the middle, the next goes on where it is asked to."""
+    """Serves one archive; the first answer breaks off in the middle, the next goes on where it broke."""
 
     content: ClassVar[bytes] = b""
     requests: ClassVar[list[str | None]] = []
@@ -160,7 +160,7 @@ def test_two_wheels_with_their_records(built: list[Path], options: BuildOptions)
     assert record is not None
     assert record["source"]["verified"] is False
     assert record["source"]["location"] == options.source
-    assert [patch["name"] for patch in record["patches"]][0] == "0001-build.toml"
+    assert record["patches"][0]["name"] == "0001-build.toml"
     assert record["toolchain"]["nvcc"].startswith("13.0.")
     assert record["cost"]["cpu_seconds"] > 1
     assert 50e6 < record["cost"]["peak_process_memory_bytes"] < 800e6
@@ -261,7 +261,7 @@ def test_patch_that_does_not_apply_names_itself_and_its_hunk(
 def test_architecture_that_the_compiler_lacks_stops_the_build(
     target: Target, options: BuildOptions, patches_root: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ArchitectureError, match="7.5"):
+    with pytest.raises(ArchitectureError, match=r"7\.5"):
         pipeline.build(target, replace(options, arch="7.5"), patches_root=patches_root, work_root=tmp_path)
 
 
