@@ -98,6 +98,10 @@ def _sm80(entry, seconds, shared=("8.0", "8.6", "8.9", "9.0a")):
     return Unit("csrc/qattn/qk_int_sv_f16_cuda_sm80.cu", seconds, entry, shared)
 
 
+def _sm89(name, seconds):
+    return Unit(f"csrc/qattn/{name}.cu", seconds, shared=("8.9", "9.0a"))
+
+
 def _sm90(entry, seconds):
     return Unit("csrc/qattn/qk_int_sv_f8_cuda_sm90.cu", seconds, entry)
 
@@ -118,13 +122,13 @@ LIBRARIES = (
         "_qattn_sm89",
         (
             Unit("csrc/qattn/register_sm89.cpp", 6),
-            Unit("csrc/qattn/sm89_qk_int8_sv_f8_accum_f32_attn_inst_buf.cu", 30),
-            Unit("csrc/qattn/sm89_qk_int8_sv_f8_accum_f16_attn_inst_buf.cu", 30),
-            Unit("csrc/qattn/sm89_qk_int8_sv_f8_accum_f32_attn.cu", 30),
-            Unit("csrc/qattn/sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn.cu", 30),
-            Unit("csrc/qattn/sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn.cu", 30),
-            Unit("csrc/qattn/sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf.cu", 30),
-            Unit("csrc/qattn/sm89_qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf.cu", 30),
+            _sm89("sm89_qk_int8_sv_f8_accum_f32_attn_inst_buf", 30),
+            _sm89("sm89_qk_int8_sv_f8_accum_f16_attn_inst_buf", 30),
+            _sm89("sm89_qk_int8_sv_f8_accum_f32_attn", 30),
+            _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn", 30),
+            _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn", 30),
+            _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf", 30),
+            _sm89("sm89_qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf", 30),
         ),
         least="8.9",
     ),
