@@ -290,11 +290,11 @@ def _smoke_test(path: Path, sha256: str) -> SmokeTest:
     if not report:
         return SmokeTest()
     environment = _table(report, "environment")
-    origin = _table(environment, "wheel_origin")
-    tested = _table(origin, "hashes").get("sha256") or str(origin.get("hash", "")).removeprefix("sha256=")
-    if tested not in ("", sha256):
+    tested = _table(report, "wheel").get("sha256")
+    if tested != sha256:
         raise UsageError(
-            f"{report_path}: is of other bytes: {tested}, and the wheel's SHA-256 is {sha256}.",
+            f"{report_path}: is of other bytes: {tested or 'it does not say which'}, and the wheel's SHA-256 "
+            f"is {sha256}.",
             "Run the smoke test again, or move the report away.",
         )
     torch = environment.get("torch")

@@ -114,6 +114,7 @@ def write_report(wheel: Path, /, **changes: Any) -> Path:
     """Write the report of a smoke test beside a wheel."""
     report = {
         "format": 1,
+        "wheel": {"filename": wheel.name, "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest()},
         "mode": "default",
         "exit_code": 0,
         "outcome": "pass",

@@ -1,0 +1,270 @@
+"""The hosted workflows and the container route: what they may do, and that what they call is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from builder import index, outdated, release
+from builder.options import parse_build_options
+from builder.targets import load_targets
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+WRITES = {
+    "attest": {"id-token", "attestations"},
+    "release": {"contents"},
+    "pages": {"pages", "id-token"},
+}
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A YAML file; `on:`, which YAML 1.1 takes for true, under its own name."""
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(values, dict)
+    if True in values:
+        values["on"] = values.pop(True)
+    return values
+
+
+def jobs(path: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = load(path)["jobs"]
+    return found
+
+
+def all_steps() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in WORKFLOWS:
+        for name, job in jobs(path).items():
+            for step in job.get("steps", []):
+                yield f"{path.name}: {name}", step
+
+
+def commands() -> Iterator[list[str]]:
+    """Every call of nox in a workflow, as its words."""
+    for _, step in all_steps():
+        for line in str(step.get("run", "")).splitlines():
+            if line.startswith("nox "):
+                yield shlex.split(line)
+
+
+def test_there_are_the_workflows_that_are_promised() -> None:
+    assert {path.name for path in WORKFLOWS} >= {"test.yml", "wheels.yml", "release.yml"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_every_action_is_pinned_by_commit_and_says_its_version(path: Path) -> None:
+    lines = [line.strip() for line in path.read_text().splitlines() if re.match(r"\s*(- )?uses:", line)]
+    assert lines
+    for line in lines:
+        called = line.removeprefix("- ").removeprefix("uses:").strip()
+        if called.startswith("./"):
+            assert (ROOT / called.split()[0]).is_file()
+        else:
+            assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", called), line
+
+
+def test_an_action_has_one_pin_everywhere() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in WORKFLOWS:
+        for action, pin in re.findall(r"uses: ([\w./-]+)@(.+)$", path.read_text(), re.MULTILINE):
+            pins.setdefault(action, set()).add(pin)
+    assert pins
+    assert {action: found for action, found in pins.items() if len(found) != 1} == {}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_permissions_are_given_to_jobs_one_by_one(path: Path) -> None:
+    assert load(path)["permissions"] == {}
+    for name, job in jobs(path).items():
+        granted = job["permissions"]
+        writes = {scope for scope, access in granted.items() if access == "write"}
+        assert writes == (WRITES.get(name, set()) if path.name == "release.yml" else set()), name
+        assert set(granted.values()) <= {"read", "write"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_jobs_end_and_do_not_pile_up(path: Path) -> None:
+    assert "group" in load(path)["concurrency"]
+    for name, job in jobs(path).items():
+        assert "uses" in job or 0 < job["timeout-minutes"] <= 180, name
+
+
+def test_a_release_is_never_cancelled_halfway() -> None:
+    assert load(ROOT / ".github" / "workflows" / "release.yml")["concurrency"]["cancel-in-progress"] is False
+
+
+def test_checkouts_keep_no_credentials() -> None:
+    found = [step for _, step in all_steps() if str(step.get("uses", "")).startswith("actions/checkout@")]
+    assert found
+    assert all(step["with"]["persist-credentials"] is False for step in found)
+
+
+def test_no_value_of_the_event_becomes_part_of_a_script() -> None:
+    assert [where for where, step in all_steps() if "${{" in str(step.get("run", ""))] == []
+
+
+def test_nothing_runs_with_rights_for_the_code_of_strangers() -> None:
+    for path in WORKFLOWS:
+        assert not {"pull_request_target", "workflow_run", "issue_comment"} & set(load(path)["on"])
+        assert "secrets." not in path.read_text()
+
+
+def test_the_token_is_in_the_one_step_that_needs_it() -> None:
+    holders = [
+        (where, step.get("name"))
+        for where, step in all_steps()
+        if "github.token" in json.dumps(step.get("env", {}))
+    ]
+    assert holders == [("outdated.yml: outdated", "Ask"), ("release.yml: release", "Release")]
+
+
+def test_every_session_that_is_called_is_there() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "nox", "--list-sessions", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    sessions = {item["session"] for item in json.loads(listed.stdout)}
+    called = set()
+    for words in commands():
+        after = words[words.index("-s") + 1 :]
+        called |= {word for word in after[: after.index("--") if "--" in after else None] if word[0] != "-"}
+    assert called >= {"lint", "types", "tests", "audit", "release", "index"}
+    assert called <= sessions
+
+
+def test_every_option_that_is_given_is_known() -> None:
+    parsers = {"release": release._parser(), "index": index._parser(), "outdated": outdated._parser()}
+    parsed = set()
+    for words in commands():
+        if "--" in words:
+            session = words[words.index("-s") + 1]
+            given = [
+                word.replace("$RELEASE_URL", "https://a.example/") for word in words[words.index("--") + 1 :]
+            ]
+            given = [word.replace("$INDEX_URL", "https://a.example/") for word in given]
+            parsers[session].parse_args(given)
+            parsed.add(session)
+    assert parsed == set(parsers)
+
+
+def targets_step() -> dict[str, Any]:
+    steps = jobs(ROOT / ".github" / "workflows" / "wheels.yml")["targets"]["steps"]
+    (found,) = [step for step in steps if step.get("id") == "read"]
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on PATH (GitHub's runners have it)")
+@pytest.mark.parametrize("wanted", ["", "cp312-cu130", "nothing", "..", 'x"; echo'])
+def test_the_matrix_is_what_targets_holds(tmp_path: Path, wanted: str) -> None:
+    output = tmp_path / "output"
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", targets_step()["run"]],
+        cwd=ROOT,
+        env={**os.environ, "WANTED": wanted, "GITHUB_OUTPUT": str(output)},
+        check=False,
+        capture_output=True,
+    )
+    names = sorted(load_targets(ROOT / "targets", ROOT / "patches"))
+    if wanted and wanted not in names:
+        assert done.returncode == 1
+        assert not output.exists()
+        return
+    name, _, value = output.read_text().partition("=")
+    assert (done.returncode, name) == (0, "targets")
+    assert json.loads(value) == ([wanted] if wanted else names)
+
+
+# --- the container ----------------------------------------------------------------------------------
+
+
+def compose() -> dict[str, Any]:
+    return load(ROOT / "compose.yaml")
+
+
+def test_the_image_is_pinned_and_has_the_glibc_of_every_targets_floor() -> None:
+    images = {service["image"] for service in compose()["services"].values()}
+    assert len(images) == 1
+    match = re.fullmatch(r"quay\.io/pypa/(manylinux_2_34_x86_64)@sha256:[0-9a-f]{64}", images.pop())
+    assert match
+    targets = load_targets(ROOT / "targets", ROOT / "patches").values()
+    assert {target.platform_tag for target in targets} == {match[1]}
+
+
+def test_only_the_gpu_service_asks_for_gpus_and_only_on_demand() -> None:
+    services = compose()["services"]
+    assert set(services) == {"build", "gpu"}
+    assert "deploy" not in services["build"]
+    assert "profiles" not in services["build"]
+    assert services["gpu"]["profiles"] == ["gpu"]
+    (device,) = services["gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+
+
+def test_the_container_writes_the_wheelhouse_alone() -> None:
+    for service in compose()["services"].values():
+        binds = {volume["source"]: volume for volume in service["volumes"] if volume["type"] == "bind"}
+        assert binds["."]["read_only"] is True
+        assert [source for source, volume in binds.items() if not volume.get("read_only")] == ["./wheelhouse"]
+        assert "privileged" not in service
+
+
+def test_the_default_target_is_there() -> None:
+    targets = load_targets(ROOT / "targets", ROOT / "patches")
+    for service in compose()["services"].values():
+        default = re.fullmatch(r"\$\{TARGET:-(.+)\}", service["environment"]["TARGET"])
+        assert default
+        assert default[1] in targets
+
+
+@pytest.mark.parametrize("service", ["build", "gpu"])
+def test_the_containers_script_builds_and_gives_the_wheels_their_owner(tmp_path: Path, service: str) -> None:
+    """The script itself, with other folders and with a stand-in for uv that notes how it was called."""
+    described = compose()["services"][service]
+    script = described["command"][-1].replace("$$", "$")
+    places = {name: tmp_path / name for name in ("checkout", "wheelhouse", "work")}
+    for name, place in places.items():
+        place.mkdir()
+        script = re.sub(rf"(?<![\w.])/{name}\b", str(place), script)
+    (places["checkout"] / "noxfile.py").write_text("# here\n")
+    (places["checkout"] / "wheelhouse").mkdir()
+    called = tmp_path / "called"
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text(
+        f'#!/bin/sh\ntest -f noxfile.py && test ! -e wheelhouse && printf "%s\\n" "$*" >> {called}\n'
+    )
+    uv.chmod(0o755)
+    environment = {name: value for name, value in described["environment"].items() if name == "SMOKETEST"}
+    environment |= {"TARGET": "cp312-cu130", "ARGUMENTS": "--arch 8.9;12.0  --jobs 4"}
+    done = subprocess.run(
+        [*described["command"][:-1], script],
+        env={**os.environ, **environment, "PATH": f"{uv.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = called.read_text().splitlines()
+    sessions = [line.partition("--session ")[2].partition(" -- ")[0] for line in lines]
+    assert sessions == ["build-cp312-cu130", "smoketest-cp312-cu130"][: 2 if service == "gpu" else 1]
+    arguments = lines[0].partition(" -- ")[2].split()
+    options = parse_build_options(arguments, {"HOME": str(tmp_path)})
+    assert (options.wheelhouse, options.arch, options.jobs) == (places["wheelhouse"], "8.9;12.0", 4)
+    assert f"chown --recursive --reference={places['wheelhouse']} {places['wheelhouse']}" in script
