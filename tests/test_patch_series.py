@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -233,6 +236,31 @@ def test_a_failure_stops_the_others_and_shows_the_output(build: ModuleType, runs
         runs(slow="import time; time.sleep(60)", bad="print('the reason'); raise SystemExit(3)", never="pass")
     assert {event["file"] for event in runs.events() if event["event"] == "start"} == {"slow", "bad"}
     assert [event["ok"] for event in runs.events() if event["event"] == "done"] == [False, False]
+
+
+def test_terminated_it_takes_the_compilers_with_it(tmp_path: Path) -> None:
+    compiler = (
+        f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    )
+    program = (
+        f"import sys; sys.path.insert(0, {str(FILES)!r}); sys.dont_write_bytecode = True\n"
+        f"import build_extensions as b, pathlib\n"
+        f"b.ROOT = pathlib.Path({str(tmp_path)!r})\n"
+        f"b.Pool(1, [], '').run([('a', [sys.executable, '-c', {compiler!r}], b.ROOT / 'a')])\n"
+    )
+    build = subprocess.Popen([sys.executable, "-c", program])
+    pid = tmp_path / "pid"
+    for _ in range(200):
+        if pid.exists() and pid.read_text():
+            break
+        time.sleep(0.05)
+    build.terminate()
+    assert build.wait(timeout=10) == 128 + signal.SIGTERM
+    for _ in range(200):
+        if not Path("/proc", pid.read_text()).exists():
+            break
+        time.sleep(0.05)
+    assert not Path("/proc", pid.read_text()).exists()
 
 
 def test_a_killed_compiler_is_reported_as_killed(build: ModuleType, runs: Runs) -> None:

@@ -298,15 +298,19 @@ class Pool:
                 self._one(name, command, output)
 
         threads = [threading.Thread(target=worker) for _ in range(min(self.jobs, len(queue)))]
+        before = signal.signal(signal.SIGTERM, _terminate)
         for thread in threads:
             thread.start()
         try:
             for thread in threads:
                 thread.join()
         except BaseException:
-            self.failure = self.failure or "interrupted"
-            self._stop()
+            with self.lock:
+                self.failure = self.failure or "interrupted"
+                self._stop()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
         if self.failure:
             raise BuildError(self.failure)
 
@@ -353,6 +357,11 @@ class Pool:
         for process in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
+
+
+def _terminate(number, _):
+    """End as at Ctrl-C, so that the compilers, which are in groups of their own, are ended too."""
+    raise SystemExit(128 + number)
 
 
 def _how_it_ended(code, output):
