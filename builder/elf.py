@@ -20,6 +20,7 @@ MAGIC = b"\x7fELF"
 FATBIN_SECTION = ".nv_fatbin"
 
 _EXECUTABLE = 0x1  # PF_X
+_VERSION_BYTES = 16  # sizeof(Elf64_Verneed), sizeof(Elf64_Vernaux)
 _FIRST_VERSION_INDEX = 2  # 0 is a local symbol, 1 a global one without a version
 
 
@@ -98,7 +99,11 @@ def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
     """
     try:
         return _read(data, name)
-    except (ELFError, ValueError, KeyError, AttributeError, IndexError, TypeError, OverflowError) as error:
+    except ElfError as error:
+        raise ElfError(
+            error.message if error.message.startswith(name) else f"{name}: {error.message}"
+        ) from error
+    except (ELFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
         raise ElfError(
             f"{name}: not a readable shared library: {str(error) or type(error).__name__}."
         ) from error
@@ -144,10 +149,18 @@ def _required_versions(section: Any) -> dict[int, tuple[str, str]]:
     """Version index -> (SONAME, version)."""
     found: dict[int, tuple[str, str]] = {}
     if section is not None:
+        _refuse_more_than_fit(section["sh_info"], section)
         for library, versions in section.iter_versions():
+            _refuse_more_than_fit(library["vn_cnt"], section)
             for version in versions:
                 found[int(version["vna_other"])] = (str(library.name), str(version.name))
     return found
+
+
+def _refuse_more_than_fit(entries: int, section: Any) -> None:
+    """A count that is damaged would be walked for hours."""
+    if entries * _VERSION_BYTES > section["sh_size"]:
+        raise ElfError(f"{section.name} counts {entries} entries, more than it can hold.")
 
 
 def _symbols(

@@ -10,7 +10,6 @@ import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,6 @@ def _from_actions(environ: Mapping[str, str]) -> str:
     return f"{environ.get('GITHUB_SERVER_URL') or 'https://github.com'}/{repository}"
 
 
-@lru_cache
 def _revision(root: Path) -> str:
     commit = _git(root, "rev-parse", "HEAD")
     if not commit:

@@ -35,6 +35,13 @@ UPSTREAM_URL = "https://github.com/thu-ml/SageAttention"
 
 _METADATA_VERSION = (2, 4)  # the first with License-Expression and License-File
 _OPENING = "> **About this wheel.**"
+_WRITTEN_ANEW = {
+    "License",
+    "License-Expression",
+    "License-File",
+    "Metadata-Version",
+    "Description-Content-Type",
+}
 _ENTRY_NAME = re.compile(r"\d{4}-[a-z0-9-]+\.(?:patch|toml)")
 _LICENSE_NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)([.-].*)?", re.IGNORECASE)
 
@@ -212,7 +219,8 @@ def license_expression(source: str, *, runtime: bool) -> str:
 def describe(provenance: Provenance, bundled: Sequence[BundledLibrary] = ()) -> tuple[str, str]:
     """The two lines of METADATA that say what a wheel is and who made it."""
     source, target = provenance.source, provenance.target
-    patches = f"{provenance.patch_count} patches" if provenance.patch_count else "no patches"
+    count = provenance.patch_count
+    patches = f"{count or 'no'} patch{'' if count == 1 else 'es'}"
     if source.verified:
         what = f"release {source.tag or source.version}, verified by SHA-256, {patches}"
     else:
@@ -264,7 +272,7 @@ def edit_metadata(
     kept = [
         (name, value)
         for name, value in fields
-        if name not in {"License", "License-Expression", "License-File", "Metadata-Version"}
+        if name not in _WRITTEN_ANEW
         and not (name == "Classifier" and value.startswith("License ::"))
         and not (name == "Project-URL" and value.startswith(f"{label},"))
     ]
@@ -273,8 +281,10 @@ def edit_metadata(
     new = [("Metadata-Version", ".".join(map(str, version))), *kept, ("License-Expression", expression)]
     new += [("License-File", name) for name in license_files]
     new += [("Project-URL", f"{label}, {project_url}")] if project_url else []
-    if not any(name == "Description-Content-Type" for name, _ in new):
-        new.append(("Description-Content-Type", "text/markdown"))
+    content_type = next(
+        (value for name, value in fields if name == "Description-Content-Type"), "text/markdown"
+    )
+    new.append(("Description-Content-Type", content_type))
     if body.startswith(_OPENING):
         body = body.partition("\n\n")[2]
     lines = [f"{name}: {value}" for name, value in new]
