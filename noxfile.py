@@ -97,7 +97,6 @@ def lint(session: nox.Session) -> None:
     session.install("-r", "tests/lint-requirements.txt", *CONSTRAINTS, "-c", "tests/constraints.txt")
     session.run("ruff", "check", *_present(CHECKED))
     session.run("ruff", "format", "--check", *_present(CHECKED))
-    session.run("actionlint")
     session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *_workflows())
     session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     session.run("zizmor", "--offline", "--quiet", ".github/workflows")
