@@ -411,8 +411,10 @@ class BuildExtensions(build_ext):
 
     def _compile(self, unit, architectures, toolkit, threads):
         torch = Path(_torch_folder())
-        # Sources are named relative to the tree; of what else is named, only where it lies in torch.
-        includes = [f"-I{torch / 'include'}", f"-ffile-prefix-map={torch}=torch"]
+        # Sources are named relative to the tree; of torch's headers, only where they lie in torch. The slash
+        # ends the path for a launcher that puts another in its place, as compiler caches do.
+        include = torch / "include"
+        includes = [f"-I{include}", f"-ffile-prefix-map={include}/=torch/include/"]
         if unit.source.endswith(".cpp"):
             system = [word for path in toolkit.includes for word in ("-isystem", str(path))]
             host = os.environ.get("CXX") or "g++"
