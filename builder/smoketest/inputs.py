@@ -7,6 +7,7 @@ The byte 0xFF repeated is a NaN in fp32, fp16, bf16 and fp8 (e4m3), and -1 in in
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -31,6 +32,11 @@ class Inputs:
     k: torch.Tensor
     v: torch.Tensor
     buffers: tuple[torch.Tensor, ...]
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key and value."""
+        return self.q, self.k, self.v
 
     def heads_first(self, layout: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The three as ``[batch, heads, tokens, head_dim]``."""
@@ -118,6 +124,11 @@ class Packed:
     starts_k: torch.Tensor
     longest_q: int
     longest_k: int
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """What ``sageattn_varlen`` takes, in its order."""
+        return (*self.inputs.tensors, self.starts_q, self.starts_k, self.longest_q, self.longest_k)
 
 
 def make_packed(case: VarlenCase, seed: int, device: str) -> Packed:

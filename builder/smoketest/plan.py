@@ -13,6 +13,7 @@ MODES = ("quick", "default", "long")
 
 SPEED_LENGTHS = {"quick": (1024, 8192), "default": (1024, 4096, 8192, 32768)}
 
+POISON = "the test itself: new tensors hold NaN"
 SIDE_STREAM = "side stream behind slow work"
 GRAPH = "CUDA graph replayed after new inputs"
 THREADS = "two threads, two streams"
@@ -156,7 +157,8 @@ def _conduct(options: Options, kernels: tuple[Kernel, ...]) -> list[Check]:
     else:
         names += [(name, kernel) for kernel in primary for name in (COMPILE, COMPILE_FULLGRAPH)]
         names += [(COMPILE_INDUCTOR, kernel) for kernel in primary if kernel.key == SAGEATTN.key]
-    checks = [Check("conduct", kernel, name) for name, kernel in names]
+    checks = [Check("conduct", module_kernel("torch"), POISON)]
+    checks += [Check("conduct", kernel, name) for name, kernel in names]
     modules = {kernel.module for kernel in kernels if kernel.module}
     for module in MODULE_FUNCTIONS:
         if module in modules or (module == "_fused" and modules):

@@ -219,5 +219,5 @@ def test_a_kernel_that_aborts_the_process_is_a_failed_row_and_the_rest_runs():
         ("pass", "cuda-fp8/fp32/per_warp"),
         ("FAIL", "cuda-fp8/fp32/per_warp"),
         ("pass", "varlen"),
-    ]
+    ], done.stdout + done.stderr
     assert "the process was ended by SIGABRT" in done.stdout

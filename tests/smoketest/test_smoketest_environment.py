@@ -175,3 +175,10 @@ def test_listing_needs_neither_torch_nor_a_gpu(tmp_path, isolated):
     done = isolated(tmp_path, {}, ["--list", "--quick"])
     assert done.returncode == 0
     assert "sageattn_qk_int8_pv_fp8_cuda_sm90" in done.stdout
+
+
+def test_it_runs_by_its_path_too(tmp_path):
+    command = [sys.executable, str(ROOT / "builder" / "smoketest"), "--list", "--quick"]
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "sageattn_varlen" in done.stdout

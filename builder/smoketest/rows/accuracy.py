@@ -24,9 +24,7 @@ def run(subject: Subject, kernel: Kernel, case: Case | VarlenCase, seed: int) ->
     before = inputs.snapshot()
     poison(subject.device)
     arguments: dict[str, Any] = {"tensor_layout": case.layout, "is_causal": case.causal}
-    returned = subject.call_checked(
-        kernel, inputs.q, inputs.k, inputs.v, return_lse=case.return_lse, **arguments
-    )
+    returned = subject.call_checked(kernel, *inputs.tensors, return_lse=case.return_lse, **arguments)
     out, lse = returned if case.return_lse else (returned, None)
     q, k, v = inputs.heads_first(case.layout)
     right, right_lse = attention(q, k, v, causal=case.causal)
@@ -50,17 +48,7 @@ def _run_varlen(subject: Subject, kernel: Kernel, case: VarlenCase, seed: int) -
     inputs = packed.inputs
     before = inputs.snapshot()
     poison(subject.device)
-    out = subject.call_checked(
-        kernel,
-        inputs.q,
-        inputs.k,
-        inputs.v,
-        packed.starts_q,
-        packed.starts_k,
-        packed.longest_q,
-        packed.longest_k,
-        is_causal=case.causal,
-    )
+    out = subject.call_checked(kernel, *packed.arguments, is_causal=case.causal)
     right = torch.empty(inputs.q.shape, dtype=torch.float32, device=subject.device)
     q_at = k_at = 0
     for queries, keys in case.sequences:

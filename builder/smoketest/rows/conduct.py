@@ -41,6 +41,8 @@ def run(subject: Subject, kernel: Kernel, name: str, seed: int) -> Result:
         )
     if not subject.on_gpu and name not in (names.BAD_INPUT,):
         return not_applicable("needs a GPU")
+    if name == names.POISON:
+        return poison_works(subject)
     rows: dict[str, Callable[[Subject, Kernel, int], Result]] = {
         names.SIDE_STREAM: side_stream,
         names.GRAPH: graph,
@@ -63,10 +65,19 @@ class Eager:
     out: torch.Tensor
     problems: list[str]
 
-    @property
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value."""
-        return self.inputs.q, self.inputs.k, self.inputs.v
+
+def poison_works(subject: Subject) -> Result:
+    """New tensors hold NaN after poisoning: without that, the other rows would not see what nobody wrote."""
+    poison(subject.device)
+    clean = []
+    for size in (512, 2**16, 2**20, 2**22, 2**26):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn):
+            fresh = torch.empty(size // dtype.itemsize, dtype=dtype, device=subject.device)
+            if not bool(torch.isnan(fresh.float()).all()):
+                clean.append(f"{size} bytes of {dtype} are not all NaN")
+            del fresh
+            poison(subject.device)
+    return verdict(clean, {}, {})
 
 
 def eager(subject: Subject, kernel: Kernel, seed: int, case: Case = CASE) -> Eager:
@@ -76,8 +87,8 @@ def eager(subject: Subject, kernel: Kernel, seed: int, case: Case = CASE) -> Eag
     """
     inputs = make(case, seed, subject.device)
     poison(subject.device)
-    out = subject.call_checked(kernel, inputs.q, inputs.k, inputs.v, tensor_layout=case.layout).clone()
-    again = subject.call_checked(kernel, inputs.q, inputs.k, inputs.v, tensor_layout=case.layout)
+    out = subject.call_checked(kernel, *inputs.tensors, tensor_layout=case.layout).clone()
+    again = subject.call_checked(kernel, *inputs.tensors, tensor_layout=case.layout)
     right, _ = attention(*inputs.heads_first(case.layout))
     broken, _, _ = judge_output(out, right, limits.bounds(kernel, "fp16"))
     problems = [f"already wrong on the default stream ({'; '.join(broken)})"] if broken else []
@@ -126,7 +137,7 @@ def side_stream(subject: Subject, kernel: Kernel, seed: int) -> Result:
     with torch.cuda.stream(stream):
         poison(subject.device)
     wrong = sum(
-        not same_bits(behind_slow_work(subject, kernel, plain.tensors, stream), plain.out)
+        not same_bits(behind_slow_work(subject, kernel, plain.inputs.tensors, stream), plain.out)
         for _ in range(TRIALS)
     )
     problems = list(plain.problems)
@@ -139,8 +150,8 @@ def graph(subject: Subject, kernel: Kernel, seed: int) -> Result:
     """A graph captured once and replayed after its inputs were overwritten equals an eager call on them."""
     plain = eager(subject, kernel, seed)
     other = make(CASE, seed + 1_000_003, subject.device)
-    expected = subject.call_checked(kernel, other.q, other.k, other.v, tensor_layout=CASE.layout).clone()
-    static = tuple(tensor.clone() for tensor in plain.tensors)
+    expected = subject.call_checked(kernel, *other.tensors, tensor_layout=CASE.layout).clone()
+    static = tuple(tensor.clone() for tensor in plain.inputs.tensors)
     warm = torch.cuda.Stream(subject.device)
     warm.wait_stream(torch.cuda.current_stream(subject.device))
     with torch.cuda.stream(warm):
@@ -152,8 +163,8 @@ def graph(subject: Subject, kernel: Kernel, seed: int) -> Result:
         out = subject.call(kernel, *static, tensor_layout=CASE.layout)
     problems = list(plain.problems)
     for label, tensors, right in (
-        ("new inputs", (other.q, other.k, other.v), expected),
-        ("the first inputs again", plain.tensors, plain.out),
+        ("new inputs", other.tensors, expected),
+        ("the first inputs again", plain.inputs.tensors, plain.out),
     ):
         for destination, source in zip(static, tensors, strict=True):
             destination.copy_(source)
@@ -177,7 +188,7 @@ def threads(subject: Subject, kernel: Kernel, seed: int) -> Result:
             with torch.cuda.device(subject.device):
                 stream = torch.cuda.Stream(subject.device)
                 for _ in range(TRIALS):
-                    got = behind_slow_work(subject, kernel, plains[number].tensors, stream)
+                    got = behind_slow_work(subject, kernel, plains[number].inputs.tensors, stream)
                     wrong[number] += not same_bits(got, plains[number].out)
         except Exception as error:
             errors.append(f"thread {number}: {one_line(error)}")
@@ -205,15 +216,12 @@ def second_gpu(subject: Subject, kernel: Kernel, seed: int) -> Result:
     elsewhere = Subject(subject.module, "cuda:1", subject.capability)
     case: Case | VarlenCase = VarlenCase(((333, 333), (640, 640))) if kernel.varlen else CASE
     if isinstance(case, VarlenCase):
-        packed = make_packed(case, seed, "cuda:1")
-        tensors: tuple[Any, ...] = (packed.inputs.q, packed.inputs.k, packed.inputs.v)
-        tensors += (packed.starts_q, packed.starts_k, packed.longest_q, packed.longest_k)
+        arguments = make_packed(case, seed, "cuda:1").arguments
     else:
-        inputs = make(case, seed, "cuda:1")
-        tensors = (inputs.q, inputs.k, inputs.v)
+        arguments = make(case, seed, "cuda:1").tensors
     problems = []
     try:
-        elsewhere.call(kernel, *tensors)
+        elsewhere.call(kernel, *arguments)
         after = torch.cuda.current_device()
         if after != 0:
             problems.append(f"the caller's current device was changed from 0 to {after}")

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from builder.smoketest.cases import Case
-from builder.smoketest.inputs import make
+from builder.smoketest.cases import Case, VarlenCase
+from builder.smoketest.inputs import make, make_packed
 from builder.smoketest.kernels import Kernel
 from builder.smoketest.outcome import Status
 from builder.smoketest.peak import Peak, attention_operations, peak
@@ -140,12 +140,12 @@ def first_call(subject: Subject, kernel: Kernel, seed: int) -> Result:
     if reason:
         return not_applicable(reason)
     if kernel.varlen:
-        return Result(Status.PASS)
-    case = Case((256, 256))
-    inputs = make(case, seed, subject.device)
+        arguments = make_packed(VarlenCase(((256, 256),)), seed, subject.device).arguments
+    else:
+        arguments = make(Case((256, 256)), seed, subject.device).tensors
     start = time.perf_counter()
     try:
-        subject.call_checked(kernel, inputs.q, inputs.k, inputs.v, tensor_layout=case.layout)
+        subject.call_checked(kernel, *arguments)
     except Exception as error:
         if kernel.key != "sageattn" and code_is_missing(str(error)):
             return not_applicable(f"the wheel lacks the kernel: {one_line(error)}")
