@@ -85,7 +85,7 @@ class Worker:
         except queue.Empty:
             self.crashes[name] += 1
             self.end()
-            return {"error": f"no answer within {timeout_s:.0f} s"}
+            return {"error": f"no answer within {timeout_s:g} s"}
         except OSError:
             line = ""
         if not line:
@@ -277,11 +277,11 @@ def measure(
 
 def speed_table(all_timings: Iterable[Timings], limit: float = LIMIT) -> list[str]:
     """The timings as lines of text."""
-    head = f"{'kind':13}{'kernel':72}{'case':22}{'first':>11}{'second':>11}"
+    head = f"{'kind':13}{'kernel':80}{'case':22}{'first':>11}{'second':>11}"
     lines = [f"{head}  {'gpu ratio':24}{'call ratio':24}{'bits':6}verdict"]
     for timings in all_timings:
         row = timings.row
-        head = f"{row.kind:13}{row.name:72}{row.case:22}"
+        head = f"{row.kind:13}{row.name:80}{row.case:22}"
         gpu, call = timings.ratio("gpu"), timings.ratio("call")
         if timings.trouble or gpu is None:
             lines.append(f"{head}  not compared: {timings.trouble or 'no figures'}")
@@ -375,7 +375,7 @@ def compare_bits(rows: Sequence[Row], first: Worker, second: Worker) -> tuple[in
             findings.append({**row.values, "finding": finding, "fault": fault})
             path.unlink(missing_ok=True)
             if finding != IDENTICAL:
-                say(f"{row.kind:13}{row.name:72}{row.case:30}{finding}")
+                say(f"{row.kind:13}{row.name:80}{row.case:30}{finding}")
     say()
     for kind, name in dict.fromkeys((row.kind, row.name) for row in rows):
         mine = [one for one in findings if (one["kind"], one["name"]) == (kind, name)]
@@ -383,7 +383,7 @@ def compare_bits(rows: Sequence[Row], first: Worker, second: Worker) -> tuple[in
         faults = sum(bool(one["fault"]) for one in mine)
         rest = len(mine) - same - faults
         say(
-            f"{kind:13}{name:72}{same:3} of {len(mine)} identical"
+            f"{kind:13}{name:80}{same:3} of {len(mine)} identical"
             + (f", {faults} DIFFER" if faults else "")
             + (f", {rest} not compared (the first is not right there)" if rest else "")
         )
