@@ -9,15 +9,18 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
-from builder.smoketest import limits, plan  # noqa: E402
-from builder.smoketest.cases import Case, VarlenCase, covering_set  # noqa: E402
-from builder.smoketest.inputs import GUARD_ELEMENTS, guarded, make  # noqa: E402
-from builder.smoketest.kernels import ALL, kernels_for  # noqa: E402
-from builder.smoketest.outcome import ExitCode, Status  # noqa: E402
-from builder.smoketest.reference import attention, difference  # noqa: E402
-from builder.smoketest.rows import accuracy, conduct  # noqa: E402
+import torch
+
+from builder.smoketest import limits, plan
+from builder.smoketest.cases import Case, VarlenCase, covering_set
+from builder.smoketest.inputs import GUARD_ELEMENTS, guarded, make
+from builder.smoketest.kernels import ALL, Kernel, kernels_for
+from builder.smoketest.outcome import ExitCode, Status
+from builder.smoketest.reference import attention, difference
+from builder.smoketest.rows import accuracy, conduct
+from builder.smoketest.subject import Subject
 
 ROOT = Path(__file__).resolve().parents[2]
 SAGEATTN = kernels_for((9, 0), ("sageattn",))[0]
@@ -32,7 +35,7 @@ torch.set_num_threads(1)
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 @pytest.mark.parametrize("kernel", [SAGEATTN, FP16], ids=lambda kernel: kernel.family)
-def test_a_right_kernel_passes(standin, kernel, case):
+def test_a_right_kernel_passes(standin: Subject, kernel: Kernel, case: Case) -> None:
     result = accuracy.run(standin, kernel, case, seed=1)
     assert result.status is Status.PASS, result.reason
 
@@ -45,7 +48,7 @@ def test_a_right_kernel_passes(standin, kernel, case):
     ],
     ids=lambda case: case.name,
 )
-def test_a_right_varlen_kernel_passes(standin, case):
+def test_a_right_varlen_kernel_passes(standin: Subject, case: VarlenCase) -> None:
     assert accuracy.run(standin, VARLEN, case, seed=1).reason == ""
 
 
@@ -67,7 +70,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_faulty_kernel_fails(standin, monkeypatch, fault):
+def test_a_faulty_kernel_fails(standin: Subject, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     case, reason = FAULTS[fault]
     assert accuracy.run(standin, FP16, case, seed=1).reason == ""
     monkeypatch.setenv("STANDIN_FAULT", fault)
@@ -76,20 +79,20 @@ def test_a_faulty_kernel_fails(standin, monkeypatch, fault):
     assert reason in result.reason
 
 
-def test_a_faulty_varlen_kernel_fails(standin, monkeypatch):
+def test_a_faulty_varlen_kernel_fails(standin: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     case = VarlenCase(((17, 17), (65, 65)))
     monkeypatch.setenv("STANDIN_FAULT", "tail")
     assert "are NaN" in accuracy.run(standin, VARLEN, case, seed=1).reason
 
 
-def test_fp8s_error_is_too_much_for_an_fp16_kernel(standin):
+def test_fp8s_error_is_too_much_for_an_fp16_kernel(standin: Subject) -> None:
     kernel = next(k for k in ALL if k.key == "cuda-fp8/fp32/per_thread")
     mistaken = type(kernel)(**{**vars(kernel), "family": "fp16"})
     assert accuracy.run(standin, kernel, MEDIUM, seed=1).status is Status.PASS
     assert accuracy.run(standin, mistaken, MEDIUM, seed=1).status is Status.FAIL
 
 
-def test_bad_input_has_to_be_refused(standin, monkeypatch):
+def test_bad_input_has_to_be_refused(standin: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conduct, "CASE", Case((65, 65), head_dim=64))
     assert conduct.run(standin, FP16, plan.BAD_INPUT, seed=1).reason == ""
     monkeypatch.setenv("STANDIN_FAULT", "takes-anything")
@@ -98,20 +101,20 @@ def test_bad_input_has_to_be_refused(standin, monkeypatch):
     assert "fp32: taken without an exception" in result.reason
 
 
-def test_two_equal_wrong_results_prove_nothing(standin, monkeypatch):
+def test_two_equal_wrong_results_prove_nothing(standin: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case((65, 65), head_dim=64)
     assert conduct.eager(standin, FP16, 1, case).problems == []
     monkeypatch.setenv("STANDIN_FAULT", "unwritten")
     assert "already wrong on the default stream" in conduct.eager(standin, FP16, 1, case).problems[0]
 
 
-def test_the_mean_of_v_taken_out_in_bf16_has_a_limit_of_its_own():
+def test_the_mean_of_v_taken_out_in_bf16_has_a_limit_of_its_own() -> None:
     assert limits.bounds(SMOOTH_V, "bf16") == limits.COARSE_MEAN
     assert limits.bounds(SMOOTH_V, "fp16") == limits.FAMILIES["fp16"]
     assert limits.bounds(FP16, "bf16") == limits.FAMILIES["fp16"]
 
 
-def test_nan_breaks_every_limit():
+def test_nan_breaks_every_limit() -> None:
     right = torch.randn(4, 8)
     wrong = right.clone()
     wrong[0, 0] = float("nan")
@@ -119,7 +122,9 @@ def test_nan_breaks_every_limit():
     assert limits.FAMILIES["fp8"].broken(difference(right, right)) == []
 
 
-def plain_attention(q, k, v, causal=False):
+def plain_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     groups = q.shape[1] // k.shape[1]
     q, k, v = q.double(), k.double().repeat_interleave(groups, 1), v.double().repeat_interleave(groups, 1)
     scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
@@ -131,7 +136,7 @@ def plain_attention(q, k, v, causal=False):
 
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("budget_bytes", [4 * 40, 4 * 40 * 7, 2**29])
-def test_the_reference_is_right_in_chunks_of_any_size(causal, budget_bytes):
+def test_the_reference_is_right_in_chunks_of_any_size(causal: bool, budget_bytes: int) -> None:
     q, k, v = torch.randn(2, 6, 40, 16), torch.randn(2, 3, 40, 16), torch.randn(2, 3, 40, 16)
     out, lse = attention(q, k, v, causal=causal, budget_bytes=budget_bytes)
     right, right_lse = plain_attention(q, k, v, causal)
@@ -139,7 +144,7 @@ def test_the_reference_is_right_in_chunks_of_any_size(causal, budget_bytes):
     assert torch.allclose(lse.double(), right_lse, atol=1e-5)
 
 
-def test_the_reference_computes_the_rows_that_are_asked_for():
+def test_the_reference_computes_the_rows_that_are_asked_for() -> None:
     q, k, v = torch.randn(1, 4, 50, 16), torch.randn(1, 2, 30, 16), torch.randn(1, 2, 30, 16)
     rows = torch.tensor([49, 0, 7])
     out, lse = attention(q, k, v, rows=rows, budget_bytes=4 * 2 * 30 * 2)
@@ -150,7 +155,7 @@ def test_the_reference_computes_the_rows_that_are_asked_for():
 
 @pytest.mark.parametrize("memory", ["packed", "sliced", "transposed"])
 @pytest.mark.parametrize("layout", ["HND", "NHD"])
-def test_inputs_lie_between_nan_in_the_memory_that_was_asked_for(memory, layout):
+def test_inputs_lie_between_nan_in_the_memory_that_was_asked_for(memory: str, layout: str) -> None:
     case = Case((17, 9), head_dim=64, layout=layout, memory=memory, groups=4, batch=2)
     inputs = make(case, 1, "cpu")
     q, k, v = inputs.heads_first(layout)
@@ -165,19 +170,19 @@ def test_inputs_lie_between_nan_in_the_memory_that_was_asked_for(memory, layout)
         assert int(torch.isfinite(buffer).sum()) == tensor.numel()
 
 
-def test_the_same_seed_gives_the_same_inputs():
+def test_the_same_seed_gives_the_same_inputs() -> None:
     case = Case((17, 17))
     assert torch.equal(make(case, 5, "cpu").k, make(case, 5, "cpu").k)
     assert not torch.equal(make(case, 5, "cpu").k, make(case, 6, "cpu").k)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn])
-def test_the_poison_is_nan_in_every_type(dtype):
+def test_the_poison_is_nan_in_every_type(dtype: torch.dtype) -> None:
     tensor, _ = guarded((3, 5), dtype, "cpu")
     assert bool(torch.isnan(tensor.float()).all())
 
 
-def test_a_write_into_a_guard_is_seen():
+def test_a_write_into_a_guard_is_seen() -> None:
     inputs = make(Case((17, 17)), 1, "cpu")
     before = inputs.snapshot()
     assert not inputs.changed_since(before)
@@ -185,7 +190,7 @@ def test_a_write_into_a_guard_is_seen():
     assert inputs.changed_since(before)
 
 
-def smoketest(fault, *arguments):
+def smoketest(fault: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(Path(__file__).with_name("standin"))])
     return subprocess.run(
         [sys.executable, "-m", "builder.smoketest", "--device", "cpu", "--no-speed", *arguments],
@@ -196,7 +201,7 @@ def smoketest(fault, *arguments):
     )
 
 
-def test_a_whole_run_on_a_stand_in_is_no_pass(tmp_path):
+def test_a_whole_run_on_a_stand_in_is_no_pass(tmp_path: Path) -> None:
     json_path, html_path = tmp_path / "r.json", tmp_path / "r.html"
     options = ["--quick", "--kernels", "varlen", "--json", str(json_path)]
     done = smoketest("", *options, "--html", str(html_path))
@@ -206,7 +211,7 @@ def test_a_whole_run_on_a_stand_in_is_no_pass(tmp_path):
     assert "<svg" in html_path.read_text()
 
 
-def test_a_kernel_that_aborts_the_process_is_a_failed_row_and_the_rest_runs():
+def test_a_kernel_that_aborts_the_process_is_a_failed_row_and_the_rest_runs() -> None:
     kernels = "cuda-fp8/fp32/per_warp,varlen"
     done = smoketest("abort", "--quick", "--kernels", kernels, "--groups", "accuracy")
     assert done.returncode == ExitCode.FAILURES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from builder.smoketest import environment
 from builder.smoketest.outcome import ExitCode
 
+Done = subprocess.CompletedProcess[str]
+Isolated = Callable[[Path, dict[str, str], list[str]], Done]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -31,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
         ),
     ],
 )
-def test_torchs_words_and_their_endings(message, code):
+def test_torchs_words_and_their_endings(message: str, code: ExitCode) -> None:
     assert environment.ending_of_cuda(message) is code
     values = {"torch": "2.11.0", "torch_cuda": "13.0", "driver": "470.1"}
     line = environment.explain_cuda(code, message + "\nmore\nlines", values)
@@ -39,12 +42,12 @@ def test_torchs_words_and_their_endings(message, code):
     assert "\n" not in line
 
 
-def test_a_wheel_for_another_python_is_known_by_its_file_names(tmp_path):
+def test_a_wheel_for_another_python_is_known_by_its_file_names(tmp_path: Path) -> None:
     (tmp_path / "_fused.cpython-27-x86_64-linux-gnu.so").touch()
     assert environment.other_python(tmp_path) == "cpython-27"
 
 
-def test_a_wheel_for_this_python_or_for_all_is_none_for_another(tmp_path):
+def test_a_wheel_for_this_python_or_for_all_is_none_for_another(tmp_path: Path) -> None:
     (tmp_path / f"_fused{importlib.machinery.EXTENSION_SUFFIXES[0]}").touch()
     assert environment.other_python(tmp_path) == ""
     (tmp_path / "lib").mkdir()
@@ -66,10 +69,10 @@ class cuda:
 
 
 @pytest.fixture
-def isolated():
+def isolated() -> Isolated:
     """Run the smoke test with stand-ins for torch and sageattention, and nothing else."""
 
-    def go(folder, packages, arguments):
+    def go(folder: Path, packages: dict[str, str], arguments: list[str]) -> Done:
         for name, code in packages.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,19 +98,19 @@ def isolated():
     return go
 
 
-def test_without_torch(tmp_path, isolated):
+def test_without_torch(tmp_path: Path, isolated: Isolated) -> None:
     done = isolated(tmp_path, {}, [])
     assert done.returncode == ExitCode.TORCH_NOT_IMPORTABLE
     assert "torch can't be imported: No module named 'torch'" in done.stdout
 
 
-def test_without_sageattention(tmp_path, isolated):
+def test_without_sageattention(tmp_path: Path, isolated: Isolated) -> None:
     done = isolated(tmp_path, {"torch.py": TORCH.format(cuda="13.0", message="")}, [])
     assert done.returncode == ExitCode.SAGEATTENTION_NOT_IMPORTABLE
     assert "No module named 'sageattention'" in done.stdout
 
 
-def test_a_wheel_built_for_another_torch(tmp_path, isolated):
+def test_a_wheel_built_for_another_torch(tmp_path: Path, isolated: Isolated) -> None:
     broken = "raise ImportError('_fused.so: undefined symbol: _ZN3c10')"
     packages = {
         "torch.py": TORCH.format(cuda="13.0", message=""),
@@ -119,7 +122,7 @@ def test_a_wheel_built_for_another_torch(tmp_path, isolated):
     assert "the wheel was built for another torch" in done.stdout
 
 
-def test_a_wheel_for_another_python(tmp_path, isolated):
+def test_a_wheel_for_another_python(tmp_path: Path, isolated: Isolated) -> None:
     packages = {
         "torch.py": TORCH.format(cuda="13.0", message=""),
         "sageattention/__init__.py": "from . import _fused",
@@ -138,7 +141,9 @@ def test_a_wheel_for_another_python(tmp_path, isolated):
         (None, "", ExitCode.TORCH_WITHOUT_CUDA),
     ],
 )
-def test_without_a_usable_gpu(tmp_path, isolated, cuda, message, code):
+def test_without_a_usable_gpu(
+    tmp_path: Path, isolated: Isolated, cuda: str | None, message: str, code: ExitCode
+) -> None:
     packages = {
         "torch.py": TORCH.format(cuda=cuda, message=message),
         "sageattention/__init__.py": "",
@@ -149,7 +154,9 @@ def test_without_a_usable_gpu(tmp_path, isolated, cuda, message, code):
     assert done.stderr == ""
 
 
-def test_imports_alone_need_no_gpu_and_say_that_nothing_was_computed(tmp_path, isolated):
+def test_imports_alone_need_no_gpu_and_say_that_nothing_was_computed(
+    tmp_path: Path, isolated: Isolated
+) -> None:
     packages = {
         "torch.py": TORCH.format(cuda="13.0", message="Found no NVIDIA driver"),
         "sageattention/__init__.py": "",
@@ -165,19 +172,19 @@ def test_imports_alone_need_no_gpu_and_say_that_nothing_was_computed(tmp_path, i
     assert "passed" not in done.stdout
 
 
-def test_unknown_kernels_are_refused(tmp_path, isolated):
+def test_unknown_kernels_are_refused(tmp_path: Path, isolated: Isolated) -> None:
     done = isolated(tmp_path, {}, ["--kernels", "sm91"])
     assert done.returncode == ExitCode.USAGE
     assert "no such kernel: sm91" in done.stderr
 
 
-def test_listing_needs_neither_torch_nor_a_gpu(tmp_path, isolated):
+def test_listing_needs_neither_torch_nor_a_gpu(tmp_path: Path, isolated: Isolated) -> None:
     done = isolated(tmp_path, {}, ["--list", "--quick"])
     assert done.returncode == 0
     assert "sageattn_qk_int8_pv_fp8_cuda_sm90" in done.stdout
 
 
-def test_it_runs_by_its_path_too(tmp_path):
+def test_it_runs_by_its_path_too(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "builder" / "smoketest"), "--list", "--quick"]
     done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ import pytest
 from builder.smoketest import supervisor
 from builder.smoketest.outcome import ExitCode, Row, Status
 from builder.smoketest.plan import Options
-from builder.smoketest.supervisor import supervise
+from builder.smoketest.supervisor import Run, supervise
 from builder.smoketest.worker import Order
 
 WORKER = """
@@ -38,12 +38,12 @@ tell("end")
 """
 
 
-def worker(fault, limit_s=60):
+def worker(fault: str, limit_s: float = 60) -> list[str]:
     body = NORMAL_START.replace("FAULT", fault).replace("LIMIT", str(limit_s))
     return [sys.executable, "-c", WORKER + body]
 
 
-def go(command):
+def go(command: list[str]) -> tuple[Run, dict[str, Row], list[Row]]:
     followed: list[Row] = []
     run = supervise(Options(), followed.append, command)
     return run, {row.id: row for row in run.all_rows}, followed
@@ -58,7 +58,7 @@ def go(command):
         ("os._exit(7)", "the process ended with exit code 7"),
     ],
 )
-def test_a_death_fails_its_row_and_the_rest_goes_on(fault, reason):
+def test_a_death_fails_its_row_and_the_rest_goes_on(fault: str, reason: str) -> None:
     run, rows, followed = go(worker(fault))
     assert rows["b"].status is Status.FAIL
     assert rows["b"].reason == reason
@@ -68,20 +68,20 @@ def test_a_death_fails_its_row_and_the_rest_goes_on(fault, reason):
     assert [row.id for row in followed] == ["torch", "a", "b", "c", "d"], "no row is told twice"
 
 
-def test_what_the_process_last_said_is_the_reason():
+def test_what_the_process_last_said_is_the_reason() -> None:
     fault = "print('x.cu:12: Assertion `r == 0` failed.', file=sys.stderr, flush=True); os.abort()"
     _, rows, _ = go(worker(fault))
     assert "Assertion `r == 0` failed" in rows["b"].reason
 
 
-def test_a_hang_is_ended():
+def test_a_hang_is_ended() -> None:
     run, rows, _ = go(worker("time.sleep(600)", limit_s=0.3))
     assert rows["b"].reason == "the process took too long and was ended"
     assert rows["d"].status is Status.PASS
     assert run.workers == 2
 
 
-def test_a_lost_device_keeps_the_rows_own_reason():
+def test_a_lost_device_keeps_the_rows_own_reason() -> None:
     fault = 'tell("row", row=row(name, "FAIL", "illegal memory access")); os._exit(99)'
     run, rows, _ = go(worker(fault))
     assert rows["b"].reason == "illegal memory access"
@@ -89,7 +89,7 @@ def test_a_lost_device_keeps_the_rows_own_reason():
     assert run.workers == 2
 
 
-def test_when_every_row_kills_its_process_the_run_ends_and_says_so(monkeypatch):
+def test_when_every_row_kills_its_process_the_run_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "MOST_WORKERS", 2)
     body = NORMAL_START.replace('if name == "b":', "if True:").replace("FAULT", "os.abort()")
     run, rows, _ = go([sys.executable, "-c", WORKER + body.replace("LIMIT", "60")])
@@ -103,14 +103,14 @@ def test_when_every_row_kills_its_process_the_run_ends_and_says_so(monkeypatch):
     assert not run.finished
 
 
-def test_an_import_that_kills_the_process_is_an_ending_of_its_own():
+def test_an_import_that_kills_the_process_is_an_ending_of_its_own() -> None:
     run, rows, _ = go([sys.executable, "-c", "import os; os.abort()"])
     assert run.ending is ExitCode.SAGEATTENTION_NOT_IMPORTABLE
     assert "was ended by SIGABRT" in run.line
     assert rows == {}
 
 
-def test_an_ending_is_passed_on():
+def test_an_ending_is_passed_on() -> None:
     body = 'tell("environment", values={}, rows=[], ending=20, line="no GPU"); tell("end")'
     run, _, _ = go([sys.executable, "-c", WORKER + body])
     assert run.ending is ExitCode.NO_GPU
@@ -118,7 +118,7 @@ def test_an_ending_is_passed_on():
     assert run.workers == 1
 
 
-def test_kernels_that_the_wheel_lacks_are_told_to_the_next_process():
+def test_kernels_that_the_wheel_lacks_are_told_to_the_next_process() -> None:
     body = """
 tell("environment", values={}, rows=[], ending=None, line="")
 tell("plan", rows=[row("f", group="first call"), row("a"), row("b")])
@@ -136,12 +136,12 @@ tell("end")
     assert rows["b"].status is Status.PASS
 
 
-def test_an_order_survives_its_way():
+def test_an_order_survives_its_way() -> None:
     order = Order(Options(seed=3), ("a", "b"), {"k": "why"}, 5)
     assert Order.from_json(order.to_json()) == order
 
 
-def test_the_checkout_is_in_the_workers_path(monkeypatch):
+def test_the_checkout_is_in_the_workers_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     paths = supervisor.worker_environment()["PYTHONPATH"].split(os.pathsep)
     assert paths[1:] == ["/elsewhere"]
