@@ -206,8 +206,8 @@ class VarlenCase:
 VARLEN_QUICK = (VarlenCase(((17, 17), (333, 333), (1, 1), (640, 640))),)
 VARLEN_DEFAULT = (
     *VARLEN_QUICK,
-    VarlenCase(((9, 17), (333, 777), (1, 9), (1024, 512)), head_dim=64, dtype="bf16", groups=4),
-    VarlenCase(((17, 17), (333, 333), (1, 1), (640, 640)), head_dim=96, causal=True, k_mean=True),
+    VarlenCase(((9, 17), (1024, 512), (1, 9), (333, 777)), head_dim=64, dtype="bf16", groups=4),
+    VarlenCase(((17, 17), (640, 640), (1, 1), (333, 333)), head_dim=96, causal=True, k_mean=True),
     VarlenCase(((2048, 2048), (100, 100)), dtype="bf16", causal=True, groups=4),
     VarlenCase(((1, 4096), (4096, 1)), head_dim=64),
 )
