@@ -128,11 +128,13 @@ class Subject:
 
     @cached_property
     def extensions(self) -> dict[str, Content]:
-        """Name -> each library that holds GPU code or is one of SageAttention's extensions by name."""
+        """Name -> each library of the package that has GPU code, or the name of one of SageAttention's."""
         return {
             name: part
             for name, part in self.contents.items()
-            if part.library is not None and (part.codes or stem(name) in {*_LEAST, *_ONLY})
+            if part.library is not None
+            and not self._foreign(name)
+            and (part.codes or stem(name) in {*_LEAST, *_ONLY})
         }
 
     @cached_property
@@ -387,14 +389,22 @@ def _runtime(subject: Subject, name: str, soname: str) -> Iterator[tuple[str, st
 
 
 def _bundled(subject: Subject) -> Iterator[tuple[str, str]]:
+    copies: dict[Owner, list[str]] = {}
     for name in subject.contents:
         owner = forbidden_copy(name)
+        if owner is not None:
+            copies.setdefault(owner, []).append(PurePosixPath(name).name)
+    for owner, names in copies.items():
+        listed = ", ".join(names)
         if owner is TORCH:
-            yield ERROR, f"{name} is a copy of torch: importing it aborts the interpreter ({TORCH.why})"
+            yield (
+                ERROR,
+                f"it brings its own torch, so importing it aborts the interpreter: {listed} ({owner.why})",
+            )
         elif owner is TORCH_CUDA:
-            yield WARNING, f"{name} is a second copy: {owner.why}"
-        elif owner is not None:
-            yield ERROR, f"{name} must not be in a wheel: {owner.why}"
+            yield WARNING, f"it brings second copies: {listed} ({owner.why})"
+        else:
+            yield ERROR, f"it brings what it must not: {listed} ({owner.why})"
 
 
 def _architectures(subject: Subject) -> Iterator[tuple[str, str]]:
@@ -483,10 +493,8 @@ def _requirement(subject: Subject) -> Iterator[tuple[str, str]]:
         count = sum(map(len, subject.unstable.values()))
         if not series:
             where = "libtorch's C++ interface, which changes with each torch version"
-            yield (
-                ERROR,
-                f"takes {count} symbols of {where}, and requires {torch or 'no torch'}, not torch==X.Y.*",
-            )
+            instead = f"requires {torch or 'no torch'} instead of torch==X.Y.*"
+            yield ERROR, f"takes {count} symbols of {where}, and {instead}"
         elif subject.label.torch and subject.label.torch != series:
             yield ERROR, f"requires torch {series} and its version says {subject.label.torch}"
     yield from _python_requirement(subject)
