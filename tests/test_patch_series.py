@@ -232,14 +232,20 @@ def test_the_pool_measures_what_it_runs(runs: Runs) -> None:
 
 def test_a_failure_stops_the_others_and_shows_the_output(build: ModuleType, runs: Runs) -> None:
     with pytest.raises(build.BuildError, match=r"(?s)bad: exit status 3.*the reason"):
-        runs(slow="import time; time.sleep(60)", bad="print('the reason'); raise SystemExit(3)", never="pass")
+        runs(
+            slow="import time; open('started', 'w').close(); time.sleep(600)",
+            bad="import os, time\n"
+            "while not os.path.exists('started'): time.sleep(0.01)\n"
+            "print('the reason'); raise SystemExit(3)",
+            never="pass",
+        )
     assert {event["file"] for event in runs.events() if event["event"] == "start"} == {"slow", "bad"}
     assert [event["ok"] for event in runs.events() if event["event"] == "done"] == [False, False]
 
 
 def test_terminated_it_takes_the_compilers_with_it(tmp_path: Path) -> None:
     compiler = (
-        f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+        f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     )
     program = (
         f"import sys; sys.path.insert(0, {str(FILES)!r}); sys.dont_write_bytecode = True\n"
@@ -249,13 +255,13 @@ def test_terminated_it_takes_the_compilers_with_it(tmp_path: Path) -> None:
     )
     build = subprocess.Popen([sys.executable, "-c", program])
     pid = tmp_path / "pid"
-    for _ in range(200):
+    for _ in range(2000):
         if pid.exists() and pid.read_text():
             break
         time.sleep(0.05)
     build.terminate()
-    assert build.wait(timeout=10) == 128 + signal.SIGTERM
-    for _ in range(200):
+    assert build.wait(timeout=60) == 128 + signal.SIGTERM
+    for _ in range(2000):
         if not Path("/proc", pid.read_text()).exists():
             break
         time.sleep(0.05)
