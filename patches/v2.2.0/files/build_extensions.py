@@ -10,7 +10,7 @@ says what to build, and nothing else does:
     SAGEATTENTION_TORCH_REQUIREMENT  requirement, such as "torch==2.11.*"
     SAGEATTENTION_ABI                "native" (one Python and torch) or "stable" (tag cp310-abi3)
     SAGEATTENTION_JOBS               compiler processes at a time, default 1
-    SAGEATTENTION_LAUNCHER           command to put before each compiler, such as the path of sccache
+    SAGEATTENTION_LAUNCHER           command to put before each compiler, such as the path of ccache
     SAGEATTENTION_EVENTS             file to append progress to, one JSON object a line
     SAGEATTENTION_COSTS              JSON file {source: seconds} of an earlier build
     CXX                              host compiler, default g++
