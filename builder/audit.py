@@ -6,7 +6,6 @@ this project's own rules is an error in this project's wheels, and a warning in 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from builder.fatbin import cubin_architectures
 from builder.libraries import SYSTEM, owner_of
 from builder.log import say
 from builder.manylinux import reached_tag
-from builder.options import ROOT
+from builder.options import ROOT, Parser
 from builder.provenance import provenance_of
 from builder.targets import Target, load_targets
 from builder.wheelfile import Wheel, WheelError
@@ -243,9 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         UsageError: A path that is not there, or no wheel to check.
     """
-    parser = argparse.ArgumentParser(
-        prog="nox -s audit --", description="Check wheels against what they say."
-    )
+    parser = Parser(prog="nox -s audit --", description="Check wheels against what they say.")
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="wheels, or folders of wheels")
     parser.add_argument(
         "--waive", action="append", default=[], metavar="CHECK", help="let its errors be warnings"

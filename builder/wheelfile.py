@@ -42,6 +42,8 @@ _LIMIT_BYTES = 0xFFFFFFFF
 _LIMIT_MEMBERS = 0xFFFF
 # No library is larger than this.
 _MAX_UNPACKED_BYTES = 4 << 30
+# What `zipfile` raises over damaged archives.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")
 
 
@@ -115,7 +117,7 @@ class Wheel:
         self.name = WheelName.parse(path.name)
         try:
             self._zip = zipfile.ZipFile(path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             raise WheelError(f"{path}: can't be read as a wheel: {error}.") from error
         try:
             self.members = self._members()
@@ -162,19 +164,23 @@ class Wheel:
         Raises:
             WheelError: There is none of that name, or its bytes are damaged.
         """
+        return self.head(name, -1)
+
+    def head(self, name: str, size_bytes: int) -> bytes:
+        """The first bytes of one file, without unpacking the rest; all of them with a size of -1.
+
+        Raises:
+            WheelError: There is none of that name, or its bytes are damaged.
+        """
         if name not in self.members:
             raise WheelError(f"{self.path}: {name} is missing.")
         if self.members[name].file_size > _MAX_UNPACKED_BYTES:
             raise WheelError(f"{self.path}: {name} unpacks to more than {_MAX_UNPACKED_BYTES >> 30} GiB.")
         try:
-            return self._zip.read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            with self._zip.open(name) as stream:
+                return stream.read(size_bytes)
+        except _DAMAGE as error:
             raise WheelError(f"{self.path}: {name} is damaged: {error}.") from error
-
-    def head(self, name: str, size_bytes: int) -> bytes:
-        """The first bytes of one file, without unpacking the rest."""
-        with self._zip.open(name) as stream:
-            return stream.read(size_bytes)
 
     def in_dist_info(self, name: str) -> str:
         """The archive's name of a file in `*.dist-info`."""

@@ -594,7 +594,7 @@ def test_a_missing_link_to_the_project(tmp_path: Path) -> None:
         "/home/runner/work/x/x/csrc/a.cu",
         "/root/.cache/sageattention-build/include/a.h",
         "/tmp/build-env-x1/lib/a.h",
-        "/work/venv/lib/python3.12/site-packages/torch/include/a.h",
+        "/builds/venv/lib/python3.12/site-packages/torch/include/a.h",
         "/usr/local/lib/python3.12/site-packages/torch/include/a.h",
         "/__w/project/a.cu",
         "/opt/conda/include/a.h",
@@ -718,6 +718,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     (report,) = json.loads(capsys.readouterr().out)
     assert report["passed"] is False
     assert report["findings"][0]["check"] == "record"
+    with pytest.raises(UsageError, match="nrecognized arguments: --nonsense"):
+        main(["--nonsense"])
     with pytest.raises(UsageError, match="not found"):
         main([str(tmp_path / "absent.whl")])
     (tmp_path / "empty").mkdir()
