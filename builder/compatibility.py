@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class Cell:
         reason: Why it is not ok: one line; empty where it is.
         installed: The torch that was installed, with its local version; empty before.
         cuda: The CUDA version that this torch is built for.
-        seconds: How long the cell took.
+        seconds: How long installing and loading the wheel took.
         operators: Schemas by operator.
     """
 
@@ -140,26 +141,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     say("Pythons: " + (", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none"))
     if absent:
         say(f"not on this machine, so not tested: Python {', '.join(absent)}")
+    claims = {wheel: read_claim(wheel) for wheel in wheels}
+    # A Python that was not asked for by name and is not here has no column.
+    columns = sorted([*pythons, *(absent if options.python else ())], key=Version)
     reports = []
-    for wheel in wheels:
-        say(f"\n{wheel.name}")
-        claim = read_claim(wheel)
-        index = options.torch_index or _index(claim)
-        torches = options.torch or _minors(claim, pythons, index)
-        bench = Bench(wheel, claim, pythons, index, options.keep)
-        # A Python that was not asked for by name and is not here has no column.
-        columns = [*pythons, *(absent if options.python else ())]
-        cells = [
-            _fill(Cell(torch, python), bench) for torch in torches for python in sorted(columns, key=Version)
-        ]
-        agree(cells)
-        say()
-        for line in (*table(cells), *notes(cells), count_line(cells)):
-            say(line)
-        reports.append(_report(wheel, cells, absent))
+    for tag in dict.fromkeys(claim.cuda_tag for claim in claims.values()):
+        together = {wheel: claim for wheel, claim in claims.items() if claim.cuda_tag == tag}
+        index = options.torch_index or _index(tag)
+        bench = Bench(together, pythons, index, options.keep)
+        torches = options.torch or _minors(together.values(), pythons, index)
+        found = [try_all(torch, python, bench) for torch in torches for python in columns]
+        for wheel in together:
+            cells = [each[wheel] for each in found]
+            agree(cells)
+            say(f"\n{wheel.name}")
+            for line in (*table(cells), *notes(cells), count_line(cells)):
+                say(line)
+            reports.append(_report(wheel, cells, absent))
     if options.json:
         write_json(Path(options.json), {"format": 1, "wheels": reports})
-    return worst([cell for report in reports for cell in report["cells"]])
+    return max((worst(report["cells"]) for report in reports), key=lambda status: (status == 1, status))
 
 
 def _parser() -> Parser:
@@ -275,38 +276,38 @@ def minor_of(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-def _index(claim: Claim) -> str | None:
-    """The package index for torch: PyTorch's for the wheel's CUDA version, where it can be reached."""
-    if not claim.cuda_tag:
+def _index(cuda_tag: str) -> str | None:
+    """The package index for torch: PyTorch's for the wheels' CUDA version, where it can be reached."""
+    if not cuda_tag:
         return None
-    index = f"{PYTORCH_INDEX}/{claim.cuda_tag}"
+    index = f"{PYTORCH_INDEX}/{cuda_tag}"
     reason = why_unreachable(index)
     if reason:
         say(f"{index} can't be reached ({reason}): torch comes from the default index")
     return None if reason else index
 
 
-def _minors(claim: Claim, pythons: Iterable[str], index: str | None) -> list[str]:
-    """The newest torch of each minor version that the wheel allows and there is for one of the Pythons."""
+def _minors(claims: Iterable[Claim], pythons: Iterable[str], index: str | None) -> list[str]:
+    """The newest torch of each minor version that the wheels allow and there is for one of the Pythons."""
     minors: dict[str, str] = {}
-    for python in pythons:
-        for version in each_minor(claim.torch, lambda text: newest_torch(text, python, index)[0]):  # noqa: B023
+    for allowed, python in product({str(claim.torch) for claim in claims}, pythons):
+        for version in each_minor(allowed, lambda text: newest_torch(text, python, index)[0]):  # noqa: B023
             known = minors.get(minor_of(version), version)
             minors[minor_of(version)] = max(known, version, key=Version)
     return sorted(minors.values(), key=Version)
 
 
-def each_minor(allowed: SpecifierSet, newest: Callable[[str], str]) -> list[str]:
+def each_minor(allowed: str, newest: Callable[[str], str]) -> list[str]:
     """The newest version of each minor version, oldest first.
 
     Args:
-        allowed: Versions to look among.
+        allowed: Specifier of the versions to look among.
         newest: Tells the newest version that meets a specifier; empty where there is none.
     """
     versions: list[str] = []
     below = ""
     while len(versions) < 40:  # far more than there are; an index that answers the same again ends it
-        version = newest(",".join(filter(None, (str(allowed), below))))
+        version = newest(",".join(filter(None, (allowed, below))))
         if not version or version in versions:
             break
         versions.append(version)
@@ -346,69 +347,84 @@ def read_resolution(status: int, output: str, errors: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all cells of a wheel have in common.
+    """What is tried, and with what.
 
     Attributes:
+        wheels: Wheels for one CUDA version, which take turns in an environment.
         pythons: Interpreters by minor version.
         index: Package index for torch; None takes the default one.
         keep: Leave the environments for a look.
     """
 
-    wheel: Path
-    claim: Claim
+    wheels: Mapping[Path, Claim]
     pythons: Mapping[str, Path]
     index: str | None
     keep: bool
 
 
-def _fill(cell: Cell, bench: Bench) -> Cell:
-    """Test one cell, unless it can be told beforehand what comes of it."""
-    start = time.monotonic()
-    cell.reason = bench.claim.why_not(cell.torch, cell.python)
-    if cell.reason:
-        cell.status = Status.NOT_CLAIMED
-    elif cell.python not in bench.pythons:
-        cell.status, cell.reason = Status.NO_PYTHON, f"Python {cell.python} is not on this machine"
-    else:
-        with step(f"torch {cell.torch}, Python {cell.python}"):
-            _try(cell, bench)
-            say(f"  {cell.status.value}" + (f": {cell.reason}" if cell.reason else ""))
-    cell.seconds = round(time.monotonic() - start, 1)
-    return cell
+def try_all(torch: str, python: str, bench: Bench) -> dict[Path, Cell]:
+    """Try all wheels with one torch and one Python.
+
+    Returns:
+        A cell a wheel.
+    """
+    cells = {wheel: Cell(torch, python) for wheel in bench.wheels}
+    claimed = {}
+    for wheel, cell in cells.items():
+        cell.reason = bench.wheels[wheel].why_not(torch, python)
+        if cell.reason:
+            cell.status = Status.NOT_CLAIMED
+        elif python not in bench.pythons:
+            cell.status, cell.reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
+        else:
+            claimed[wheel] = cell
+    if claimed:
+        with step(f"torch {torch}, Python {python}"):
+            _try(claimed, torch, python, bench)
+            for wheel, cell in claimed.items():
+                say(f"  {cell.status.value}: {cell.reason or wheel.name}")
+    return cells
 
 
-def _try(cell: Cell, bench: Bench) -> None:
-    """Make a cell's environment, and have it look at the wheel."""
-    exact = f"=={cell.torch}" if cell.torch.count(".") > 1 else f"=={cell.torch}.*"
-    version, reason = newest_torch(exact, cell.python, bench.index)
-    if not version:
-        none = reason.startswith(Status.NO_TORCH.value)
-        cell.status = Status.NO_TORCH if none else Status.NOT_TESTED
-        cell.reason = reason.removeprefix(f"{Status.NO_TORCH.value}: ")
-        return
+def _try(cells: Mapping[Path, Cell], torch: str, python: str, bench: Bench) -> None:
+    """Make an environment with torch, and have it look at one wheel after the other."""
+    exact = f"=={torch}" if torch.count(".") > 1 else f"=={torch}.*"
+    version, reason = newest_torch(exact, python, bench.index)
+    status = Status.NOT_TESTED
+    if reason.startswith(Status.NO_TORCH.value):
+        status, reason = Status.NO_TORCH, reason.removeprefix(f"{Status.NO_TORCH.value}: ")
     scratch = ROOT / "build" / "compatibility"
     scratch.mkdir(parents=True, exist_ok=True)
     free_bytes = shutil.disk_usage(scratch).free
-    if free_bytes < ROOM_BYTES:
+    if version and free_bytes < ROOM_BYTES:
         free, needed = (f"{size / 1e9:.0f} GB" for size in (free_bytes, ROOM_BYTES))
-        cell.reason = f"{free} are free on the disk, and {needed} are needed"
-        return
-    venv = scratch / f"{bench.wheel.stem}-torch{version}-py{cell.python}"
+        reason = f"{free} are free on the disk, and {needed} are needed"
+    venv = scratch / f"torch{version}-py{python}-{os.getpid()}"
     try:
-        try:
-            inside = make_clean_venv(venv, bench.pythons[cell.python], [f"torch=={version}"], bench.index)
-        except TorchEnvironmentError as error:
-            cell.reason = error.message
-            return
-        try:
-            install_wheel(inside, bench.wheel)
-        except BuilderError as error:
-            cell.status, cell.reason = Status.FAILED, error.message
-            return
-        judge(cell, _run_probe(inside), bench.claim)
+        if not reason:
+            try:
+                inside = make_clean_venv(venv, bench.pythons[python], [f"torch=={version}"], bench.index)
+            except TorchEnvironmentError as error:
+                reason = error.message
+        for wheel, cell in cells.items():
+            if reason:
+                cell.status, cell.reason = status, reason
+            else:
+                _try_wheel(cell, wheel, bench.wheels[wheel], inside)
     finally:
         if not bench.keep:
             shutil.rmtree(venv, ignore_errors=True)
+
+
+def _try_wheel(cell: Cell, wheel: Path, claim: Claim, python: Path) -> None:
+    start = time.monotonic()
+    try:
+        install_wheel(python, wheel)
+    except BuilderError as error:
+        cell.status, cell.reason = Status.FAILED, error.message
+    else:
+        judge(cell, _run_probe(python), claim)
+    cell.seconds = round(time.monotonic() - start, 1)
 
 
 def _run_probe(python: Path) -> dict[str, Any]:
