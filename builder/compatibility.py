@@ -104,6 +104,8 @@ class Cell:
         installed: The torch that was installed, with its local version; empty before.
         cuda: The CUDA version that this torch is built for.
         seconds: How long installing and loading the wheel took.
+        cudart: Where the CUDA runtime libraries of the process lie: one, or two for a PEP 600 wheel, which
+            brings its own.
         operators: Schemas by operator.
     """
 
@@ -115,6 +117,7 @@ class Cell:
     python_version: str = ""
     cuda: str = ""
     seconds: float = 0.0
+    cudart: list[str] = field(default_factory=list)
     operators: dict[str, str] = field(default_factory=dict)
 
 
@@ -468,10 +471,11 @@ def judge(cell: Cell, found: Mapping[str, Any], claim: Claim) -> None:
     cell.installed, cell.cuda = str(torch.get("version", "")), str(torch.get("cuda") or "")
     cell.python_version = str(found.get("python", ""))
     cell.operators = dict(found.get("operators", {}))
+    cell.cudart = [path for path in found.get("libraries", ()) if "libcudart" in path]
     problems = faults(found)
     if cell.installed and claim.cuda_major and cell.cuda.split(".")[0] != claim.cuda_major:
         # A wheel is for one CUDA version; a torch for another is none that can show anything.
-        says = f"; with it: {problems[0]}" if problems else ""
+        says = f"; with it: {problems[0]}" if problems else "; it loads, which shows nothing"
         built = f"for CUDA {cell.cuda}" if cell.cuda else "without CUDA"
         cell.status = Status.NOT_TESTED
         cell.reason = f"the index's torch is built {built}, the wheel for CUDA {claim.cuda_major}{says}"

@@ -87,8 +87,9 @@ def test_the_cuda_version_comes_from_the_name(tmp_path: Path) -> None:
 
 def test_all_well_is_ok() -> None:
     cell = Cell("2.11.0", "3.12")
-    judge(cell, found(), UNIVERSAL_CLAIM)
+    judge(cell, found(libraries=["/v/libcudart.so.13", "/v/libc10.so"]), UNIVERSAL_CLAIM)
     assert (cell.status, cell.reason) == (Status.OK, "")
+    assert cell.cudart == ["/v/libcudart.so.13"]
     assert (cell.installed, cell.cuda, cell.python_version) == ("2.11.0+cu130", "13.0", "3.12.1")
 
 
@@ -138,7 +139,9 @@ def test_a_torch_for_another_cuda_shows_nothing() -> None:
         f"the index's torch is built for CUDA 12.8, the wheel for CUDA 13; with it: {problem}"
     )
     judge(cell, found(torch={"version": "2.10.0", "cuda": None}), UNIVERSAL_CLAIM)
-    assert (cell.status, "without CUDA" in cell.reason) == (Status.NOT_TESTED, True)
+    assert cell.status is Status.NOT_TESTED
+    assert "without CUDA" in cell.reason
+    assert cell.reason.endswith("it loads, which shows nothing")
 
 
 def test_a_torch_that_can_not_be_imported_is_a_failure() -> None:
