@@ -193,15 +193,21 @@ def _free_blocks(device: str) -> list[int]:
     """Sizes of the free blocks of the current stream's pool, largest first."""
     stream = torch.cuda.current_stream(device).cuda_stream
     index = torch.device(device).index or 0
-    return sorted(
-        (
-            block["size"]
-            for segment in torch.cuda.memory_snapshot()
-            if segment["device"] == index
-            and segment["stream"] == stream
-            and tuple(segment.get("segment_pool_id", (0, 0))) == (0, 0)
-            for block in segment["blocks"]
-            if block["state"] == "inactive"
-        ),
-        reverse=True,
-    )
+    sizes: list[int] = []
+    for segment in torch.cuda.memory_snapshot():
+        if segment["device"] != index or segment["stream"] != stream:
+            continue
+        if tuple(segment.get("segment_pool_id", (0, 0))) != (0, 0):
+            continue
+        free = [block["size"] for block in segment["blocks"] if block["state"] == "inactive"]
+        sizes += pieces(free) if segment["segment_type"] == "small" else free
+    return sorted(sizes, reverse=True)
+
+
+def pieces(sizes: list[int], largest: int = 2**20) -> list[int]:
+    """Free blocks of small segments in sizes that the allocator takes from small segments, up to 1 MiB.
+
+    A segment of 2 MiB that is all free is one block. To ask for it whole would make the allocator map a
+    large segment, of which the rest would then be free memory without NaN.
+    """
+    return [part for size in sizes for part in ([largest] * (size // largest) + [size % largest]) if part]

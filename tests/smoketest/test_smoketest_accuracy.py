@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -226,3 +227,8 @@ def test_a_kernel_that_aborts_the_process_is_a_failed_row_and_the_rest_runs() ->
         ("pass", "varlen"),
     ], done.stdout + done.stderr
     assert "the process was ended by SIGABRT" in done.stdout
+
+
+def test_free_small_segments_are_asked_for_in_pieces_of_their_own_pool() -> None:
+    inputs = importlib.import_module("builder.smoketest.inputs")
+    assert inputs.pieces([2**21, 512, 2**20 + 512]) == [2**20, 2**20, 512, 2**20, 512]
