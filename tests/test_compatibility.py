@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_wheels import NATIVE, OLDER_CUDA, UNIVERSAL, make_ours
 from packaging.specifiers import SpecifierSet
 
 from builder import compatibility
@@ -32,7 +33,6 @@ from builder.compatibility import (
     write_json,
 )
 from builder.errors import UsageError
-from tests.made_up_wheels import NATIVE, OLDER_CUDA, UNIVERSAL, make_ours
 
 NAME = "sageattention::attend"
 SCHEMA = f"{NAME}(Tensor query, Tensor(a!) output) -> Tensor"

@@ -1,0 +1,1 @@
+"""Measurements: how fast a build is, and how fast the kernels are."""
