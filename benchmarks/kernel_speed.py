@@ -330,6 +330,11 @@ def compare_speed(
     all_timings, rounds = measure(rows, first, second, options.budget)
     for line in (*speed_table(all_timings, options.limit), "", *summary(all_timings, options.limit)):
         say(line)
+    doubtful = [one for one in all_timings if verdict(one.ratio("gpu"), options.limit) in (SLOWER, UNCLEAR)]
+    if doubtful:
+        say("\nof these:")
+        for line in speed_table(doubtful, options.limit)[1:]:
+            say(line)
     compared = [timings for timings in all_timings if not timings.trouble]
     slower = sum(verdict(timings.ratio("gpu"), options.limit) == SLOWER for timings in compared)
     say()
