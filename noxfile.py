@@ -71,6 +71,7 @@ for _target in TARGETS.values():
     )
 
 _tool("smoketest", "Test every wheel of the wheelhouse that this machine can run, or any with --wheel PATH.")
+_tool("compatibility", "Load the universal wheels with every torch and Python that they claim.")
 _tool("audit", "Check every wheel of the wheelhouse, or the ones given.")
 _tool("index", "Write the package index and its page from the wheelhouse to site/.")
 _tool("release", "Make or complete the GitHub release of the wheelhouse's wheels (--dry-run shows it).")

@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "smoketest": _main_of("smoketest_wheels"),
     "audit": _main_of("audit"),
     "reproduce": _main_of("reproduce"),
+    "compatibility": _main_of("compatibility"),
     "index": _main_of("index"),
     "release": _main_of("release"),
     "outdated": _main_of("outdated"),
