@@ -172,6 +172,7 @@ class Ratio:
     highest: float
     first_s: float
     second_s: float
+    rounds: int
 
     def __str__(self) -> str:
         return f"{self.median:.3f} [{self.lowest:.3f} {self.highest:.3f}]"
@@ -183,17 +184,22 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
         return None
     each = [b / a for a, b in zip(first, second, strict=True)]
     return Ratio(
-        statistics.median(each), min(each), max(each), statistics.median(first), statistics.median(second)
+        statistics.median(each),
+        min(each),
+        max(each),
+        statistics.median(first),
+        statistics.median(second),
+        len(each),
     )
 
 
 def verdict(found: Ratio | None, limit: float = LIMIT) -> str:
-    """`ok`, `SLOWER` (in every round), or `unclear` (in most, and not in all); empty without figures."""
+    """`ok`, `SLOWER` (in every round of several), or `unclear` (in most of them); empty without figures."""
     if found is None:
         return ""
     if found.median <= limit:
         return OK
-    return SLOWER if found.lowest > limit else UNCLEAR
+    return SLOWER if found.lowest > limit and found.rounds > 1 else UNCLEAR
 
 
 def trouble(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
@@ -278,7 +284,7 @@ def measure(
 def speed_table(all_timings: Iterable[Timings], limit: float = LIMIT) -> list[str]:
     """The timings as lines of text."""
     head = f"{'kind':13}{'kernel':80}{'case':22}{'first':>11}{'second':>11}"
-    lines = [f"{head}  {'gpu ratio':24}{'call ratio':24}{'bits':6}verdict"]
+    lines = [f"{head}  {'gpu ratio':24}{'call ratio':24}{'bits':8}verdict"]
     for timings in all_timings:
         row = timings.row
         head = f"{row.kind:13}{row.name:80}{row.case:22}"
@@ -290,7 +296,7 @@ def speed_table(all_timings: Iterable[Timings], limit: float = LIMIT) -> list[st
         slow_call = f", call {verdict(call, limit)}" if verdict(call, limit) not in ("", OK) else ""
         lines.append(
             f"{head}{gpu.first_s * 1e6:8.1f} us{gpu.second_s * 1e6:8.1f} us  {gpu!s:24}{call or '-'!s:24}"
-            f"{same:6}{verdict(gpu, limit)}{slow_call}"
+            f"{same:8}{verdict(gpu, limit)}{slow_call}"
         )
     return lines
 

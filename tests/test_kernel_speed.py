@@ -122,6 +122,11 @@ def test_slower_means_in_every_round(second: list[float], expected: str) -> None
     assert verdict(ratio([1.0, 1.0, 1.0], second)) == expected
 
 
+def test_one_round_is_not_enough_to_be_slower() -> None:
+    assert verdict(ratio([1.0], [1.5])) == UNCLEAR
+    assert verdict(ratio([1.0, 1.0], [1.5, 1.5])) == SLOWER
+
+
 def test_no_figures_are_no_verdict() -> None:
     assert ratio([], []) is None
     assert verdict(None) == ""
