@@ -293,7 +293,7 @@ def configuration(folder: Path, size: str, identity: str, tree: Path) -> str:
         "base_dir": os.pathsep.join(trees),
         "depend_mode": "true",
         "hash_dir": "false",
-        # The tree is a copy of this build's own, written a moment ago: young files in it are no sign of change.
+        # The tree is this build's own copy, written a moment ago: young files are no sign of change.
         "sloppiness": "include_file_ctime, include_file_mtime",
     }
     # A `$` would start the name of a variable.
