@@ -17,12 +17,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from email.parser import Parser
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from builder import pipeline
+from builder import pipeline, reproduce
 from builder.elf import read_elf
 from builder.errors import ArchitectureError, CompileError, PatchError
 from builder.fatbin import cubin_architectures, read_fatbin
@@ -290,3 +291,18 @@ def test_interrupted_build_leaves_nothing(
     assert "KeyboardInterrupt" in run.stderr
     assert _snapshot(options.wheelhouse) == before
     assert not list((tmp_path / "work").glob("*/scratch"))
+
+
+def test_two_builds_under_different_conditions_are_equal(
+    patches_root: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(reproduce, "build", partial(pipeline.build, patches_root=patches_root))
+    source = str(HERE / "minisage")
+    arguments = ["--source", source, "--arch", ARCHITECTURES, "--cache-dir", str(cache), "--jobs", "2"]
+    assert reproduce.main(["cp312-cu130", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert said.count("equal: sageattention-2.2.0+cu130.torch2.11.sm80.sm90a-cp312-cp312-") == 2
+    assert "compiler cache" not in said
