@@ -343,7 +343,7 @@ def read_resolution(status: int, output: str, errors: str) -> tuple[str, str]:
         return match[1], ""
     said = " ".join(errors.split())
     if "No solution found" in said:
-        because = re.search(r"Because (.*?)(?:,? we can conclude|$)", said)
+        because = re.search(r"Because (.*?)(?: and you require .*|,? we can conclude.*|$)", said)
         return "", f"{Status.NO_TORCH.value}: {because[1] if because else said}"
     return "", said or "the resolver said nothing"
 
