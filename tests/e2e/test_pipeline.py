@@ -273,6 +273,8 @@ def test_interrupted_build_leaves_nothing(
     code = (
         "import sys, threading, os, signal, time; from pathlib import Path; from dataclasses import replace\n"
         "import pickle; from builder import pipeline\n"
+        # A shell's background job starts with the signal ignored, and so does all that it runs.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "target, options, root, work = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "def interrupt():\n"
         "    while not list(work.glob('*/scratch/source/build/objects')): time.sleep(0.05)\n"
