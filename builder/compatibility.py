@@ -447,7 +447,12 @@ def _run_probe(python: Path) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         return {"problems": [f"no end after {_PROBE_SECONDS} s"]}
-    return read_probe(done.returncode, done.stdout, done.stderr)
+    return read_probe(done.returncode, *(short_paths(text, python) for text in (done.stdout, done.stderr)))
+
+
+def short_paths(text: str, python: Path) -> str:
+    """Text without the part of its paths that only says where the environment lies."""
+    return re.sub(rf"{re.escape(str(python.parent.parent))}/(lib/python[\d.]+/site-packages/)?", "", text)
 
 
 def read_probe(status: int, output: str, errors: str) -> dict[str, Any]:

@@ -10,9 +10,11 @@ quantisation to attention, and the operator's own host code up to its refusal of
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import json
+import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -47,6 +49,9 @@ def probe() -> dict[str, Any]:
         name: schema for name, schema in result["operators"].items() if name.startswith(PREFIX)
     }
     result.update(kernels={}, fake={}, host={}, trace="")
+    if result["problems"]:
+        # torch says of a library that it can't be loaded, and the loader's reason is behind that.
+        result["problems"] = [*_loader_errors(), *result["problems"]]
     if "torch" not in result:
         return result
     torch = importlib.import_module("torch")
@@ -69,6 +74,18 @@ def _import_check() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _loader_errors() -> list[str]:
+    """What the dynamic loader says of the wheel's libraries that it can't load."""
+    errors = []
+    for folder in map(Path, sys.path):
+        for library in sorted(folder.glob(f"{PREFIX}/lib/*.so")):
+            try:
+                ctypes.CDLL(str(library))
+            except OSError as error:
+                errors.append(f"{library.name}: {error}")
+    return errors
 
 
 def _overload(torch: Any, name: str) -> Any:

@@ -28,6 +28,7 @@ from builder.compatibility import (
     read_claim,
     read_probe,
     read_resolution,
+    short_paths,
     table,
     worst,
     write_json,
@@ -155,6 +156,13 @@ def test_a_dead_interpreter_is_a_failure() -> None:
         "the interpreter ended with signal 6: Aborted"
     ]
     assert faults(read_probe(1, "half a li", "")) == ["the interpreter ended with status 1: half a li"]
+
+
+def test_an_environments_own_folder_is_left_out_of_reasons() -> None:
+    inside = Path("/b/torch2.11.0-py3.12-7/bin/python")
+    there = "/b/torch2.11.0-py3.12-7"
+    text = f"{there}/lib/python3.12/site-packages/sageattention/_fused.so: no {there}/x"
+    assert short_paths(text, inside) == "sageattention/_fused.so: no x"
 
 
 def test_dying_after_the_answer_is_a_failure_too() -> None:
