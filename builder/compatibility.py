@@ -605,7 +605,3 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     beside.replace(path)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
