@@ -190,6 +190,7 @@ def run_build(
     *,
     jobs: int,
     events: Path | None,
+    echo: bool = False,
     interval_seconds: float | None = None,
 ) -> Compiled:
     """Build a wheel of a source tree with `python -m build`, without isolation.
@@ -201,6 +202,7 @@ def run_build(
         env: The build's whole environment.
         jobs: Compiler processes at once; for the message where memory ran out.
         events: File that the tree appends its progress to; None for a tree that has none.
+        echo: Show the compiler's output as well.
         interval_seconds: How often the state is printed while nothing finishes; 1 s on a terminal, else 60 s.
 
     Raises:
@@ -222,7 +224,7 @@ def run_build(
             start_new_session=True,
         )
         progress = Progress()
-        watcher = _Watcher(progress, log, events, start, interval_seconds)
+        watcher = _Watcher(progress, log, events, _Follower(log) if echo else None, interval_seconds)
         watcher.start()
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -253,13 +255,19 @@ class _Watcher(threading.Thread):
     """Prints a build's progress until it is stopped."""
 
     def __init__(
-        self, progress: Progress, log: Path, events: Path | None, start: float, interval_seconds: float | None
+        self,
+        progress: Progress,
+        log: Path,
+        events: Path | None,
+        echoed: _Follower | None,
+        interval_seconds: float | None,
     ) -> None:
         super().__init__(daemon=True)
         self._progress = progress
         self._source = _Follower(events or log)
         self._is_events = events is not None
-        self._start = start
+        self._echoed = echoed
+        self._start = time.monotonic()
         self._tty = sys.stdout.isatty()
         self._interval = interval_seconds or (1.0 if self._tty else 60.0)
         self._ended = threading.Event()
@@ -284,6 +292,8 @@ class _Watcher(threading.Thread):
             say(line)
 
     def _drain(self) -> bool:
+        for line in self._echoed.lines() if self._echoed else ():
+            say(line)
         news = False
         for line in self._source.lines():
             event = json.loads(line) if self._is_events else _ninja_event(line)

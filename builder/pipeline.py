@@ -251,6 +251,7 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
                 env,
                 jobs=plan.jobs,
                 events=events if job.patched else None,
+                echo=job.options.verbose,
             )
         stats = cache.stats()
     if asked.cache:

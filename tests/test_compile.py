@@ -32,7 +32,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
 
 def _tree(tmp_path: Path, body: str = "") -> Path:
     tree = tmp_path / "tree"
-    tree.mkdir()
+    tree.mkdir(parents=True)
     (tree / "pyproject.toml").write_text(
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
@@ -112,3 +112,19 @@ def test_python_is_the_one_that_runs_the_build(tmp_path: Path) -> None:
     tree = _tree(tmp_path, body)
     run_build(tree, tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=1, events=None)
     assert (tree / "python").read_text() == sys.executable
+
+
+def test_compilers_output_is_shown_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = "print('ptxas info: 42 registers', flush=True)"
+    for echo in (False, True):
+        run_build(
+            _tree(tmp_path / str(echo), body),
+            tmp_path / str(echo) / "out",
+            tmp_path / str(echo) / "log",
+            dict(os.environ),
+            jobs=1,
+            events=None,
+            echo=echo,
+        )
+        assert ("ptxas info: 42 registers" in capsys.readouterr().out) is echo
+        assert "ptxas info: 42 registers" in (tmp_path / str(echo) / "log").read_text()
