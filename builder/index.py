@@ -41,6 +41,7 @@ from builder import catalogue
 from builder.catalogue import SmokeTest, Wheel
 from builder.errors import DownloadError, UsageError
 from builder.log import say, warn
+from builder.options import Parser
 from builder.page import Page, page_html
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,10 +94,8 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nox -s index --", description="Write the package index and its page."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="nox -s index --", description="Write the package index and its page.")
     parser.add_argument(
         "wheels", nargs="*", metavar="WHEEL", help="wheels to list (default: the wheelhouse's)"
     )

@@ -34,6 +34,7 @@ from builder._toml import tomllib
 from builder.errors import BuilderError, UsageError
 from builder.github import API_URL, Api, token_from
 from builder.log import say
+from builder.options import Parser
 from builder.targets import TARGETS_DIR, TOOLCHAINS, Archive, Target, load_targets
 from builder.upstream import FILE_NAME, PATCHES_DIR, Release, load_release
 
@@ -142,8 +143,8 @@ def _state(answer: Answer) -> str:
     return f"{len(answer.changes)} newer" if answer.changes else "up to date"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="nox -s outdated --",
         description=__doc__.partition("\n")[0],
         epilog="Exit status: 0 nothing newer, 20 something newer, 21 some source did not answer.",

@@ -27,6 +27,7 @@ from builder.errors import AuditError, ReleaseError, UsageError
 from builder.github import API_URL, Api, TransientError, token_from
 from builder.log import say, step, warn
 from builder.notes import release_notes
+from builder.options import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 SUMS = "SHA256SUMS"
@@ -171,10 +172,8 @@ def main(
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="nox -s release --", description="Make or complete a GitHub release of the wheels."
-    )
+def _parser() -> Parser:
+    parser = Parser(prog="nox -s release --", description="Make or complete a GitHub release of the wheels.")
     parser.add_argument("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
     parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
     parser.add_argument("--tag", required=True, help="the release's git tag")
