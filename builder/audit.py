@@ -188,11 +188,6 @@ def table(reports: Iterable[Report], *, notes: bool = False) -> str:
     return "\n\n".join("\n".join(_rows(report, notes)) for report in reports)
 
 
-def format_report(report: Report) -> str:
-    """One report as text, with what its checks found."""
-    return table([report])
-
-
 def _rows(report: Report, notes: bool) -> Iterator[str]:
     yield f"{'PASS' if report.passed else 'FAIL'}  {report.path.name}"
     facts = report.facts

@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from builder.architectures import Architecture, Selection, join
-from builder.elf import MAGIC, SharedLibrary, read_elf
+from builder.elf import SharedLibrary, is_elf, read_elf
 from builder.errors import ArchitectureError, AuditError
 from builder.fatbin import Code, cubin_architectures, ptx_architectures, read_fatbin
 from builder.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, Owner, owner_of
@@ -98,7 +98,7 @@ class Subject:
         library: SharedLibrary | None = None
         codes: tuple[Code, ...] = ()
         # A bundled torch is an error by its name alone, and takes minutes to read.
-        if data.startswith(MAGIC) and forbidden_copy(name) is not TORCH:
+        if is_elf(data) and forbidden_copy(name) is not TORCH:
             try:
                 library = read_elf(data, name)
                 codes = read_fatbin(library.fatbin)

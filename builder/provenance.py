@@ -31,7 +31,6 @@ AUDITWHEEL_SBOM = "auditwheel.cdx.json"
 # How NVIDIA's own packages of the CUDA runtime name its terms.
 RUNTIME_LICENSE = "LicenseRef-NVIDIA-Proprietary"
 RUNTIME_LICENSE_FILE = "nvidia-cuda-runtime/License.txt"
-UPSTREAM_URL = "https://github.com/thu-ml/SageAttention"
 
 _METADATA_VERSION = (2, 4)  # the first with License-Expression and License-File
 _OPENING = "> **About this wheel.**"

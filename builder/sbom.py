@@ -30,7 +30,6 @@ from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-SPEC_VERSION = "1.6"
 # Prefix of the properties that this project writes.
 PROPERTY = "sageattention-wheel"
 

@@ -13,8 +13,6 @@ from typing import Any
 
 Lengths = tuple[int, int]
 
-CAUSAL_ONLY_WHEN_EQUAL = "the kernels define the causal mask for equal lengths only"
-
 
 @dataclass(frozen=True)
 class Case:

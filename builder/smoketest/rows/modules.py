@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,13 +28,20 @@ PERMUTED = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
 """The order of tokens, within 16, that the fp8 kernels take V in (docstring of ``per_channel_fp8``)."""
 
 
-def run(subject: Subject, module: str, seed: int) -> Result:
-    """Call every function of a module in both layouts."""
+def _load(module: str) -> ModuleType | None:
+    """A module of the installed package; None where the wheel has none of that name."""
     try:
-        loaded = importlib.import_module(f"sageattention.{module}")
+        return importlib.import_module(f"sageattention.{module}")
     except ModuleNotFoundError as absent:
         if absent.name != f"sageattention.{module}":
             raise
+        return None
+
+
+def run(subject: Subject, module: str, seed: int) -> Result:
+    """Call every function of a module in both layouts."""
+    loaded = _load(module)
+    if loaded is None:
         return not_applicable("the wheel has no such module")
     problems: list[str] = []
     figures: dict[str, float] = {}
@@ -221,11 +229,8 @@ def launch_errors(subject: Subject, module: str) -> Result:
 
     All inputs are ones, so the right result is known: V in attention, 127 in int8, the highest value in fp8.
     """
-    try:
-        loaded = importlib.import_module(f"sageattention.{module}")
-    except ModuleNotFoundError as absent:
-        if absent.name != f"sageattention.{module}":
-            raise
+    loaded = _load(module)
+    if loaded is None:
         return not_applicable("the wheel has no such module")
     problems = []
     for name in MODULE_FUNCTIONS[module]:
