@@ -14,8 +14,8 @@ import nox
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from builder.errors import BuilderError  # noqa: E402
-from builder.targets import Target, load_targets  # noqa: E402
+from builder.target.targets import Target, load_targets  # noqa: E402
+from builder.util.errors import BuilderError  # noqa: E402
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from builder.errors import BuilderError, UsageError
-from builder.log import fail
+from builder.util.errors import BuilderError, UsageError
+from builder.util.log import fail
 
 _INTERRUPTED = 130
 
 
 def _build(arguments: Sequence[str]) -> int:
-    from builder.options import parse_build_options  # noqa: PLC0415 - each command imports what it needs
     from builder.pipeline import build  # noqa: PLC0415
-    from builder.targets import find_target  # noqa: PLC0415
+    from builder.target.options import parse_build_options  # noqa: PLC0415 - each command imports what it needs
+    from builder.target.targets import find_target  # noqa: PLC0415
 
     name, *rest = arguments or [""]
     target = find_target(name)
@@ -35,13 +35,13 @@ def _main_of(module: str) -> Callable[[Sequence[str]], int]:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "build": _build,
-    "smoketest": _main_of("smoketest_wheels"),
-    "audit": _main_of("audit"),
+    "smoketest": _main_of("check.smoketest_wheels"),
+    "audit": _main_of("check.audit"),
     "reproduce": _main_of("reproduce"),
-    "compatibility": _main_of("compatibility"),
-    "index": _main_of("index"),
-    "release": _main_of("release"),
-    "outdated": _main_of("outdated"),
+    "compatibility": _main_of("check.compatibility"),
+    "index": _main_of("publish.index"),
+    "release": _main_of("publish.release"),
+    "outdated": _main_of("publish.outdated"),
 }
 
 

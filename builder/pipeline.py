@@ -16,48 +16,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from builder import (
-    architectures,
-    audit,
-    compiler_cache,
-    components,
-    environment,
-    import_check,
-    provenance,
-    repair,
-    resources,
-    toolchain,
-)
-from builder.architectures import Selection
-from builder.compile import Compiled, run_build
-from builder.digest import file_sha256
-from builder.log import say, step, warn
-from builder.options import ROOT, BuildOptions
-from builder.patches import Applied, Patch, Rewrite, apply_series, load_series
-from builder.project import load_project
-from builder.record import for_wheel, learnt_costs, make_record
-from builder.source import Source, obtain
-from builder.targets import Target, local_version
-from builder.toolchain import Toolchain
-from builder.upstream import PATCHES_DIR, Release, load_release
-from builder.wheelhouse import locked, publish, read_record, up_to_date
+from builder.check import audit, import_check
+from builder.compile import compiler_cache
+from builder.compile import jobs as resources
+from builder.compile.frontend import Compiled, run_build
+from builder.finish import provenance, repair
+from builder.finish.record import for_wheel, learnt_costs, make_record
+from builder.finish.wheelhouse import locked, publish, read_record, up_to_date
+from builder.source.obtain import Source, obtain
+from builder.source.patches import Applied, Patch, Rewrite, apply_series, load_series
+from builder.target import architectures
+from builder.target.architectures import Selection
+from builder.target.options import BuildOptions
+from builder.target.project import load_project
+from builder.target.targets import Target, local_version
+from builder.target.upstream import PATCHES_DIR, Release, load_release
+from builder.toolchain import assembly as toolchain
+from builder.toolchain import components
+from builder.toolchain import venv as environment
+from builder.toolchain.assembly import Toolchain
+from builder.util.digest import file_sha256
+from builder.util.log import say, step, warn
+from builder.util.paths import ROOT
 
 # Largest resident set of one compiler process, measured: below 0.8 GB on the stable interface, 3.3 GB on
 # torch/extension.h, which only an unpatched tree includes.
 PATCHED_JOB_BYTES = 800 * 10**6
 UNPATCHED_JOB_BYTES = 3_400 * 10**6
 
-# Modules whose code does not reach into a wheel: a change of them leaves the wheelhouse up to date.
-_NOT_IN_THE_WHEEL = {
-    "index.py",
-    "page.py",
-    "catalogue.py",
-    "release.py",
-    "github.py",
-    "notes.py",
-    "outdated.py",
-}
-_NOT_IN_THE_WHEEL |= {"smoketest_wheels.py", "log.py", "wheelhouse.py", "reproduce.py", "import_check.py"}
+# Folders whose code does not reach into a wheel: a change in them leaves the wheelhouse up to date.
+_AFTER_THE_WHEEL = {"check", "publish", "smoketest"}
 
 
 @dataclass
@@ -384,11 +372,6 @@ def make_fingerprint(job: Job, source: Source | Release) -> str:
         job: The build.
         source: The source, or the release that stands for it before it is downloaded.
     """
-    code = {
-        path.name: file_sha256(path)
-        for path in sorted((ROOT / "builder").iterdir())
-        if path.suffix in {".py", ".txt", ".toml"} and path.name not in _NOT_IN_THE_WHEEL
-    }
     parts = {
         "target": repr(job.target),
         "architectures": [str(architecture) for architecture in job.selection.architectures],
@@ -397,9 +380,23 @@ def make_fingerprint(job: Job, source: Source | Release) -> str:
         "patches": [(patch.name, patch.sha256) for patch in job.series],
         "cuda_home": str(job.options.cuda_home),
         "torch_index": job.options.torch_index,
-        "code": code,
+        "code": code_digests(ROOT / "builder"),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_digests(builder: Path) -> dict[str, str]:
+    """SHA-256 of each file of the builder whose content can reach into a wheel, by its path.
+
+    Args:
+        builder: The folder of the package `builder`.
+    """
+    paths = (path.relative_to(builder) for path in builder.rglob("*") if path.is_file())
+    return {
+        path.as_posix(): file_sha256(builder / path)
+        for path in sorted(paths)
+        if path.suffix in {".py", ".txt", ".toml"} and path.parts[0] not in _AFTER_THE_WHEEL
+    }
 
 
 def _records(wheelhouse: Path) -> list[dict[str, Any]]:

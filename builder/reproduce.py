@@ -17,12 +17,12 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from builder.digest import file_sha256
-from builder.errors import ReproducibilityError
-from builder.log import say
-from builder.options import parse_build_options
 from builder.pipeline import build
-from builder.targets import find_target
+from builder.target.options import parse_build_options
+from builder.target.targets import find_target
+from builder.util.digest import file_sha256
+from builder.util.errors import ReproducibilityError
+from builder.util.log import say
 
 _ATTRIBUTES = ("date_time", "external_attr", "compress_type", "create_system", "compress_size")
 

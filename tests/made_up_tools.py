@@ -9,8 +9,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.architectures import Architecture
-from builder.targets import Target
+from builder.target.architectures import Architecture
+from builder.target.targets import Target
 
 GXX = """#!/bin/sh
 # A g++ of version {version}: says so, and makes an empty file of what it is to compile or link.

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import errors
-from builder.audit_checks import CHECKS
-from builder.errors import BuilderError
-from builder.options import build_parser
+from builder.check.audit_checks import CHECKS
 from builder.smoketest.outcome import ExitCode
-from builder.targets import TARGETS_DIR, TOOLCHAINS, load_target
+from builder.target.options import build_parser
+from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target
+from builder.util import errors
+from builder.util.errors import BuilderError
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -168,7 +168,7 @@ def test_every_error_is_in_the_troubleshooting_table() -> None:
 
 
 def test_messages_of_the_troubleshooting_table_are_the_code_s() -> None:
-    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "builder").glob("*.py")))
+    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "builder").rglob("*.py")))
     for cells in error_rows():
         messages = codes(cells[2])
         assert messages, cells

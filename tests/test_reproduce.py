@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import ReproducibilityError
 from builder.reproduce import compare, first_difference
+from builder.util.errors import ReproducibilityError
 
 
 def _wheel(path: Path, members: dict[str, bytes], year: int = 2020) -> Path:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from builder import index, outdated, release
-from builder.options import parse_build_options
-from builder.targets import load_targets
+from builder.publish import index, outdated, release
+from builder.target.options import parse_build_options
+from builder.target.targets import load_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -24,12 +24,12 @@ from typing import ClassVar
 import pytest
 
 from builder import pipeline, reproduce
-from builder.elf import read_elf
-from builder.errors import ArchitectureError, CompileError, PatchError
-from builder.fatbin import cubin_architectures, read_fatbin
-from builder.options import BuildOptions
-from builder.targets import Target, load_targets
-from builder.wheelhouse import read_record
+from builder.finish.wheelhouse import read_record
+from builder.target.options import BuildOptions
+from builder.target.targets import Target, load_targets
+from builder.util.errors import ArchitectureError, CompileError, PatchError
+from builder.wheel.elf import read_elf
+from builder.wheel.fatbin import cubin_architectures, read_fatbin
 
 pytestmark = pytest.mark.e2e
 

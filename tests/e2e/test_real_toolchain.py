@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from builder import environment, host, toolchain
-from builder.compiler_cache import CompilerCache, Stats
-from builder.elf import read_elf
-from builder.options import BuildOptions
-from builder.targets import Target, load_targets
-from builder.toolchain import Toolchain
+from builder.compile.compiler_cache import CompilerCache, Stats
+from builder.target.options import BuildOptions
+from builder.target.targets import Target, load_targets
+from builder.toolchain import assembly as toolchain
+from builder.toolchain import host_compiler as host
+from builder.toolchain import venv as environment
+from builder.toolchain.assembly import Toolchain
+from builder.wheel.elf import read_elf
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,1 @@
+"""What is checked of a finished wheel: audit, import, compatibility, smoke test."""

@@ -1,0 +1,192 @@
+"""Imports SageAttention and each of its extensions by itself, and says in JSON what became of it.
+
+The file is run by the Python of a clean environment, so it uses the standard library only and nothing of
+this project (`run` is for the caller's side). Upstream's `core.py` swallows the errors of its extensions'
+imports, and takes the kernels as unavailable: so each extension is imported here explicitly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTION = "sageattention"
+NO_DRIVER = "libcuda.so.1: cannot open shared object file"
+_TIMEOUT_SECONDS = 600
+# Libraries whose second copy in a process matters.
+_WATCHED = ("libtorch", "libc10", "libcudart", "libcuda.so")
+
+
+def extension_modules(files: list[str], package: str = DISTRIBUTION) -> list[str]:
+    """Names of the extensions' modules among a distribution's files, sorted: `_fused`, `_qattn_sm80`.
+
+    Args:
+        files: Names as RECORD has them.
+        package: The import package.
+    """
+    names = set()
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        module = name.split(".")[0]
+        if folder == package and module.startswith(("_qattn_", "_fused")) and name.endswith((".py", ".so")):
+            names.add(module)
+    return sorted(names)
+
+
+def libraries(files: list[str], package: str = DISTRIBUTION) -> set[str]:
+    """Names of the extensions that the distribution has a shared library of."""
+    folders = (package, f"{package}/lib")
+    return {
+        file.rpartition("/")[2].split(".")[0]
+        for file in files
+        if file.rpartition("/")[0] in folders and file.endswith(".so")
+    }
+
+
+def inspect(package: str = DISTRIBUTION) -> dict[str, Any]:
+    """Import everything, and tell what happened; an error of an import is a finding and not raised."""
+    distribution = importlib.metadata.distribution(package)
+    files = [str(file) for file in distribution.files or ()]
+    result: dict[str, Any] = {
+        "python": platform.python_version(),
+        "package": {
+            "version": distribution.version,
+            "requires": distribution.requires or [],
+            "requires_python": distribution.metadata["Requires-Python"],
+        },
+        "extensions": {},
+        "operators": {},
+        "problems": [],
+    }
+    torch = _import("torch", result)
+    if torch is None:
+        return result
+    result["torch"] = {"version": str(torch.__version__), "cuda": torch.version.cuda}
+    before = _operators(torch)
+    module = _import(package, result)
+    result["functions"] = (
+        sorted(name for name in vars(module) if name.startswith("sageattn")) if module else []
+    )
+    if module is not None and not result["functions"]:
+        result["problems"].append(f"{package} has no function sageattn*")
+    has_library = libraries(files, package)
+    modules = extension_modules(files, package)
+    if not modules:
+        result["problems"].append(f"{package} has no extension")
+    for name in modules:
+        # A wheel for some architectures has no library for the others' kernels, and its module says so.
+        missing = name not in has_library
+        loaded = _import(f"{package}.{name}", result, expected=missing)
+        result["extensions"][name] = {
+            "library": not missing,
+            "loaded": loaded is not None,
+            "functions": sorted(_functions(loaded)) if loaded is not None else [],
+        }
+    result["operators"] = {
+        name: schema for name, schema in sorted(_operators(torch).items()) if name not in before
+    }
+    result["libraries"] = _mapped_libraries()
+    return result
+
+
+def _import(name: str, result: dict[str, Any], *, expected: bool = False) -> Any:
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:  # whatever an import raises is what is looked for
+        if not (expected and isinstance(error, ImportError)):
+            said = traceback.format_exception_only(type(error), error)[-1].strip()
+            result["problems"].append(f"import {name}: {said}")
+        return None
+
+
+def _functions(module: Any) -> list[str]:
+    """Public functions and operators of a module, without what it imports from its package."""
+    package = module.__name__.rpartition(".")[0]
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value)
+        and not name.startswith("_")
+        and not isinstance(value, type)
+        and not str(getattr(value, "__module__", "")).startswith(f"{package}._library")
+    ]
+
+
+def _operators(torch: Any) -> dict[str, str]:
+    schemas = {}
+    for schema in torch._C._jit_get_all_schemas():
+        name = f"{schema.name}.{schema.overload_name}".rstrip(".")
+        schemas[name] = str(schema)
+    return schemas
+
+
+def _mapped_libraries() -> list[str]:
+    """Paths of the watched libraries in this process (proc(5), /proc/PID/maps)."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    paths = {line.split(None, 5)[5] for line in lines if len(line.split(None, 5)) == 6}
+    return sorted(path for path in paths if Path(path).name.startswith(_WATCHED))
+
+
+def run(python: Path, package: str = DISTRIBUTION, tolerate: Sequence[str] = ()) -> list[str]:
+    """Run this file under another Python, and put what it says into lines to print.
+
+    Args:
+        python: The interpreter of an environment with torch and the wheel.
+        package: The distribution to import.
+        tolerate: Problems whose text has one of these are lines and no error: `NO_DRIVER` for the unpatched
+            release, whose Hopper extension can't be imported on a machine without a driver.
+
+    Raises:
+        AuditError: Something can't be imported, or the interpreter died over it.
+    """
+    from builder.util.errors import AuditError  # noqa: PLC0415 - this file also runs where there is no builder
+
+    # Isolated, so that neither this file's folder nor a PYTHONPATH stands in for what is installed.
+    command = [str(python), "-I", str(Path(__file__).resolve()), package]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise AuditError(f"import {package}: no end after {_TIMEOUT_SECONDS} s.") from None
+    last = done.stdout.strip().rpartition("\n")[2]
+    try:
+        result = json.loads(last)
+    except json.JSONDecodeError:
+        said = "\n    ".join((done.stderr or done.stdout).strip().splitlines()[-10:])
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+        raise AuditError(f"Importing {package} ended the interpreter ({how}):\n    {said}") from None
+    problems = [text for text in result["problems"] if not any(part in text for part in tolerate)]
+    if problems:
+        raise AuditError(f"{package} can't be used:\n    " + "\n    ".join(problems))
+    return lines(result)
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """What `inspect` found, in lines for people."""
+    torch, package = result["torch"], result["package"]
+    where = f"Python {result['python']}, torch {torch['version']} (CUDA {torch['cuda']})"
+    found = [f"{where}: {package['version']} imported, {len(result['operators'])} operators"]
+    for name, extension in result["extensions"].items():
+        if extension["loaded"]:
+            found.append(f"{name}: loaded, {len(extension['functions'])} functions")
+        elif extension["library"]:
+            found.append(f"{name}: not loaded")
+        else:
+            found.append(f"{name}: not in this wheel")
+    return found + [f"tolerated: {problem}" for problem in result["problems"]]
+
+
+if __name__ == "__main__":
+    answer = inspect(*sys.argv[1:2])
+    print(json.dumps(answer), flush=True)
+    sys.exit(1 if answer["problems"] else 0)

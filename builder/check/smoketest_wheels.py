@@ -1,0 +1,316 @@
+"""Smoke-tests wheels: each in a new virtual environment with the torch that it requires.
+
+The test itself is `builder.smoketest`, which the environment's Python runs with nothing but torch and the
+wheel beside it. Its report and picture are put beside the wheel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.tags import platform_tags
+
+from builder.smoketest.outcome import ENDINGS, ExitCode
+from builder.target.targets import Target, find_target, load_targets
+from builder.toolchain.venv import make_clean_venv
+from builder.util.arguments import Parser
+from builder.util.digest import file_sha256
+from builder.util.errors import BuilderError, UsageError
+from builder.util.log import say, step, warn
+from builder.util.paths import ROOT
+from builder.wheel.wheelfile import Wheel, WheelName
+
+PYTORCH_INDEX = "https://download.pytorch.org/whl"
+
+_CUDA_LABEL = re.compile(r"cu(?:da)?(\d{3})")
+_TORCH_LABEL = re.compile(r"torch(\d+\.\d+)")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A wheel, and what it is tested with.
+
+    Attributes:
+        python: Version or path of the Python.
+        requirement: The torch that is installed first.
+        torch_index: Package index that has it for the wheel's CUDA version; None for the default index.
+    """
+
+    wheel: Path
+    python: str
+    requirement: str
+    torch_index: str | None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What came of a wheel: an exit code and one line."""
+
+    wheel: Path
+    exit_code: int
+    line: str
+    ran: bool = True
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Test wheels of the wheelhouse, of one target, or the ones given.
+
+    Returns:
+        The worst exit code of the wheels that ran (see `builder.smoketest.outcome.ExitCode`).
+
+    Raises:
+        UsageError: There is no such wheel.
+        TargetError: There is no such target.
+    """
+    options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
+    target = find_target(options.target) if options.target else None
+    asked = [Path(path).resolve() for path in options.wheel]
+    wheels = asked or sorted(Path(options.wheelhouse).resolve().glob("*.whl"))
+    missing = [str(path) for path in asked if not path.is_file()]
+    if missing:
+        raise UsageError(f"No such wheel: {', '.join(missing)}.", "Give the path of a wheel to --wheel.")
+    if target is not None:
+        wheels = [wheel for wheel in wheels if belongs_to(WheelName.parse(wheel.name), target)]
+    if not wheels:
+        what = f"of {target.name} " if target else ""
+        say(f"No wheel {what}in {options.wheelhouse}: nothing was tested. Build one, or give --wheel PATH.")
+        return ExitCode.NO_WHEEL
+    if not options.import_only and not gpu_is_here():
+        say("No NVIDIA GPU on this machine: no wheel was tested. --import-only checks the imports alone.")
+        return ExitCode.NO_GPU
+    endings = [_test(wheel, options) for wheel in wheels]
+    say()
+    for line in summary(endings, import_only=options.import_only):
+        say(line)
+    return worst(endings, asked_for=bool(asked or target))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="nox -s smoketest --",
+        description="Test wheels on this machine's GPU, each in a new environment.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("target", nargs="?", help="test this target's wheels only")
+    parser.add_argument("--wheel", action="append", default=[], metavar="PATH", help="test this wheel")
+    parser.add_argument("--wheelhouse", default=str(ROOT / "wheelhouse"), metavar="DIR")
+    parser.add_argument("--python", metavar="VERSION", help="Python for wheels that take several")
+    parser.add_argument(
+        "--torch", metavar="REQUIREMENT", help="another torch than the wheel's: torch==2.12.*"
+    )
+    parser.add_argument("--torch-index", metavar="URL", help="package index to take torch from")
+    parser.add_argument("--keep-venv", action="store_true", help="leave the environments in build/smoketest")
+    test = parser.add_argument_group("of the test itself")
+    modes = test.add_mutually_exclusive_group()
+    modes.add_argument("--quick", action="store_true", help="under half a minute on an H100")
+    modes.add_argument("--long", action="store_true", help="with 200,000 and 270,000 tokens")
+    modes.add_argument("--import-only", action="store_true", help="check the imports; needs no GPU")
+    test.add_argument("--kernels", metavar="A,B", help="only these")
+    test.add_argument("--groups", metavar="A,B", help="only these groups of rows")
+    test.add_argument("--seed", type=int, metavar="N", help="of the random inputs")
+    test.add_argument("--no-speed", action="store_true", help="leave the timings out")
+    return parser
+
+
+def passed_on(options: argparse.Namespace) -> list[str]:
+    """The options that go to the test itself."""
+    flags = [name for name in ("quick", "long", "import_only", "no_speed") if getattr(options, name)]
+    values = [name for name in ("kernels", "groups", "seed") if getattr(options, name) is not None]
+    given = [f"--{name.replace('_', '-')}" for name in flags]
+    return given + [f"--{name}={getattr(options, name)}" for name in values]
+
+
+def belongs_to(name: WheelName, target: Target) -> bool:
+    """Whether a wheel is one of a target's, by its file name."""
+    tag = f"{name.python}-{name.abi}" if name.abi == "abi3" else name.python
+    return tag == target.python_tag and name.local_version.split(".")[0] == target.cuda_tag
+
+
+def choose(
+    wheel: Path,
+    requirements: Iterable[str],
+    targets: Iterable[Target],
+    *,
+    platforms: Iterable[str],
+    python: str | None = None,
+) -> Trial | str:
+    """What a wheel is tested with.
+
+    A wheel of one of our targets gets that target's torch: what is newest of those that it allows may be
+    built for another CUDA version. Another's gets what its metadata or its local version names.
+
+    Args:
+        requirements: The wheel's `Requires-Dist`.
+        platforms: Platform tags of this machine.
+        python: Python version for wheels that take several; this one by default.
+
+    Returns:
+        A trial, or why this machine can't run the wheel.
+    """
+    name = WheelName.parse(wheel.name)
+    if name.platform != "any" and not set(name.platform.split(".")) & set(platforms):
+        return f"is for {name.platform}"
+    exact = re.fullmatch(r"cp3(\d+)", name.python)
+    version = python or f"{sys.version_info.major}.{sys.version_info.minor}"
+    if exact and name.abi != "abi3":
+        version = f"3.{exact[1]}"
+    elif exact and int(version.split(".")[1]) < int(exact[1]):
+        return f"needs Python 3.{exact[1]} or later"
+    target = next((one for one in targets if belongs_to(name, one)), None)
+    if target is not None:
+        return Trial(wheel, version, f"torch=={target.torch}", target.torch_index)
+    required = [one for one in map(Requirement, requirements) if one.name == "torch" and one.specifier]
+    torch_label = _TORCH_LABEL.search(name.local_version)
+    cuda_label = _CUDA_LABEL.search(name.local_version)
+    if required:
+        requirement = f"torch{required[0].specifier}"
+    else:
+        requirement = f"torch=={torch_label[1]}.*" if torch_label else "torch"
+    index = f"{PYTORCH_INDEX}/cu{cuda_label[1]}" if cuda_label else None
+    return Trial(wheel, version, requirement, index)
+
+
+def _test(wheel: Path, options: argparse.Namespace) -> Ending:
+    """Test one wheel; a failure of its environment is its ending."""
+    try:
+        with Wheel(wheel) as opened:
+            requirements = opened.metadata.get_all("Requires-Dist") or []
+        trial = choose(
+            wheel, requirements, load_targets().values(), platforms=platform_tags(), python=options.python
+        )
+    except BuilderError as error:
+        return Ending(wheel, error.exit_code, str(error))
+    if isinstance(trial, str):
+        return Ending(wheel, ExitCode.NO_WHEEL, f"not run: {trial}", ran=False)
+    python = find_python(trial.python)
+    if python is None:
+        code = ExitCode.WHEEL_FOR_ANOTHER_PYTHON
+        return Ending(wheel, code, f"not run: Python {trial.python} is not on this machine", ran=False)
+    requirement = options.torch or trial.requirement
+    if requirement == "torch":
+        warn(f"{wheel.name} names no torch version: testing with the newest; --torch gives another")
+    venv = ROOT / "build" / "smoketest" / wheel.stem
+    try:
+        with step(f"Installing {wheel.name} with {requirement} for Python {trial.python}"):
+            inside = make_clean_venv(
+                venv, python, [requirement, str(wheel)], options.torch_index or trial.torch_index
+            )
+        with step(f"Testing {wheel.name}"):
+            return _run(wheel, inside, passed_on(options), report=not options.import_only)
+    except BuilderError as error:
+        return Ending(wheel, error.exit_code, f"FAILED: {error.message}")
+    finally:
+        if not options.keep_venv:
+            shutil.rmtree(venv, ignore_errors=True)
+
+
+def _run(wheel: Path, python: Path, arguments: Sequence[str], *, report: bool) -> Ending:
+    """Run the test in an environment.
+
+    Args:
+        report: Leave report and picture beside the wheel; not for imports alone, which would take the place
+            of a real test's.
+    """
+    report_path = wheel.with_name(f"{wheel.name}.smoketest.json")
+    picture_path = wheel.with_name(f"{wheel.name}.smoketest.html")
+    outputs = ["--json", str(report_path), "--html", str(picture_path)] if report else []
+    if report:
+        report_path.unlink(missing_ok=True)
+    done = subprocess.run(
+        [str(python), "-m", "builder.smoketest", *arguments, *outputs],
+        env=clean_environment(os.environ),
+        # Not the checkout, nor wherever the user is: a folder named sageattention there would be imported.
+        cwd=python.parent,
+        check=False,
+    )
+    return conclude(wheel, done.returncode, report_path if report else None)
+
+
+def conclude(wheel: Path, exit_code: int, report_path: Path | None) -> Ending:
+    """A wheel's ending, and its name and digest added to its report.
+
+    Args:
+        exit_code: Of the test's process.
+        report_path: Where the test wrote its report, if it came to that; None for imports alone.
+    """
+    if report_path is None and exit_code == ExitCode.PASS:
+        return Ending(wheel, exit_code, "imports only: nothing was computed")
+    try:
+        report: dict[str, Any] = json.loads(report_path.read_text()) if report_path else {}
+    except (OSError, json.JSONDecodeError):
+        report = {}
+    if report_path is None or not report:
+        known = [code for code in ExitCode if code == exit_code != ExitCode.PASS]
+        line = ENDINGS[known[0]] if known else f"FAILED: the test ended with exit code {exit_code}"
+        return Ending(wheel, exit_code or ExitCode.FAILURES, line)
+    report["wheel"] = {"filename": wheel.name, "sha256": file_sha256(wheel)}
+    beside = report_path.with_name(f".{report_path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(report, indent=1) + "\n")
+    beside.replace(report_path)
+    return Ending(wheel, exit_code, str(report["headline"]).splitlines()[0])
+
+
+def clean_environment(environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
+    """The environment of a test: this one without what could bring in other packages than the venv's."""
+    kept = {name: value for name, value in environ.items() if name not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONNOUSERSITE": "1"}
+
+
+def summary(endings: Sequence[Ending], *, import_only: bool) -> list[str]:
+    """One line a wheel, and one with the counts; imports alone are not called a pass."""
+    width = max(len(ending.wheel.name) for ending in endings)
+    lines = [f"{ending.wheel.name:{width}}  {ending.line}" for ending in endings]
+    passed = sum(ending.ran and ending.exit_code == ExitCode.PASS for ending in endings)
+    not_run = sum(not ending.ran for ending in endings)
+    failed = len(endings) - passed - not_run
+    good = "only imported (nothing was computed)" if import_only else "passed"
+    return [*lines, f"wheels: {passed} {good}, {failed} failed, {not_run} not run"]
+
+
+def worst(endings: Sequence[Ending], *, asked_for: bool) -> int:
+    """The exit code of it all: a failed row before all else, then any other ending, then a pass.
+
+    Args:
+        asked_for: The wheels were named, so one that did not run is no pass.
+    """
+    codes = [ending.exit_code for ending in endings if ending.ran or asked_for]
+    if not codes:
+        return ExitCode.NO_WHEEL
+    if ExitCode.FAILURES in codes:
+        return ExitCode.FAILURES
+    return next((code for code in codes if code != ExitCode.PASS), ExitCode.PASS)
+
+
+def find_python(version: str) -> Path | None:
+    """A Python of a version that is on this machine; none is downloaded."""
+    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
+        return Path(sys.executable)
+    command = [sys.executable, "-m", "uv", "python", "find", "--no-python-downloads", version]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        answer = shutil.which(f"python{version}") or ""
+    return Path(answer) if answer else None
+
+
+def gpu_is_here() -> bool:
+    """Whether the machine has an NVIDIA GPU with a driver, as far as can be told without torch."""
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists():
+        return True
+    if shutil.which("nvidia-smi") is None:
+        return False
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        warn(f"nvidia-smi fails: {(listed.stdout or listed.stderr).strip()[:200]}")
+    return "GPU 0" in listed.stdout

@@ -1,0 +1,1 @@
+"""From the compiled wheel to the wheelhouse: repair, provenance and the record."""

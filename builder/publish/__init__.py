@@ -1,0 +1,1 @@
+"""The package index, the release, and what is newer upstream."""

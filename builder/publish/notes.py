@@ -1,0 +1,165 @@
+"""A release's notes, made from the records of its wheels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from builder.publish import catalogue
+from builder.publish.catalogue import Wheel
+
+_BASIC = (
+    "Basic wheels, with nothing bundled, to be installed by their address; their tag does not say which "
+    "glibc they need:"
+)
+_CHECK = (
+    "Each file's SHA-256 is in `SHA256SUMS`, and each wheel holds an SBOM and the patches. The JSON file "
+    "beside a wheel is the record of its build."
+)
+
+
+def release_notes(wheels: Sequence[Wheel], *, repository: str, tag: str, index_url: str = "") -> str:
+    """Markdown that says what a release holds, what it was made from, and how that can be checked.
+
+    Args:
+        wheels: The release's wheels, with their records.
+        repository: `owner/name`.
+        tag: The release's tag.
+        index_url: Where the package index is; without it wheels are installed by their address.
+    """
+    ordered = catalogue.newest_first(wheels)
+    portable = [wheel for wheel in ordered if wheel.portable]
+    basic = [wheel for wheel in ordered if not wheel.portable]
+    versions = ", ".join(dict.fromkeys(wheel.release for wheel in ordered))
+    parts = [
+        f"Wheels of SageAttention {versions} for Linux x86_64.",
+        "## Install",
+        _install(portable or basic, repository, tag, index_url),
+        "## Wheels",
+        _wheel_table(portable),
+    ]
+    if basic:
+        parts += [_BASIC, _wheel_table(basic)]
+    parts += ["## Smoke tests", _smoke_tests(ordered)]
+    parts += ["## What they were made from", _sources(ordered), _patches(ordered), _builds(ordered)]
+    parts += [
+        "## Check",
+        _CHECK,
+        _code(
+            "sha256sum --check --ignore-missing SHA256SUMS",
+            f"gh attestation verify FILE.whl --repo {repository}",
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _install(wheels: Sequence[Wheel], repository: str, tag: str, index_url: str) -> str:
+    if not wheels:
+        return ""
+    if not index_url:
+        first = wheels[0]
+        address = f"https://github.com/{repository}/releases/download/{quote(tag)}/{quote(first.filename)}"
+        return _code(f'python -m pip install "{address}"')
+    site = index_url.rstrip("/")
+    lines = []
+    for cuda in dict.fromkeys(wheel.cuda for wheel in wheels):
+        newest = next(wheel for wheel in wheels if wheel.cuda == cuda)
+        wanted = f'"{newest.project}=={newest.release}"'
+        lines += [
+            f"# a torch that is built for CUDA {catalogue.human_cuda(cuda)}",
+            f"python -m pip install {wanted} --extra-index-url {site}/{cuda}/",
+            f"uv pip install {wanted} --index {site}/{cuda}/",
+        ]
+    return f"{_code(*lines)}\n\nThe line for your own versions: {site}/"
+
+
+def _wheel_table(wheels: Sequence[Wheel]) -> str:
+    if not wheels:
+        return ""
+    rows = [
+        [
+            f"`{wheel.filename}`",
+            catalogue.human_python(wheel),
+            catalogue.human_torch(wheel),
+            catalogue.human_cuda(wheel.cuda),
+            ", ".join(wheel.architectures) or "not said",
+            catalogue.human_size(wheel.size_bytes),
+        ]
+        for wheel in wheels
+    ]
+    return _table(["File", "Python", "torch", "CUDA", "GPU architectures", "Size"], rows)
+
+
+def _smoke_tests(wheels: Sequence[Wheel]) -> str:
+    """A row for each wheel: one that was not tested is named as well."""
+    rows = [
+        [f"`{wheel.filename}`", wheel.smoke_test.outcome, wheel.smoke_test.on, wheel.smoke_test.detail]
+        for wheel in wheels
+    ]
+    return _table(["File", "Result", "On", "In its own words"], rows)
+
+
+def _sources(wheels: Sequence[Wheel]) -> str:
+    lines = []
+    for wheel in wheels:
+        source = _of(wheel, "source")
+        if not source:
+            lines.append(f"- `{wheel.filename}`: not recorded, and **not verified**")
+            continue
+        verified = "" if wheel.verified else ", **not verified**"
+        digest = f", SHA-256 `{source['sha256']}`" if source.get("sha256") else ""
+        text = f"- SageAttention {source.get('version')}: {source.get('location')}{digest}{verified}"
+        lines.append(_one_line(text))
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _patches(wheels: Sequence[Wheel]) -> str:
+    found: dict[tuple[str, str], str] = {}
+    for wheel in wheels:
+        patches = wheel.record.get("patches")
+        for patch in patches if isinstance(patches, list) else []:
+            if isinstance(patch, dict):
+                key = (str(patch.get("name")), str(patch.get("sha256")))
+                found[key] = str(patch.get("summary") or "")
+    if not found:
+        return "No patches."
+    lines = [_one_line(f"- `{name}`: {summary}") for (name, _), summary in sorted(found.items())]
+    return "With these patches:\n\n" + "\n".join(lines)
+
+
+def _builds(wheels: Sequence[Wheel]) -> str:
+    rows: dict[tuple[str, ...], None] = {}
+    for wheel in wheels:
+        tools, torch = _of(wheel, "toolchain"), _of(wheel, "torch")
+        if tools or torch:
+            row = [
+                wheel.record.get("target"),
+                torch.get("built_with"),
+                tools.get("nvcc"),
+                tools.get("host_compiler"),
+            ]
+            rows[tuple(str(value or "not said") for value in row)] = None
+    return _table(["Target", "Built with torch", "nvcc", "g++"], rows) if rows else ""
+
+
+def _of(wheel: Wheel, key: str) -> Mapping[str, Any]:
+    found = wheel.record.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    written = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in written)
+
+
+def _cell(text: str) -> str:
+    return _one_line(text).replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _code(*lines: str) -> str:
+    return "\n".join(["```sh", *lines, "```"])

@@ -1,0 +1,311 @@
+"""Compute capabilities: how they are written, what each CUDA version compiles, which a build is for.
+
+An architecture here is what one `-gencode` names: a compute capability, with the suffix `a` where
+the code uses features that only that one capability has (`9.0a`), or `f` for those of its family
+(CUDA C++ Programming Guide, "Architecture-Specific Features" and "Family-Specific Features").
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from builder.util.errors import ArchitectureError
+from builder.util.log import warn
+
+_WRITTEN = re.compile(
+    r"(?:(?P<major>\d{1,2})\.(?P<minor>\d)|(?:sm_?|compute_)(?P<digits>\d{2,3}))(?P<feature>[af]?)"
+)
+
+# Capability: (first CUDA version that compiles it, first that no longer does). Read from the release
+# notes of each CUDA Toolkit and the "GPU Feature List" of its nvcc manual. 10.1 became 11.0 in 13.0.
+_CUDA_VERSIONS: dict[tuple[int, int], tuple[tuple[int, int], tuple[int, int] | None]] = {
+    (5, 0): ((6, 5), (13, 0)),
+    (5, 2): ((7, 0), (13, 0)),
+    (5, 3): ((7, 0), (13, 0)),
+    (6, 0): ((8, 0), (13, 0)),
+    (6, 1): ((8, 0), (13, 0)),
+    (6, 2): ((8, 0), (13, 0)),
+    (7, 0): ((9, 0), (13, 0)),
+    (7, 2): ((9, 2), (13, 0)),
+    (7, 5): ((10, 0), None),
+    (8, 0): ((11, 0), None),
+    (8, 6): ((11, 1), None),
+    (8, 7): ((11, 4), None),
+    (8, 8): ((13, 0), None),
+    (8, 9): ((11, 8), None),
+    (9, 0): ((11, 8), None),
+    (10, 0): ((12, 8), None),
+    (10, 1): ((12, 8), (13, 0)),
+    (10, 3): ((12, 9), None),
+    (11, 0): ((13, 0), None),
+    (12, 0): ((12, 8), None),
+    (12, 1): ((12, 9), None),
+}
+_FIRST_CUDA_WITH_FEATURE = {"a": (12, 0), "f": (12, 9)}
+_FIRST_MAJOR_WITH_FEATURE = {"a": 9, "f": 10}
+
+
+@dataclass(frozen=True, order=True)
+class Architecture:
+    """One compute capability, with its feature suffix ("", "a" or "f"); they sort by number."""
+
+    major: int
+    minor: int
+    feature: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Architecture:
+        """Read `8.9`, `9.0a`, `sm_90a`, `sm90a` or `compute_90a`.
+
+        Raises:
+            ArchitectureError: The text is none of these.
+        """
+        match = _WRITTEN.fullmatch(text.strip())
+        if match is None:
+            raise ArchitectureError(
+                f"{text!r} is no CUDA architecture.",
+                "Write a compute capability such as 8.9, with a suffix where it has one: 9.0a.",
+            )
+        digits = match["digits"]
+        major, minor = (digits[:-1], digits[-1]) if digits else (match["major"], match["minor"])
+        return cls(int(major), int(minor), match["feature"])
+
+    def __str__(self) -> str:
+        return f"{self.capability}{self.feature}"
+
+    @property
+    def capability(self) -> str:
+        """The compute capability without its suffix: `9.0`."""
+        return f"{self.major}.{self.minor}"
+
+    @property
+    def number(self) -> str:
+        """As in `sm_90a`: `90a`."""
+        return f"{self.major}{self.minor}{self.feature}"
+
+    @property
+    def gencode(self) -> str:
+        """The value of nvcc's `-gencode` that makes a cubin of it."""
+        return f"arch=compute_{self.number},code=sm_{self.number}"
+
+    def runs_on(self, gpu: Architecture) -> bool:
+        """Whether a cubin for this architecture runs on a GPU of that capability.
+
+        CUDA C++ Programming Guide, "Binary Compatibility": on the same major version with the same
+        or a higher minor one. Code with the suffix `a` runs on exactly its own capability.
+        """
+        if self.feature == "a":
+            return (self.major, self.minor) == (gpu.major, gpu.minor)
+        return self.major == gpu.major and self.minor <= gpu.minor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The architectures of one build.
+
+    Attributes:
+        architectures: Sorted; never empty.
+        reason: One line that says why these.
+        complete: Whether these are all that the target lists.
+    """
+
+    architectures: tuple[Architecture, ...]
+    reason: str
+    complete: bool
+
+
+def join(architectures: Iterable[Architecture], separator: str = ", ") -> str:
+    """The architectures in one string, in the given order."""
+    return separator.join(map(str, architectures))
+
+
+def parse_cuda_version(text: str) -> tuple[int, int]:
+    """`"12.8"` as `(12, 8)`; further parts are ignored.
+
+    Raises:
+        ValueError: The text does not start with two numbers.
+    """
+    match = re.match(r"(\d+)\.(\d+)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is no CUDA version")
+    return int(match[1]), int(match[2])
+
+
+def why_not_compilable(architecture: Architecture, cuda_version: str) -> str:
+    """Why this CUDA version can't compile this architecture; empty where it can.
+
+    Args:
+        architecture: What to compile for.
+        cuda_version: Major and minor, `"12.8"`.
+    """
+    cuda = parse_cuda_version(cuda_version)
+    known = _CUDA_VERSIONS.get((architecture.major, architecture.minor))
+    if known is None:
+        return f"no CUDA version is known to compile compute capability {architecture.capability}"
+    first, dropped = known
+    if architecture.feature:
+        if architecture.major < _FIRST_MAJOR_WITH_FEATURE[architecture.feature]:
+            return f"compute capability {architecture.capability} has no {architecture} form"
+        first = max(first, _FIRST_CUDA_WITH_FEATURE[architecture.feature])
+    if cuda < first:
+        return f"{architecture} needs CUDA {first[0]}.{first[1]} or newer, and this is {cuda_version}"
+    if dropped is not None and cuda >= dropped:
+        return f"CUDA {dropped[0]}.{dropped[1]} dropped {architecture}, and this is {cuda_version}"
+    return ""
+
+
+def refuse_uncompilable(architectures: Iterable[Architecture], cuda_version: str) -> None:
+    """Stop a build whose compiler lacks one of its architectures.
+
+    Args:
+        architectures: What to compile for.
+        cuda_version: That of the compiler that will be used, `"12.4"`.
+
+    Raises:
+        ArchitectureError: Names every architecture that this CUDA version can't compile.
+    """
+    wanted = tuple(architectures)
+    reasons = {architecture: why_not_compilable(architecture, cuda_version) for architecture in wanted}
+    missing = [reason for reason in reasons.values() if reason]
+    if missing:
+        possible = [architecture for architecture in wanted if not reasons[architecture]]
+        raise ArchitectureError(
+            f"This CUDA compiler can't build for all architectures: {'; '.join(missing)}.",
+            f'Build what it can with --arch "{join(possible, ";")}", or use another CUDA version.'
+            if possible
+            else "Use another CUDA version.",
+        )
+
+
+def read_compute_capabilities(output: str) -> tuple[str, ...]:
+    """The distinct capabilities, ascending, in what `nvidia-smi --query-gpu=compute_cap` printed.
+
+    Lines that are no capability (`[N/A]`, as old drivers and GPUs in a fault answer) are left out.
+    """
+    found = {line.strip() for line in output.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())}
+    return tuple(sorted(found, key=parse_cuda_version))
+
+
+def local_architectures(nvidia_smi: str = "nvidia-smi") -> tuple[str, ...]:
+    """Compute capabilities of this machine's GPUs, each once, ascending; empty without a GPU.
+
+    torch is not asked: it may be missing, or too old for the GPU.
+
+    Args:
+        nvidia_smi: The driver's tool, by name or path. Where it is missing there is no driver and
+            thus no GPU that could be used.
+    """
+    command = shutil.which(nvidia_smi)
+    if command is None:
+        return ()
+    query = [command, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        warn(f"nvidia-smi gave no answer ({error}); taken as no GPU")
+        return ()
+    if answer.returncode != 0:
+        said = (answer.stdout + answer.stderr).strip().splitlines()
+        warn(f"nvidia-smi failed ({said[0] if said else 'no message'}); taken as no GPU")
+        return ()
+    return read_compute_capabilities(answer.stdout)
+
+
+def select(requested: str | None, target_archs: Sequence[Architecture], local: Sequence[str]) -> Selection:
+    """Decide what to build for.
+
+    Args:
+        requested: The value of `--arch`: `all`, `local`, or architectures separated by `;`, `,` or
+            spaces. None takes the local GPUs', or all of the target's where there is no GPU.
+        target_archs: What the target lists.
+        local: Compute capabilities of the local GPUs, as `local_architectures` returns them.
+
+    Raises:
+        ArchitectureError: Something was asked for that the target lacks, or a local GPU runs none of
+            the target's architectures. Nothing is dropped in silence.
+    """
+    everything = tuple(sorted(set(target_archs)))
+    if requested is None:
+        if not local:
+            return Selection(everything, f"no GPU found: all of the target ({join(everything)})", True)
+        return _select_local(everything, local)
+    wanted = requested.strip().lower()
+    if wanted == "all":
+        return Selection(everything, f"all of the target ({join(everything)})", True)
+    if wanted == "local":
+        if not local:
+            raise ArchitectureError(
+                "--arch local: no GPU found on this machine (nvidia-smi names none).",
+                f'Name the architectures, such as --arch "{everything[-1]}", or take --arch all.',
+            )
+        return _select_local(everything, local)
+    return _select_named(wanted, everything)
+
+
+def _selection(
+    chosen: Iterable[Architecture], everything: tuple[Architecture, ...], reason: str
+) -> Selection:
+    architectures = tuple(sorted(set(chosen)))
+    return Selection(architectures, reason, architectures == everything)
+
+
+def _select_local(everything: tuple[Architecture, ...], local: Sequence[str]) -> Selection:
+    chosen: dict[str, Architecture] = {}
+    unusable: list[str] = []
+    for capability in local:
+        gpu = Architecture.parse(capability)
+        runnable = [architecture for architecture in everything if architecture.runs_on(gpu)]
+        if runnable:
+            chosen[capability] = runnable[-1]
+        else:
+            unusable.append(capability)
+    if unusable:
+        usable = tuple(sorted(set(chosen.values())))
+        remedy = f'Build for the other GPUs with --arch "{join(usable, ";")}", or' if usable else "Take"
+        raise ArchitectureError(
+            f"The local GPU of compute capability {', '.join(unusable)} runs none of the target's "
+            f"architectures ({join(everything)}).",
+            f"{remedy} --arch all to build for other machines.",
+        )
+    said = [
+        str(architecture)
+        if architecture.capability == capability
+        else f"{architecture} (runs on {capability})"
+        for capability, architecture in chosen.items()
+    ]
+    return _selection(chosen.values(), everything, f"the local GPUs: {', '.join(dict.fromkeys(said))}")
+
+
+def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selection:
+    names = [name for name in re.split(r"[;,\s]+", wanted) if name]
+    if not names:
+        raise ArchitectureError(
+            "--arch is empty.", f'Name architectures, such as --arch "{everything[0]}", or all, or local.'
+        )
+    chosen: list[Architecture] = []
+    for name in names:
+        if name.endswith("+ptx"):
+            raise ArchitectureError(
+                f"--arch {name}: wheels hold no PTX: what a driver makes of it for a newer GPU is untested.",
+                f"Choose from {join(everything)}.",
+            )
+        asked = Architecture.parse(name)
+        # "9.0" asks for the GPU, and the target's cubin for it may be 9.0a; "9.0a" asks for just that.
+        matches = [
+            architecture
+            for architecture in everything
+            if architecture == asked or (not asked.feature and architecture.capability == asked.capability)
+        ]
+        if not matches:
+            substitute = [architecture for architecture in everything if architecture.runs_on(asked)]
+            hint = f" A GPU of {asked.capability} runs {substitute[-1]}." if substitute else ""
+            raise ArchitectureError(
+                f"--arch {name}: the target has no such architecture.",
+                f"Choose from {join(everything)}, or all, or local.{hint}",
+            )
+        chosen += matches
+    return _selection(chosen, everything, f"as asked for: {join(sorted(set(chosen)))}")

@@ -1,0 +1,232 @@
+"""What was asked of a build: its arguments and the environment, read once and checked."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.util.arguments import Parser
+from builder.util.errors import UsageError
+from builder.util.paths import ROOT
+
+DEFAULT_CACHE_SIZE = "10G"
+_CACHE_SIZE = re.compile(r"[1-9]\d*[KMGT]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The options of one build; no later step reads the environment for itself.
+
+    Attributes:
+        source: Directory, archive or address to build from; None is the pinned release.
+        no_patches: Build what upstream would.
+        cuda_home: A CUDA toolkit to use in place of the target's packages; None takes those.
+        cuda_home_from: Where `cuda_home` was given: `--cuda-home`, `CUDA_HOME`, or empty.
+        allow_cuda_minor: Take a `cuda_home` of another minor version.
+        arch: What `--arch` says; None takes the local GPUs', or all of the target's.
+        jobs: Compiler processes at once; None plans them from cores and memory.
+        force: Build even where the wheelhouse is up to date.
+        cache: Use a compiler cache.
+        cache_dir: Downloads, toolchains and the compiler cache.
+        cache_size: Limit of the compiler cache: a number with K, M, G or T (powers of 1024).
+        wheelhouse: Where finished wheels go.
+        torch_index: Package index for torch in place of the target's.
+        keep_build: Leave the scratch folder for a look.
+        verbose: Show the compiler's output as well as logging it.
+    """
+
+    source: str | None = None
+    no_patches: bool = False
+    cuda_home: Path | None = None
+    cuda_home_from: str = ""
+    allow_cuda_minor: bool = False
+    arch: str | None = None
+    jobs: int | None = None
+    force: bool = False
+    cache: bool = True
+    cache_dir: Path
+    cache_size: str = DEFAULT_CACHE_SIZE
+    wheelhouse: Path = ROOT / "wheelhouse"
+    torch_index: str | None = None
+    keep_build: bool = False
+    verbose: bool = False
+
+
+def default_cache_dir(environ: Mapping[str, str]) -> Path:
+    """`$SAGEATTENTION_BUILD_CACHE`, else `sageattention-build` where caches go (XDG Base Directory).
+
+    A relative `XDG_CACHE_HOME` is ignored, as that specification asks.
+
+    Raises:
+        UsageError: Neither variable is set and there is no home directory.
+    """
+    if own := environ.get("SAGEATTENTION_BUILD_CACHE", ""):
+        return Path(own)
+    xdg = environ.get("XDG_CACHE_HOME", "")
+    if xdg and Path(xdg).is_absolute():
+        return Path(xdg) / "sageattention-build"
+    home = environ.get("HOME", "")
+    if not home:
+        raise UsageError(
+            "There is no place for the cache: HOME is not set.",
+            "Give one with --cache-dir DIR or SAGEATTENTION_BUILD_CACHE.",
+        )
+    return Path(home) / ".cache" / "sageattention-build"
+
+
+def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
+    """The parser of a build session's arguments.
+
+    Args:
+        prog: How the user calls it, for `--help`.
+    """
+    parser = Parser(
+        prog=prog,
+        description="Build, check and store the wheels of one target.",
+        epilog="CUDA_HOME is used as if given with --cuda-home.",
+        allow_abbrev=False,
+    )
+    what = parser.add_argument_group("what to build")
+    what.add_argument(
+        "--source",
+        type=_not_empty,
+        metavar="DIR|ARCHIVE|URL",
+        help="build this in place of the pinned release: a checkout (never written to), a .tar.* or .zip, or "
+        "the address of one; the wheel then says that its source is unverified",
+    )
+    what.add_argument("--no-patches", action="store_true", help="build what upstream would, faults and all")
+    what.add_argument(
+        "--arch",
+        type=_not_empty,
+        metavar="LIST",
+        help='architectures, such as "8.9;12.0"; or "all" of the target; or "local", those of this '
+        "machine's GPUs (default: local, and with no GPU all)",
+    )
+    tools = parser.add_argument_group("tools")
+    tools.add_argument(
+        "--cuda-home",
+        type=_not_empty,
+        metavar="DIR",
+        help="use this CUDA toolkit in place of the target's packages; its version must be the target's",
+    )
+    tools.add_argument(
+        "--allow-cuda-minor", action="store_true", help="take a CUDA toolkit of another minor version"
+    )
+    tools.add_argument(
+        "--torch-index",
+        type=_not_empty,
+        metavar="URL",
+        help="package index to take torch from in place of the target's",
+    )
+    work = parser.add_argument_group("work")
+    work.add_argument(
+        "--jobs",
+        type=_jobs,
+        metavar="N",
+        help="compiler processes at once (default: what cores and free memory allow)",
+    )
+    work.add_argument("--force", action="store_true", help="build even if the wheelhouse is up to date")
+    work.add_argument("--keep-build", action="store_true", help="leave the build's folder for a look")
+    work.add_argument("--verbose", action="store_true", help="show the compiler's output")
+    places = parser.add_argument_group("places")
+    places.add_argument(
+        "--wheelhouse", type=_not_empty, metavar="DIR", help="where wheels go (default: wheelhouse/)"
+    )
+    places.add_argument(
+        "--cache-dir",
+        type=_not_empty,
+        metavar="DIR",
+        help="downloads, toolchains and compiled objects (default: $SAGEATTENTION_BUILD_CACHE, or "
+        "sageattention-build in $XDG_CACHE_HOME or ~/.cache)",
+    )
+    places.add_argument(
+        "--cache-size",
+        type=_cache_size,
+        default=DEFAULT_CACHE_SIZE,
+        metavar="SIZE",
+        help="limit of the compiler cache, with K, M, G or T (default: %(default)s)",
+    )
+    places.add_argument(
+        "--no-cache", action="store_false", dest="cache", help="compile without the compiler cache"
+    )
+    return parser
+
+
+def parse_build_options(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    relative_to: Path | None = None,
+    prog: str = "nox -s build-TARGET --",
+) -> BuildOptions:
+    """Read a build's arguments and environment.
+
+    Args:
+        arguments: What follows `--` on nox's command line.
+        environ: The process's environment.
+        relative_to: The folder that relative paths start from; None is the current one.
+        prog: How the user calls it, for `--help` and errors.
+
+    Raises:
+        UsageError: An unknown option, or a value that can't be used.
+        SystemExit: After `--help`.
+    """
+    parser = build_parser(prog)
+    values = parser.parse_args(list(arguments))
+    base = (relative_to or Path.cwd()).resolve()
+
+    def path(text: str) -> Path:
+        return base / Path(text).expanduser()
+
+    cuda_home, cuda_home_from = values.cuda_home, "--cuda-home"
+    if cuda_home is None:
+        # Empty is as good as unset: that is how a shell unsets it for one command.
+        cuda_home, cuda_home_from = environ.get("CUDA_HOME"), "CUDA_HOME"
+    return BuildOptions(
+        source=_absolute_source(values.source, base) if values.source else None,
+        no_patches=values.no_patches,
+        cuda_home=path(cuda_home) if cuda_home else None,
+        cuda_home_from=cuda_home_from if cuda_home else "",
+        allow_cuda_minor=values.allow_cuda_minor,
+        arch=values.arch,
+        jobs=values.jobs,
+        force=values.force,
+        cache=values.cache,
+        cache_dir=path(values.cache_dir) if values.cache_dir else path(str(default_cache_dir(environ))),
+        cache_size=values.cache_size,
+        wheelhouse=path(values.wheelhouse) if values.wheelhouse else ROOT / "wheelhouse",
+        torch_index=values.torch_index,
+        keep_build=values.keep_build,
+        verbose=values.verbose,
+    )
+
+
+def is_url(text: str) -> bool:
+    """Whether `--source` names an address rather than a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def _absolute_source(text: str, base: Path) -> str:
+    return text if is_url(text) else str(base / Path(text).expanduser())
+
+
+def _not_empty(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the value is empty")
+    return text
+
+
+def _jobs(text: str) -> int:
+    if re.fullmatch(r"[1-9]\d{0,3}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes from 1 to 9999")
+    return int(text)
+
+
+def _cache_size(text: str) -> str:
+    size = text.strip().upper().removesuffix("B")
+    if _CACHE_SIZE.fullmatch(size) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10G or 500M")
+    return size

@@ -1,0 +1,421 @@
+"""Targets: what can be built, as the files in `targets/` say it.
+
+One TOML file is one target and so one nox session; adding `cp313-cu130.toml` needs no Python. Every
+key of it is checked here, so that a wrong file is refused by name and key before anything runs.
+
+The compiler of a CUDA version is the same for each Python, torch and ABI, and its pins and hashes are
+the longest part. So it stands once, in `targets/toolchains/<cuda tag>.toml`, which a target's `cuda`
+finds; a target stays eight short lines, and a hash has one place. (Inheriting one target's table from
+another was the alternative: then deleting an old target breaks a new one.) A target that needs a
+compiler of its own has a `[toolchain]` table, which is used in place of the shared file.
+
+This module needs nothing but the standard library, `packaging`, and `tomli` before Python 3.11, since
+nox reads the targets with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from builder.target.architectures import Architecture, Selection, join, parse_cuda_version, why_not_compilable
+from builder.target.upstream import DOWNLOAD_ADDRESS, PATCHES_DIR, Release, is_download_address, load_release
+from builder.util.errors import ArchitectureError, TargetError, UsageError
+from builder.util.paths import ROOT
+from builder.util.toml import tomllib
+
+TARGETS_DIR = ROOT / "targets"
+TOOLCHAINS = "toolchains"
+
+# The stable headers that the patched sources are written against (torch/csrc/stable) are there from 2.10.
+OLDEST_TORCH = (2, 10)
+OLDEST_PYTHON = (3, 10)
+# A stable wheel's compiled code uses nothing of CPython, and its Python modules need this much.
+STABLE_PYTHON_TAG = "cp310"
+
+_PYTHON = r"3\.\d{1,2}"
+_CUDA = r"\d{2}\.\d{1,2}"
+_TORCH = r"\d+\.\d+\.\d+"
+_TORCH_MINIMUM = r"\d+\.\d+"
+_PLATFORM_TAG = r"manylinux_2_\d{1,2}_x86_64"
+_SHA256 = r"[0-9a-f]{64}"
+
+_REQUIRED = ("python", "cuda", "torch", "torch_index", "abi", "architectures", "platform_tag", "upstream")
+_OPTIONAL = ("torch_minimum", "toolchain")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that is downloaded for a toolchain.
+
+    Attributes:
+        name: What it holds, in short: `cuda_nvcc`.
+        url: Its https address.
+        sha256: Its digest, lower-case hexadecimal.
+        size_bytes: Its size.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing that can be built.
+
+    Attributes:
+        name: `cp312-cu130`, or `abi3-cu130`; the file's name and the session's.
+        python: The Python that builds, and with `abi` native the one that the wheel is for: `3.12`.
+        cuda: `13.0`.
+        torch: The torch that it is built with: `2.11.0`.
+        torch_index: Address of the package index that torch comes from.
+        architectures: Sorted.
+        platform_tag: Floor of the PEP 600 tag: a wheel that needs a newer glibc is refused.
+        abi: `native` (one Python, one torch minor version) or `stable` (every newer one).
+        torch_minimum: The oldest torch that a stable wheel runs with, `2.10`; None with `native`.
+        toolchain_packages: Pinned requirements that hold the CUDA compiler.
+        toolchain_archives: What the packages lack.
+        upstream: The folder of `patches/` that describes the release: `v2.2.0`.
+    """
+
+    name: str
+    python: str
+    cuda: str
+    torch: str
+    torch_index: str
+    architectures: tuple[Architecture, ...]
+    platform_tag: str
+    abi: str
+    torch_minimum: str | None
+    toolchain_packages: tuple[str, ...]
+    toolchain_archives: tuple[Archive, ...]
+    upstream: str
+
+    @property
+    def stable(self) -> bool:
+        """Whether the wheel keeps to the stable ABIs of CPython and torch."""
+        return self.abi == "stable"
+
+    @property
+    def cuda_tag(self) -> str:
+        """As PyTorch writes it: `cu130`."""
+        return cuda_tag(self.cuda)
+
+    @property
+    def python_tag(self) -> str:
+        """The wheel's Python tag: `cp312`; with its ABI tag where the ABI is stable: `cp310-abi3`."""
+        return f"{STABLE_PYTHON_TAG}-abi3" if self.stable else _interpreter_tag(self.python)
+
+    @property
+    def torch_series(self) -> str:
+        """Major and minor version of the torch that it is built with: `2.11`."""
+        return ".".join(self.torch.split(".")[:2])
+
+    @property
+    def torch_requirement(self) -> str:
+        """What the wheel requires: `torch==2.11.*`, or `torch>=2.10` where the ABI is stable."""
+        return f"torch>={self.torch_minimum}" if self.stable else f"torch=={self.torch_series}.*"
+
+    def wheel_tag(self, platform: str) -> str:
+        """The whole compatibility tag for a platform: `cp312-cp312-linux_x86_64`."""
+        tag = self.python_tag if self.stable else f"{self.python_tag}-{self.python_tag}"
+        return f"{tag}-{platform}"
+
+    def describe(self) -> str:
+        """One line for `nox -l`: Python, CUDA, torch, architectures."""
+        if self.stable:
+            python, torch = "Python 3.10 and newer", f"torch {self.torch_minimum} and newer"
+        else:
+            python, torch = f"Python {self.python}", f"torch {self.torch_series}"
+        return f"{python}, CUDA {self.cuda}, {torch}, architectures {join(self.architectures, ' ')}"
+
+
+def cuda_tag(cuda: str) -> str:
+    """A CUDA version as PyTorch writes it: `13.0` is `cu130`."""
+    return "cu" + cuda.replace(".", "")
+
+
+def local_version(target: Target, selection: Selection) -> str:
+    """The wheel's local version label (PEP 440), which says what it is for.
+
+    `cu130.torch2.11`, or `cu130.universal` with a stable ABI, which sorts after `torch…` so that pip
+    prefers it. A wheel that lacks some of the target's architectures names those that it has
+    (`cu130.torch2.11.sm89`), so that nobody publishes it by mistake.
+    """
+    label = (
+        f"{target.cuda_tag}.universal" if target.stable else f"{target.cuda_tag}.torch{target.torch_series}"
+    )
+    if selection.complete:
+        return label
+    return ".".join([label, *(f"sm{architecture.number}" for architecture in selection.architectures)])
+
+
+def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR) -> dict[str, Target]:
+    """Every target of a folder, by name, in the order of their names.
+
+    Raises:
+        TargetError: There is none, or one is wrong.
+    """
+    targets = [load_target(path, patches_root) for path in sorted(directory.glob("*.toml"))]
+    if not targets:
+        raise TargetError(f"{directory}: no target file (*.toml) found.")
+    return {target.name: target for target in targets}
+
+
+def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
+    """One target by its name.
+
+    Raises:
+        UsageError: There is none of that name.
+        TargetError: A target's file is wrong.
+    """
+    targets = load_targets(directory)
+    if name not in targets:
+        raise UsageError(f"No target {name!r}.", f"Targets: {', '.join(targets)}.")
+    return targets[name]
+
+
+def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
+    """Read and check one target's file.
+
+    Args:
+        path: The file; `toolchains/` is looked for beside it.
+        patches_root: The folder that holds a folder of patches for each upstream release.
+
+    Raises:
+        TargetError: Names the file, the key, and what is expected there.
+    """
+    table = _Table(str(path), _read(path))
+    table.keys(_REQUIRED, _OPTIONAL)
+    abi = table.one_of("abi", ("native", "stable"))
+    python = table.matching("python", _PYTHON, "a Python version such as 3.12")
+    table.check("python", parse_cuda_version(python) >= OLDEST_PYTHON, f"{python} is older than 3.10")
+    cuda = table.matching("cuda", _CUDA, "a CUDA version such as 13.0")
+    torch = table.matching("torch", _TORCH, "a torch release such as 2.11.0")
+    _check_torch(table, "torch", torch)
+    upstream = table.matching("upstream", r"[A-Za-z0-9][\w.+-]*", "a folder of patches/, such as v2.2.0")
+    try:
+        release = _release(patches_root / upstream)
+    except TargetError as error:
+        raise TargetError(f"{path}: upstream: {error.message}", error.remedy) from None
+    shared = path.parent / TOOLCHAINS / f"{cuda_tag(cuda)}.toml"
+    packages, archives = _read_toolchain(table, shared, cuda)
+    target = Target(
+        name=path.stem,
+        python=python,
+        cuda=cuda,
+        torch=torch,
+        torch_index=_read_index(table, cuda),
+        architectures=_read_architectures(table, cuda, release),
+        platform_tag=table.matching(
+            "platform_tag", _PLATFORM_TAG, "a PEP 600 tag of x86_64 such as manylinux_2_34_x86_64"
+        ),
+        abi=abi,
+        torch_minimum=_read_torch_minimum(table, abi, torch),
+        toolchain_packages=packages,
+        toolchain_archives=archives,
+        upstream=upstream,
+    )
+    name = f"{'abi3' if target.stable else _interpreter_tag(python)}-{target.cuda_tag}"
+    if path.name != f"{name}.toml":
+        raise TargetError(
+            f"{path}: the file's name disagrees with its keys: abi {abi}, python {python}, cuda {cuda}.",
+            f"Name it {name}.toml, or put the keys right.",
+        )
+    return target
+
+
+class _Table:
+    """A TOML table whose every complaint names the file and the key."""
+
+    def __init__(self, where: str, values: Mapping[str, Any]) -> None:
+        self.where = where
+        self.values = values
+
+    def fail(self, key: str, problem: str, remedy: str = "") -> TargetError:
+        return TargetError(f"{self.where}: {key}: {problem}.", remedy)
+
+    def check(self, key: str, good: bool, problem: str, remedy: str = "") -> None:
+        if not good:
+            raise self.fail(key, problem, remedy)
+
+    def keys(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+        for key in self.values:
+            self.check(
+                key,
+                key in required or key in optional,
+                "unknown key",
+                f"Known: {', '.join(required + optional)}.",
+            )
+        for key in required:
+            self.check(key, key in self.values, "missing", f"Every one is needed: {', '.join(required)}.")
+
+    def matching(self, key: str, pattern: str, expected: str) -> str:
+        value = self.values[key]
+        if not isinstance(value, str) or re.fullmatch(pattern, value, re.ASCII) is None:
+            raise self.fail(key, f"{value!r} is not {expected}", "Write it in quotes: it is a string.")
+        return value
+
+    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+        value = self.values[key]
+        self.check(key, value in allowed, f"{value!r} is none of {', '.join(allowed)}")
+        return str(value)
+
+    def strings(self, key: str, example: str) -> list[str]:
+        value = self.values[key]
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            raise self.fail(key, f"{value!r} is not a list of strings such as {example}")
+        for item in value:
+            self.check(key, value.count(item) == 1, f"{item!r} is listed twice")
+        return value
+
+    def https(self, key: str) -> str:
+        value = self.values[key]
+        if not isinstance(value, str) or not is_download_address(value):
+            raise self.fail(key, f"{value!r} is not {DOWNLOAD_ADDRESS}")
+        return value
+
+
+def _interpreter_tag(python: str) -> str:
+    return "cp" + python.replace(".", "")
+
+
+@lru_cache
+def _release(directory: Path) -> Release:
+    return load_release(directory)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TargetError(f"{path}: not found.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TargetError(f"{path}: not TOML: {error}") from None
+    return values
+
+
+def _check_torch(table: _Table, key: str, version: str) -> None:
+    oldest = ".".join(map(str, OLDEST_TORCH))
+    table.check(
+        key,
+        parse_cuda_version(version) >= OLDEST_TORCH,
+        f"torch {version} is older than {oldest}, the first with the stable headers that the sources use",
+    )
+
+
+def _read_torch_minimum(table: _Table, abi: str, torch: str) -> str | None:
+    key = "torch_minimum"
+    if abi == "native":
+        table.check(
+            key, key not in table.values, "only for abi stable: a native wheel runs with one torch only"
+        )
+        return None
+    table.check(
+        key, key in table.values, "missing, and abi stable needs it", 'Such as torch_minimum = "2.10".'
+    )
+    minimum = table.matching(key, _TORCH_MINIMUM, "a torch version such as 2.10")
+    _check_torch(table, key, minimum)
+    table.check(
+        key,
+        parse_cuda_version(minimum) <= parse_cuda_version(torch),
+        f"{minimum} is newer than the torch that it is built with, {torch}",
+    )
+    return minimum
+
+
+def _read_index(table: _Table, cuda: str) -> str:
+    url = table.https("torch_index").rstrip("/")
+    last = url.rpartition("/")[2]
+    # A mirror may have folders of its own; one that is named for a CUDA version must be the right one.
+    table.check(
+        "torch_index",
+        re.fullmatch(r"cu\d+", last) is None or last == cuda_tag(cuda),
+        f"{url} is the index of {last}, and cuda is {cuda} ({cuda_tag(cuda)})",
+    )
+    return url
+
+
+def _read_architectures(table: _Table, cuda: str, release: Release) -> tuple[Architecture, ...]:
+    key = "architectures"
+    found: set[Architecture] = set()
+    for text in table.strings(key, '["8.9", "9.0a"]'):
+        try:
+            architecture = Architecture.parse(text)
+        except ArchitectureError as error:
+            raise table.fail(key, error.message.rstrip("."), error.remedy) from None
+        why = why_not_compilable(architecture, cuda)
+        table.check(key, not why, why)
+        table.check(
+            key,
+            architecture in release.architectures,
+            f"{architecture} is not in the source of SageAttention {release.version}",
+            f"It has {join(release.architectures)}.",
+        )
+        table.check(key, architecture not in found, f"{architecture} is listed twice")
+        found.add(architecture)
+    return tuple(sorted(found))
+
+
+def _read_toolchain(table: _Table, shared: Path, cuda: str) -> tuple[tuple[str, ...], tuple[Archive, ...]]:
+    own = table.values.get("toolchain")
+    if own is not None:
+        table.check("toolchain", isinstance(own, dict), f"{own!r} is not a table", "Write it as [toolchain].")
+        return _read_pins(_Table(f"{table.where}: toolchain", own))
+    if not shared.is_file():
+        there = ", ".join(sorted(path.name for path in shared.parent.glob("*.toml"))) or "none"
+        raise table.fail(
+            "cuda",
+            f"no toolchain for CUDA {cuda}: {shared} is not there (there: {there})",
+            "Add that file, or a [toolchain] table to this one.",
+        )
+    return _read_pins(_Table(str(shared), _read(shared)))
+
+
+def _read_pins(table: _Table) -> tuple[tuple[str, ...], tuple[Archive, ...]]:
+    table.keys(("packages",), ("archives",))
+    packages = table.strings("packages", '["cuda-toolkit[nvcc]==13.0.2"]')
+    for package in packages:
+        try:
+            requirement = Requirement(package)
+        except InvalidRequirement as error:
+            raise table.fail("packages", f"{package!r} is no requirement: {error}") from None
+        pins = list(requirement.specifier)
+        pinned = len(pins) == 1 and pins[0].operator == "==" and not pins[0].version.endswith("*")
+        table.check(
+            "packages",
+            pinned,
+            f"{package!r} is not pinned",
+            "Write name==version, so that a build can be repeated.",
+        )
+    archives = table.values.get("archives", [])
+    if not isinstance(archives, list) or not all(isinstance(item, dict) for item in archives):
+        raise table.fail("archives", "not a list of tables", "Write each as [[archives]].")
+    found = tuple(
+        _read_archive(_Table(f"{table.where}: archives[{number}]", item))
+        for number, item in enumerate(archives)
+    )
+    for archive in found:
+        twice = sum(other.name == archive.name for other in found) > 1
+        table.check("archives", not twice, f"{archive.name!r} is listed twice")
+    return tuple(packages), found
+
+
+def _read_archive(table: _Table) -> Archive:
+    table.keys(("name", "url", "sha256", "size_bytes"))
+    size = table.values["size_bytes"]
+    table.check("size_bytes", type(size) is int and size > 0, f"{size!r} is not a size in bytes")
+    return Archive(
+        name=table.matching("name", r"[A-Za-z0-9][\w.-]*", "a name such as cuda_nvcc"),
+        url=table.https("url"),
+        sha256=table.matching("sha256", _SHA256, "a SHA-256 of 64 lower-case hexadecimal digits"),
+        size_bytes=int(size),
+    )

@@ -1,0 +1,1 @@
+"""The CUDA compiler, the host compiler and the build's environment."""

@@ -1,0 +1,206 @@
+"""The host compiler: a g++ that the CUDA compiler takes.
+
+nvcc refuses a g++ that is newer than it knows, by its major version (CUDA Installation Guide for Linux,
+"Host Compiler Support Policy"; the same figure stands in nvcc's own `crt/host_config.h`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.util.digest import file_sha256
+from builder.util.errors import HostCompilerError
+from builder.util.log import say
+
+# CUDA version from which on a newest major version of g++ holds.
+_NEWEST_GCC = ((13, 0, 15), (12, 8, 14), (12, 4, 13), (12, 0, 12), (11, 0, 11))
+# torch's headers are C++17 as g++ 9 has it (PyTorch's README asks for 9.4).
+_OLDEST_GCC = 9
+
+
+@dataclass(frozen=True)
+class HostCompiler:
+    """A g++.
+
+    Attributes:
+        path: The program.
+        version: `12.2.0`.
+    """
+
+    path: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        """`12` of `12.2.0`."""
+        return int(self.version.partition(".")[0])
+
+
+@dataclass(frozen=True)
+class GccRange:
+    """The major versions of g++ that a CUDA compiler takes, both included."""
+
+    oldest: int
+    newest: int
+
+    def __contains__(self, major: object) -> bool:
+        return isinstance(major, int) and self.oldest <= major <= self.newest
+
+
+def supported_gcc(nvcc_version: str) -> GccRange:
+    """The g++ that an nvcc takes.
+
+    Args:
+        nvcc_version: `13.0.88`, or `13.0`.
+
+    Returns:
+        The range; for an nvcc newer than this table that of the newest in it.
+    """
+    major, minor = (int(part) for part in nvcc_version.split(".")[:2])
+    for cuda_major, cuda_minor, newest in _NEWEST_GCC:
+        if (major, minor) >= (cuda_major, cuda_minor):
+            return GccRange(_OLDEST_GCC, newest)
+    raise HostCompilerError(f"CUDA {major}.{minor} is too old to build with.", "Use CUDA 12 or newer.")
+
+
+def find_host_compiler(nvcc_version: str, environ: Mapping[str, str] | None = None) -> HostCompiler:
+    """Find a g++ that an nvcc takes.
+
+    `CXX` is used or refused, never passed over. Without it, it is `g++` on `PATH`, and where that doesn't
+    fit the newest `g++-N` beside it, or of a gcc-toolset, that does.
+
+    Args:
+        nvcc_version: `13.0.88`.
+        environ: The environment to look in; None takes this process's.
+
+    Raises:
+        HostCompilerError: There is none; names the package to install for apt and dnf.
+    """
+    environ = os.environ if environ is None else environ
+    path = environ.get("PATH", os.defpath)
+    wanted = supported_gcc(nvcc_version)
+    chosen = environ.get("CXX", "").strip()
+    if chosen:
+        return _from_cxx(chosen, path, nvcc_version, wanted)
+    default = shutil.which("g++", path=path)
+    compiler = inspect(Path(default)) if default else None
+    if compiler and compiler.major in wanted:
+        return compiler
+    for candidate in _versioned(path, wanted):
+        other = inspect(candidate)
+        if other and other.major in wanted:
+            instead = (
+                f"in place of {compiler.path} ({compiler.version})" if compiler else "since there is no g++"
+            )
+            say(
+                f"  host compiler: {other.path} ({other.version}), {instead}, for CUDA {_short(nvcc_version)}"
+            )
+            return other
+    if compiler is None:
+        raise HostCompilerError(
+            "No g++ was found, and nvcc needs one."
+            if default is None
+            else f"{default} is not a g++ that works, and nvcc needs one.",
+            "Install it: `apt install g++` (Debian, Ubuntu) or `dnf install gcc-c++` (Fedora, RHEL).",
+        )
+    raise _misfit(compiler, nvcc_version, wanted, "")
+
+
+def inspect(path: Path) -> HostCompiler | None:
+    """Ask a compiler for its version.
+
+    Returns:
+        The compiler; None where it is no g++, or does not run.
+    """
+    try:
+        about = _output([str(path), "--version"])
+        # Before g++ 7 there is only -dumpversion; a newer one answers the first of the two.
+        version = _output([str(path), "-dumpfullversion", "-dumpversion"]).strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if "clang" in about.lower() or re.fullmatch(r"\d+(\.\d+)*", version) is None:
+        return None
+    return HostCompiler(path, version)
+
+
+def host_sha256(compiler: HostCompiler) -> str:
+    """A digest that tells one g++ from another, whatever their paths: the driver's and the compiler's bytes.
+
+    Args:
+        compiler: The g++.
+    """
+    digests = [compiler.version, file_sha256(compiler.path.resolve())]
+    inner = Path(_output([str(compiler.path), "-print-prog-name=cc1plus"]).strip())
+    if inner.is_absolute() and inner.is_file():
+        digests.append(file_sha256(inner))
+    return "-".join(digests)
+
+
+def c_compiler(compiler: HostCompiler) -> Path:
+    """The gcc of the same version beside a g++; the g++ itself, which compiles C too, where there is none.
+
+    Args:
+        compiler: The g++.
+    """
+    for old, new in (("g++", "gcc"), ("c++", "cc")):
+        if old in compiler.path.name:
+            beside = compiler.path.with_name(compiler.path.name.replace(old, new))
+            same = inspect(beside) if beside.exists() else None
+            if same and same.version == compiler.version:
+                return beside
+    return compiler.path
+
+
+def _from_cxx(chosen: str, path: str, nvcc_version: str, wanted: GccRange) -> HostCompiler:
+    found = shutil.which(chosen, path=path)
+    if found is None:
+        raise HostCompilerError(
+            f"CXX is {chosen!r}, and there is no such program.",
+            "Set it to the name or path of a g++, without arguments, or unset it.",
+        )
+    compiler = inspect(Path(found))
+    if compiler is None:
+        raise HostCompilerError(
+            f"CXX is {chosen!r}, which is not a g++ that works.",
+            "Set it to the name or path of a g++, without arguments, or unset it.",
+        )
+    if compiler.major not in wanted:
+        raise _misfit(compiler, nvcc_version, wanted, ", or unset CXX, or point it to one that fits")
+    return compiler
+
+
+def _misfit(compiler: HostCompiler, nvcc_version: str, wanted: GccRange, more: str) -> HostCompilerError:
+    what = "newer" if compiler.major > wanted.newest else "older"
+    limit = wanted.newest if what == "newer" else wanted.oldest
+    return HostCompilerError(
+        f"{compiler.path} is g++ {compiler.version}, {what} than CUDA {_short(nvcc_version)} takes "
+        f"(g++ {wanted.oldest} to {wanted.newest}).",
+        f"Install g++ {limit} beside it: `apt install g++-{limit}` (Debian, Ubuntu) or "
+        f"`dnf install gcc-toolset-{limit}-gcc-c++` (RHEL and its kin); it is then found by itself{more}.",
+    )
+
+
+def _versioned(path: str, wanted: GccRange) -> Iterator[Path]:
+    for major in range(wanted.newest, wanted.oldest - 1, -1):
+        found = shutil.which(f"g++-{major}", path=path)
+        if found:
+            yield Path(found)
+        toolset = Path(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
+        if toolset.exists():
+            yield toolset
+
+
+def _short(nvcc_version: str) -> str:
+    return ".".join(nvcc_version.split(".")[:2])
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL
+    ).stdout

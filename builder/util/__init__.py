@@ -1,0 +1,1 @@
+"""What every step uses: errors, messages, digests, downloads, archives."""

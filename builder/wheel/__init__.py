@@ -1,0 +1,1 @@
+"""Reading and writing wheels, shared libraries and GPU code."""

@@ -1,0 +1,130 @@
+"""A build's progress, its costs, and the message that a failure gets; run on small real PEP 517 trees."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.compile.frontend import Progress, run_build, was_out_of_memory
+from builder.util.errors import CompileError, OutOfMemoryError
+
+_BACKEND = """
+import json, os, pathlib, sys
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    events = os.environ.get("SAGEATTENTION_EVENTS")
+    def tell(**event):
+        with open(events, "a") as stream:
+            stream.write(json.dumps(event) + chr(10))
+    if events:
+        tell(event="plan", files=["a.cu", "b.cu"])
+        for name in ("a.cu", "b.cu"):
+            tell(event="start", file=name)
+            tell(event="done", file=name, seconds=1.5, cpu_seconds=1.25, peak_memory_bytes=1000, ok=True)
+    {body}
+    name = "pkg-1-py3-none-any.whl"
+    (pathlib.Path(wheel_directory) / name).write_bytes(b"wheel")
+    return name
+"""
+
+
+def _tree(tmp_path: Path, body: str = "") -> Path:
+    tree = tmp_path / "tree"
+    tree.mkdir(parents=True)
+    (tree / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (tree / "backend.py").write_text(_BACKEND.replace("{body}", body or "pass"))
+    return tree
+
+
+def test_build_reports_files_and_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = tmp_path / "events"
+    env = dict(os.environ, SAGEATTENTION_EVENTS=str(events))
+    compiled = run_build(
+        _tree(tmp_path), tmp_path / "out", tmp_path / "log", env, jobs=1, events=events, interval_seconds=0.1
+    )
+    assert compiled.wheel.name == "pkg-1-py3-none-any.whl"
+    assert compiled.files["b.cu"].peak_memory_bytes == 1000
+    assert compiled.cpu_seconds > 0
+    assert compiled.peak_memory_bytes > 1_000_000
+    assert "[2/2] b.cu (2 s)" in capsys.readouterr().out
+
+
+def test_failed_build_shows_the_logs_end_and_path(tmp_path: Path) -> None:
+    tree = _tree(tmp_path, "print('ptxas: fatal error'); sys.exit(3)")
+    with pytest.raises(CompileError) as caught:
+        run_build(tree, tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=2, events=None)
+    assert not isinstance(caught.value, OutOfMemoryError)
+    assert "ptxas: fatal error" in str(caught.value)
+    assert str(tmp_path / "log") in str(caught.value)
+
+
+def test_killed_compiler_is_told_as_out_of_memory_with_the_remedy(tmp_path: Path) -> None:
+    body = (
+        "import subprocess; r = subprocess.run(['sh', '-c', 'kill -9 $$']).returncode;"
+        "print(f'cicc: killed by signal {-r}'); sys.exit(1)"
+    )
+    with pytest.raises(OutOfMemoryError, match=r"--jobs 2") as caught:
+        run_build(
+            _tree(tmp_path, body), tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=4, events=None
+        )
+    assert caught.value.exit_code == 12
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "expected"),
+    [
+        ("g++: fatal error: Killed signal terminated program cc1plus", 1, True),
+        ("cudafe++: killed by signal 9 (SIGKILL)", 255, True),
+        ("ptxas fatal   : Unresolved extern function", 255, False),
+        ("error: expected ';'", 1, False),
+        ("", -9, True),
+    ],
+)
+def test_signs_of_a_kill(line: str, code: int, expected: bool) -> None:
+    assert was_out_of_memory(line, code) is expected
+
+
+def test_progress_of_an_unpatched_tree_comes_from_ninjas_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "print('[1/2] nvcc -c a.cu -o build/a.o', flush=True)"
+    run_build(
+        _tree(tmp_path, body), tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=1, events=None
+    )
+    assert "build/a.o" in capsys.readouterr().out
+
+
+def test_status_names_the_files_in_work() -> None:
+    progress = Progress()
+    progress.take({"event": "plan", "files": ["csrc/a.cu", "csrc/b.cu"]})
+    progress.take({"event": "start", "file": "csrc/a.cu"})
+    assert progress.status(75) == "  [0/2] 1:15 elapsed, in work: a.cu"
+    progress.take({"event": "done", "file": "csrc/a.cu", "ok": False, "error": "x"})
+    assert progress.failed == {"csrc/a.cu": "x"}
+
+
+def test_python_is_the_one_that_runs_the_build(tmp_path: Path) -> None:
+    body = "pathlib.Path('python').write_text(sys.executable)"
+    tree = _tree(tmp_path, body)
+    run_build(tree, tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=1, events=None)
+    assert (tree / "python").read_text() == sys.executable
+
+
+def test_compilers_output_is_shown_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = "print('ptxas info: 42 registers', flush=True)"
+    for echo in (False, True):
+        run_build(
+            _tree(tmp_path / str(echo), body),
+            tmp_path / str(echo) / "out",
+            tmp_path / str(echo) / "log",
+            dict(os.environ),
+            jobs=1,
+            events=None,
+            echo=echo,
+        )
+        assert ("ptxas info: 42 registers" in capsys.readouterr().out) is echo
+        assert "ptxas info: 42 registers" in (tmp_path / str(echo) / "log").read_text()

@@ -1,0 +1,321 @@
+"""The patch engine on small trees: what applies, what is refused, and that refusal changes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from builder.source.patches import Patch, Rewrite, apply_series, load_series
+from builder.util.errors import PatchError
+
+HEADER = "What: a test.\nWhy: to see\n  that it applies.\nUpstream: none.\nTest: this one.\n\n"
+TOML_HEADER = 'what = "a test"\nwhy = "to see"\nupstream = "none"\ntest = "this one"\n'
+
+
+class Workbench:
+    """A patches folder and a tree."""
+
+    def __init__(self, root: Path) -> None:
+        self.patches = root / "patches"
+        self.tree = root / "tree"
+        self.patches.mkdir()
+        self.tree.mkdir()
+        self.names: list[str] = []
+
+    def file(self, name: str, content: str | bytes) -> Path:
+        path = self.tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def entry(self, name: str, content: str) -> None:
+        self.names.append(name)
+        (self.patches / name).write_bytes(content.encode())
+        (self.patches / "series").write_text("# in order\n" + "\n".join(self.names) + "\n")
+
+    def patch(self, name: str, diff: str) -> None:
+        self.entry(name, HEADER + diff)
+
+    def rewrite(self, name: str, body: str) -> None:
+        self.entry(name, TOML_HEADER + body)
+
+    def apply(self) -> list[str]:
+        return [applied.summary for applied in apply_series(load_series(self.patches), self.tree)]
+
+    def snapshot(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.tree)): p.read_bytes() for p in self.tree.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench(tmp_path)
+
+
+def diff(*lines: str, file: str = "a.txt", at: str = "-1,3 +1,3") -> str:
+    return f"--- a/{file}\n+++ b/{file}\n@@ {at} @@\n" + "\n".join(lines) + "\n"
+
+
+CHANGE = diff(" one", "-two", "+TWO", " three")
+
+
+def test_a_patch_applies_and_says_what_it_did(bench: Workbench) -> None:
+    path = bench.file("a.txt", "one\ntwo\nthree\n")
+    bench.patch("0001-change.patch", CHANGE)
+    assert bench.apply() == ["1 hunk in 1 file"]
+    assert path.read_text() == "one\nTWO\nthree\n"
+
+
+def test_the_header_is_read(bench: Workbench) -> None:
+    bench.patch("0001-change.patch", CHANGE)
+    (entry,) = load_series(bench.patches)
+    assert isinstance(entry, Patch)
+    assert entry.header.why == "to see that it applies."
+    assert entry.sha256 == hashlib.sha256((bench.patches / entry.name).read_bytes()).hexdigest()
+
+
+def test_a_hunk_may_have_moved(bench: Workbench) -> None:
+    path = bench.file("a.txt", "new\n" * 40 + "one\ntwo\nthree\n")
+    bench.patch("0001-change.patch", CHANGE)
+    bench.apply()
+    assert path.read_text() == "new\n" * 40 + "one\nTWO\nthree\n"
+
+
+def test_of_several_places_the_nearest_is_taken(bench: Workbench) -> None:
+    block = "one\ntwo\nthree\n"
+    path = bench.file("a.txt", block + "x\n" * 10 + block)
+    bench.patch("0001-change.patch", diff(" one", "-two", "+TWO", " three", at="-12,3 +12,3"))
+    bench.apply()
+    assert path.read_text() == block + "x\n" * 10 + "one\nTWO\nthree\n"
+
+
+def test_the_second_hunk_is_looked_for_after_the_first(bench: Workbench) -> None:
+    path = bench.file("a.txt", "a\nb\na\nb\n")
+    bench.patch(
+        "0001-change.patch", diff("-a", "+A", " b", "@@ -1,2 +1,2 @@", "-a", "+AA", " b", at="-1,2 +1,2")
+    )
+    bench.apply()
+    assert path.read_text() == "A\nb\nAA\nb\n"
+
+
+@pytest.mark.parametrize("found", ["one\n2\nthree\n", "one\ntwo \nthree\n", "one\ntwo\n", ""])
+def test_context_must_match_to_the_letter(bench: Workbench, found: str) -> None:
+    bench.file("a.txt", found)
+    bench.patch("0001-change.patch", CHANGE)
+    with pytest.raises(PatchError, match=r"0001-change\.patch: hunk 1 of 1 does not apply to a\.txt"):
+        bench.apply()
+
+
+def test_all_or_nothing_over_the_whole_series(bench: Workbench) -> None:
+    bench.file("a.txt", "one\ntwo\nthree\n")
+    bench.file("b.txt", "other\n")
+    bench.patch("0001-change.patch", CHANGE)
+    bench.rewrite("0002-rewrite.toml", rule("b.txt", "other", "changed", 1))
+    bench.patch("0003-change.patch", CHANGE)  # its line is gone by then
+    before = bench.snapshot()
+    with pytest.raises(PatchError, match=r"0003-change\.patch: hunk 1"):
+        bench.apply()
+    assert bench.snapshot() == before
+
+
+def test_entries_see_what_earlier_ones_did(bench: Workbench) -> None:
+    path = bench.file("a.txt", "one\ntwo\nthree\n")
+    bench.patch("0001-change.patch", CHANGE)
+    bench.patch("0002-change.patch", diff(" one", "-TWO", "+2", " three"))
+    bench.rewrite("0003-rewrite.toml", rule("*.txt", "^2$", "zwei", 1))
+    bench.apply()
+    assert path.read_text() == "one\nzwei\nthree\n"
+
+
+def test_crlf_is_kept_and_compared(bench: Workbench) -> None:
+    path = bench.file("a.txt", b"one\r\ntwo\r\nthree\r\n")
+    bench.patch("0001-change.patch", diff(" one\r", "-two\r", "+TWO\r", " three\r"))
+    bench.apply()
+    assert path.read_bytes() == b"one\r\nTWO\r\nthree\r\n"
+    bench.patch("0002-change.patch", diff(" one", "-TWO", "+2", " three"))
+    bench.names.remove("0001-change.patch")
+    (bench.patches / "series").write_text("0002-change.patch\n")
+    with pytest.raises(PatchError, match="hunk 1"):
+        bench.apply()
+
+
+MISSING = "\\ No newline at end of file"
+
+
+def test_a_missing_last_newline_is_kept_added_and_removed(bench: Workbench) -> None:
+    kept = bench.file("kept", "one\ntwo")
+    added = bench.file("added", "one\ntwo")
+    removed = bench.file("removed", "one\ntwo\n")
+    at = "-1,2 +1,2"
+    bench.patch("0001-kept.patch", diff("-one", "+1", " two", MISSING, file="kept", at=at))
+    bench.patch("0002-added.patch", diff(" one", "-two", MISSING, "+two", file="added", at=at))
+    bench.patch("0003-removed.patch", diff(" one", "-two", "+two", MISSING, file="removed", at=at))
+    bench.apply()
+    assert [path.read_text() for path in (kept, added, removed)] == ["1\ntwo", "one\ntwo\n", "one\ntwo"]
+
+
+def test_bytes_that_are_not_utf8_survive(bench: Workbench) -> None:
+    path = bench.file("a.txt", b"one\ntwo\nthree\n\xff\xfe\n")
+    bench.patch("0001-change.patch", CHANGE)
+    bench.apply()
+    assert path.read_bytes() == b"one\nTWO\nthree\n\xff\xfe\n"
+
+
+def test_new_files_and_removed_files(bench: Workbench) -> None:
+    bench.file("old.txt", "x\n")
+    bench.patch("0001-new.patch", "--- /dev/null\n+++ b/sub/new.txt\n@@ -0,0 +1,2 @@\n+one\n+two\n")
+    bench.patch("0002-old.patch", "--- a/old.txt\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n")
+    assert bench.apply() == ["1 file added", "1 hunk in 1 file"]
+    assert bench.snapshot() == {"sub/new.txt": b"one\ntwo\n"}
+
+
+def test_a_new_file_does_not_overwrite(bench: Workbench) -> None:
+    bench.file("new.txt", "there\n")
+    bench.patch("0001-new.patch", "--- /dev/null\n+++ b/new.txt\n@@ -0,0 +1 @@\n+one\n")
+    with pytest.raises(PatchError, match=r"new\.txt is there already"):
+        bench.apply()
+
+
+@pytest.mark.parametrize("name", ["../out.txt", "/etc/out.txt", "sub/../../out.txt", ".git/hooks/x"])
+def test_nothing_is_written_outside_the_tree(bench: Workbench, name: str) -> None:
+    bench.patch("0001-new.patch", f"--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+one\n")
+    with pytest.raises(PatchError, match="not a path inside the tree"):
+        bench.apply()
+    assert not (bench.tree.parent / "out.txt").exists()
+
+
+def test_a_symbolic_link_does_not_lead_outside(bench: Workbench, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (bench.tree / "link").symlink_to(tmp_path / "elsewhere")
+    bench.patch("0001-new.patch", "--- /dev/null\n+++ b/link/x\n@@ -0,0 +1 @@\n+one\n")
+    with pytest.raises(PatchError, match="leads out of the tree"):
+        bench.apply()
+
+
+@pytest.mark.parametrize("body", ["no diff at all\n", "--- a/a.txt\n+++ b/a.txt\n@@ -1,9 +1,9 @@\n one\n"])
+def test_what_is_no_diff_is_refused(bench: Workbench, body: str) -> None:
+    bench.file("a.txt", "one\n")
+    bench.patch("0001-broken.patch", body)
+    with pytest.raises(PatchError, match=r"0001-broken\.patch"):
+        bench.apply()
+
+
+@pytest.mark.parametrize("key", ["what", "why", "upstream", "test"])
+def test_every_header_key_is_needed(bench: Workbench, key: str) -> None:
+    lines = [line for line in HEADER.splitlines() if not line.startswith(key.capitalize())]
+    bench.entry("0001-change.patch", "\n".join(lines) + "\n" + CHANGE)
+    with pytest.raises(PatchError, match=f"lacks '{key}'"):
+        load_series(bench.patches)
+
+
+def rule(files: str, pattern: str, replacement: str, count: int) -> str:
+    keys = f"pattern = '{pattern}'\nreplacement = '{replacement}'\ncount = {count}\n"
+    return f"[[replace]]\nfiles = ['{files}']\n{keys}"
+
+
+def test_a_rewrite_counts_over_all_its_files(bench: Workbench) -> None:
+    first = bench.file("src/a.cu", "call(x);\ncall(y);\n")
+    second = bench.file("src/b.cu", "call(z);\n")
+    bench.rewrite("0001-rewrite.toml", rule("src/*.cu", r"call\((\w)\)", r"run(\1, 0)", 3))
+    assert bench.apply() == ["3 replacements in 2 files"]
+    assert (first.read_text(), second.read_text()) == ("run(x, 0);\nrun(y, 0);\n", "run(z, 0);\n")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_count_stops_and_names_the_rule(bench: Workbench, count: int) -> None:
+    bench.file("a.txt", "x x\n")
+    bench.rewrite("0001-rewrite.toml", rule("a.txt", "nothing|x", "x", 2) + rule("a.txt", "x", "y", count))
+    before = bench.snapshot()
+    with pytest.raises(
+        PatchError, match=rf"0001-rewrite\.toml: rule 2 \('x'\) matches 2 times in a\.txt, not {count}"
+    ):
+        bench.apply()
+    assert bench.snapshot() == before
+
+
+def test_a_rule_without_a_file_stops(bench: Workbench) -> None:
+    bench.rewrite("0001-rewrite.toml", rule("gone/*.cu", "x", "y", 1))
+    with pytest.raises(PatchError, match=r"rule 1 finds no file gone/\*\.cu"):
+        bench.apply()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "neither adds nor replaces"),
+        ("[[replace]]\nfiles = ['a']\npattern = '('\nreplacement = ''\ncount = 1\n", "rule 1"),
+        ("[[replace]]\nfiles = ['a']\npattern = 'a'\nreplacement = '\\9'\ncount = 1\n", "rule 1"),
+        ("[[replace]]\nfiles = ['a']\npattern = 'a'\ncount = 1\n", "'replacement' is missing"),
+        (
+            "[[replace]]\nfiles = ['a']\npattern = 'a'\nreplacement = ''\ncount = '1'\n",
+            "'count' must be of type int",
+        ),
+        ("[[replace]]\nfiles = ['../a']\npattern = 'a'\nreplacement = ''\ncount = 1\n", "not a path inside"),
+        ("[[replace]]\nfiles = ['a']\npattern = 'a'\nreplacement = ''\ncount = 0\n", "count of at least 1"),
+        ("[[add]]\nfile = 'a'\nsource = 'gone'\n", "gone is not among the files"),
+        ("[[add]]\nfile = '/a'\n", "not a path inside"),
+        ("extra = 1\n", "unknown key 'extra'"),
+    ],
+)
+def test_a_wrong_rewrite_is_refused_when_read(bench: Workbench, body: str, message: str) -> None:
+    bench.rewrite("0001-rewrite.toml", body)
+    with pytest.raises(PatchError, match=message):
+        load_series(bench.patches)
+
+
+def test_files_are_added_and_counted_in_the_hash(bench: Workbench) -> None:
+    (bench.patches / "files").mkdir()
+    (bench.patches / "files" / "new.py").write_text("x = 1\n")
+    bench.rewrite("0001-add.toml", "[[add]]\nfile = 'new.py'\n")
+    (entry,) = load_series(bench.patches)
+    assert isinstance(entry, Rewrite)
+    assert bench.apply() == ["1 file added"]
+    assert (bench.tree / "new.py").read_text() == "x = 1\n"
+    (bench.patches / "files" / "new.py").write_text("x = 2\n")
+    assert load_series(bench.patches)[0].sha256 != entry.sha256
+
+
+def test_a_file_is_replaced_only_if_it_is_the_expected_one(bench: Workbench) -> None:
+    path = bench.file("old.py", "old\n")
+    (bench.patches / "files").mkdir()
+    (bench.patches / "files" / "old.py").write_text("new\n")
+    digest = hashlib.sha256(b"old\n").hexdigest()
+    bench.rewrite("0001-add.toml", f"[[add]]\nfile = 'old.py'\nreplaces = '{digest}'\n")
+    bench.apply()
+    assert path.read_text() == "new\n"
+    with pytest.raises(PatchError, match=r"old\.py is not the file that this was written to replace"):
+        bench.apply()
+    path.unlink()
+    with pytest.raises(PatchError, match=r"old\.py is not there to replace"):
+        bench.apply()
+
+
+def test_an_added_file_does_not_overwrite(bench: Workbench) -> None:
+    bench.file("new.py", "there\n")
+    (bench.patches / "files").mkdir()
+    (bench.patches / "files" / "new.py").write_text("x = 1\n")
+    bench.rewrite("0001-add.toml", "[[add]]\nfile = 'new.py'\n")
+    with pytest.raises(PatchError, match=r"new\.py is there already"):
+        bench.apply()
+
+
+@pytest.mark.parametrize(
+    ("series", "message"),
+    [
+        ("0001-gone.patch\n", "is not in the folder"),
+        ("change.patch\n", "not a name of the form"),
+        ("../0001-out.patch\n", "not a name of the form"),
+        ("0001-change.patch\n0001-change.patch\n", "listed twice"),
+    ],
+)
+def test_a_wrong_series_is_refused(bench: Workbench, series: str, message: str) -> None:
+    bench.patch("0001-change.patch", CHANGE)
+    (bench.patches / "series").write_text(series)
+    with pytest.raises(PatchError, match=message):
+        load_series(bench.patches)
+
+
+def test_a_missing_series_is_refused(bench: Workbench) -> None:
+    with pytest.raises(PatchError, match="series is missing"):
+        load_series(bench.patches)

@@ -1,0 +1,142 @@
+"""A build's arguments and environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.target.options import BuildOptions, parse_build_options
+from builder.util.errors import UsageError
+from builder.util.paths import ROOT
+
+HOME = {"HOME": "/home/someone"}
+
+
+def parse(*arguments: str, **environ: str) -> BuildOptions:
+    return parse_build_options(arguments, {**HOME, **environ}, relative_to=Path("/start"))
+
+
+def test_nothing_asked_for_is_the_pinned_release_with_patches_and_cache() -> None:
+    assert parse() == BuildOptions(
+        source=None,
+        no_patches=False,
+        cuda_home=None,
+        cuda_home_from="",
+        allow_cuda_minor=False,
+        arch=None,
+        jobs=None,
+        force=False,
+        cache=True,
+        cache_dir=Path("/home/someone/.cache/sageattention-build"),
+        cache_size="10G",
+        wheelhouse=ROOT / "wheelhouse",
+        torch_index=None,
+        keep_build=False,
+        verbose=False,
+    )
+
+
+def test_everything_can_be_asked_for() -> None:
+    arguments = (
+        "--source fork --no-patches --cuda-home /opt/cuda --allow-cuda-minor --arch 8.9;12.0 --jobs 3 "
+        "--force --no-cache --cache-dir cache --cache-size 500M --wheelhouse out "
+        "--torch-index https://example.org/t --keep-build --verbose"
+    )
+    assert parse(*arguments.split()) == BuildOptions(
+        source="/start/fork",
+        no_patches=True,
+        cuda_home=Path("/opt/cuda"),
+        cuda_home_from="--cuda-home",
+        allow_cuda_minor=True,
+        arch="8.9;12.0",
+        jobs=3,
+        force=True,
+        cache=False,
+        cache_dir=Path("/start/cache"),
+        cache_size="500M",
+        wheelhouse=Path("/start/out"),
+        torch_index="https://example.org/t",
+        keep_build=True,
+        verbose=True,
+    )
+
+
+def test_cuda_home_comes_from_the_environment_unless_given() -> None:
+    options = parse(CUDA_HOME="/usr/local/cuda")
+    assert (options.cuda_home, options.cuda_home_from) == (Path("/usr/local/cuda"), "CUDA_HOME")
+    options = parse("--cuda-home", "/opt/cuda", CUDA_HOME="/usr/local/cuda")
+    assert (options.cuda_home, options.cuda_home_from) == (Path("/opt/cuda"), "--cuda-home")
+
+
+def test_an_empty_cuda_home_is_none() -> None:
+    assert parse(CUDA_HOME="").cuda_home is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"SAGEATTENTION_BUILD_CACHE": "/big/cache", "XDG_CACHE_HOME": "/xdg"}, "/big/cache"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/sageattention-build"),
+        ({"XDG_CACHE_HOME": "relative"}, "/home/someone/.cache/sageattention-build"),
+        ({"XDG_CACHE_HOME": ""}, "/home/someone/.cache/sageattention-build"),
+        ({"SAGEATTENTION_BUILD_CACHE": "here"}, "/start/here"),
+    ],
+)
+def test_the_caches_place(environ: dict[str, str], expected: str) -> None:
+    assert parse(**environ).cache_dir == Path(expected)
+    assert parse("--cache-dir", "/own", **environ).cache_dir == Path("/own")
+
+
+def test_no_place_for_the_cache_is_said() -> None:
+    with pytest.raises(UsageError, match="HOME is not set"):
+        parse_build_options((), {})
+    assert parse_build_options(("--cache-dir", "/c"), {}).cache_dir == Path("/c")
+
+
+@pytest.mark.parametrize("source", ["https://example.org/a.tar.gz", "http://localhost:8000/a.zip"])
+def test_an_address_is_not_taken_for_a_path(source: str) -> None:
+    assert parse("--source", source).source == source
+
+
+@pytest.mark.parametrize("size", ["10G", "10g", "10GB", "500M", "1T"])
+def test_cache_sizes(size: str) -> None:
+    assert parse("--cache-size", size).cache_size == size.upper().removesuffix("B")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--jobs", "0"], "Argument --jobs: '0' is not a number of processes from 1 to 9999"),
+        (["--jobs", "x"], "Argument --jobs: 'x' is not a number"),
+        (["--jobs", "-1"], "--jobs"),
+        (["--jobs", "1.5"], "Argument --jobs: '1.5' is not a number"),
+        (["--jobs", ""], "Argument --jobs: '' is not a number"),
+        (["--jobs"], "Argument --jobs: expected one argument"),
+        (["--arch", ""], "Argument --arch: the value is empty"),
+        (["--arch", "  "], "Argument --arch: the value is empty"),
+        (["--source", ""], "Argument --source: the value is empty"),
+        (["--cuda-home", ""], "Argument --cuda-home: the value is empty"),
+        (["--cache-size", "10"], "Argument --cache-size: '10' is not a size such as 10G"),
+        (["--cache-size", "0G"], "Argument --cache-size: '0G' is not a size"),
+        (["--verbos"], "Unrecognized arguments: --verbos"),
+        (["--arch=8.9", "12.0"], "Unrecognized arguments: 12.0"),
+        (["--force=yes"], "Argument --force: ignored explicit argument 'yes'"),
+    ],
+)
+def test_what_can_t_be_used_is_refused_with_the_way_to_help(arguments: list[str], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse(*arguments)
+    assert said in caught.value.message
+    assert caught.value.remedy == "See nox -s build-TARGET -- --help."
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: nox -s build-TARGET -- [")
+    options = "source no-patches arch cuda-home allow-cuda-minor torch-index jobs force keep-build verbose"
+    for option in f"{options} wheelhouse cache-dir cache-size no-cache".split():
+        assert f"--{option}" in shown

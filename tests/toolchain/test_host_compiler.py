@@ -1,0 +1,137 @@
+"""Which g++ is taken, and what is said where none fits; the compilers are scripts that tell a version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_up_tools import gxx, program
+
+from builder.toolchain.host_compiler import (
+    GccRange,
+    c_compiler,
+    find_host_compiler,
+    host_sha256,
+    inspect,
+    supported_gcc,
+)
+from builder.util.errors import HostCompilerError
+
+
+@pytest.mark.parametrize(
+    ("nvcc", "newest"),
+    [
+        ("12.0.140", 12),
+        ("12.3.107", 12),
+        ("12.4.131", 13),
+        ("12.7.0", 13),
+        ("12.8.93", 14),
+        ("12.9.86", 14),
+        ("13.0.88", 15),
+        ("13.4.1", 15),
+        ("14.0.0", 15),
+    ],
+)
+def test_newest_gcc_of_each_cuda(nvcc: str, newest: int) -> None:
+    assert supported_gcc(nvcc) == GccRange(9, newest)
+
+
+def test_too_old_a_cuda_is_refused() -> None:
+    with pytest.raises(HostCompilerError, match="too old"):
+        supported_gcc("10.2.89")
+
+
+def test_gxx_on_path_is_taken_where_it_fits(tmp_path: Path) -> None:
+    path = gxx(tmp_path / "g++", "13.2.0")
+    gxx(tmp_path / "g++-14", "14.1.0")
+    found = find_host_compiler("12.8.93", {"PATH": str(tmp_path)})
+    assert (found.path, found.version, found.major) == (path, "13.2.0", 13)
+
+
+def test_a_fitting_one_beside_one_too_new_is_taken_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gxx(tmp_path / "g++", "15.1.0")
+    gxx(tmp_path / "g++-13", "13.3.0")
+    fitting = gxx(tmp_path / "g++-14", "14.2.0")
+    assert find_host_compiler("12.8.93", {"PATH": str(tmp_path)}).path == fitting
+    said = capsys.readouterr().out
+    assert str(fitting) in said
+    assert "15.1.0" in said
+
+
+def test_one_too_new_names_the_packages(tmp_path: Path) -> None:
+    gxx(tmp_path / "g++", "15.1.0")
+    with pytest.raises(HostCompilerError) as caught:
+        find_host_compiler("12.8.93", {"PATH": str(tmp_path)})
+    assert "15.1.0, newer than CUDA 12.8 takes (g++ 9 to 14)" in caught.value.message
+    assert "apt install g++-14" in caught.value.remedy
+    assert "dnf install gcc-toolset-14-gcc-c++" in caught.value.remedy
+
+
+def test_one_too_old_is_refused(tmp_path: Path) -> None:
+    gxx(tmp_path / "g++", "8.5.0")
+    with pytest.raises(HostCompilerError, match="older than CUDA 13"):
+        find_host_compiler("13.0.88", {"PATH": str(tmp_path)})
+
+
+def test_none_names_the_packages(tmp_path: Path) -> None:
+    with pytest.raises(HostCompilerError) as caught:
+        find_host_compiler("13.0.88", {"PATH": str(tmp_path)})
+    assert "apt install g++`" in caught.value.remedy
+    assert "dnf install gcc-c++`" in caught.value.remedy
+
+
+def test_cxx_is_taken_before_path(tmp_path: Path) -> None:
+    gxx(tmp_path / "bin" / "g++", "13.2.0")
+    chosen = gxx(tmp_path / "other" / "x86_64-linux-gnu-g++", "11.4.0")
+    found = find_host_compiler("13.0.88", {"PATH": str(tmp_path / "bin"), "CXX": str(chosen)})
+    assert found.path == chosen
+
+
+@pytest.mark.parametrize(
+    ("version", "about", "message"),
+    [
+        ("16.1.0", "Made up", "newer than CUDA 13.0 takes"),
+        ("12.0.0", "clang version", "not a g\\+\\+ that works"),
+        ("garbage", "Made up", "not a g\\+\\+ that works"),
+    ],
+)
+def test_cxx_that_does_not_fit_is_an_error_and_not_passed_over(
+    tmp_path: Path, version: str, about: str, message: str
+) -> None:
+    gxx(tmp_path / "g++", "13.2.0")
+    chosen = gxx(tmp_path / "chosen++", version, about)
+    with pytest.raises(HostCompilerError, match=message):
+        find_host_compiler("13.0.88", {"PATH": str(tmp_path), "CXX": str(chosen)})
+
+
+def test_cxx_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    gxx(tmp_path / "g++", "13.2.0")
+    with pytest.raises(HostCompilerError, match="there is no such program"):
+        find_host_compiler("13.0.88", {"PATH": str(tmp_path), "CXX": "g++ -m64"})
+
+
+def test_one_that_fails_is_none(tmp_path: Path) -> None:
+    broken = program(tmp_path / "g++", "#!/bin/sh\nexit 1\n")
+    assert inspect(broken) is None
+    with pytest.raises(HostCompilerError, match="not a g\\+\\+ that works"):
+        find_host_compiler("13.0.88", {"PATH": str(tmp_path)})
+
+
+def test_the_gcc_of_the_same_version_goes_with_it(tmp_path: Path) -> None:
+    compiler = inspect(gxx(tmp_path / "g++-14", "14.2.0"))
+    assert compiler is not None
+    assert c_compiler(compiler) == tmp_path / "g++-14"
+    gxx(tmp_path / "gcc-14", "14.1.0")
+    assert c_compiler(compiler) == tmp_path / "g++-14"
+    same = gxx(tmp_path / "gcc-14", "14.2.0")
+    assert c_compiler(compiler) == same
+
+
+def test_a_digest_tells_compilers_apart_but_not_their_places(tmp_path: Path) -> None:
+    paths = [gxx(tmp_path / "a" / "g++", "14.2.0"), gxx(tmp_path / "b" / "g++", "14.2.0")]
+    other = gxx(tmp_path / "c" / "g++", "14.2.1")
+    digests = [host_sha256(compiler) for path in (*paths, other) if (compiler := inspect(path))]
+    assert digests[0] == digests[1]
+    assert digests[2] not in digests[:2]

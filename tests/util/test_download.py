@@ -1,0 +1,492 @@
+"""Downloads from a local server that plays the hosts, the broken ones too."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pty
+import random
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from builder.util.download import download
+from builder.util.errors import DownloadError
+
+CONTENT = random.Random(1).randbytes(3_000_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OTHER = random.Random(2).randbytes(3_000_000)
+HALF = len(CONTENT) // 2
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Host:
+    """A download host. Each request is answered by the next of `answers`, and by `serve` after the last."""
+
+    def __init__(self) -> None:
+        self.content = CONTENT
+        self.etag = '"one"'
+        self.answers: list[Callable[[BaseHTTPRequestHandler], None]] = []
+        self.requests: list[dict[str, str]] = []
+        self.lock = threading.Lock()
+        host = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                with host.lock:
+                    host.requests.append({key.lower(): value for key, value in self.headers.items()})
+                    answer = host.answers.pop(0) if host.answers else host.serve
+                answer(self)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_port}/redist/cuda_nvcc.tar.xz"
+
+    @property
+    def ranges(self) -> list[str | None]:
+        return [request.get("range") for request in self.requests]
+
+    def serve(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer rightly, with ranges (RFC 9110, 14)."""
+        self.send(handler, len(self.content))
+
+    def broken(self, after_bytes: int) -> Callable[[BaseHTTPRequestHandler], None]:
+        """Answer rightly, but close the connection after so many bytes of the body."""
+        return lambda handler: self.send(handler, after_bytes)
+
+    def send(self, handler: BaseHTTPRequestHandler, most_bytes: int) -> None:
+        start = 0
+        wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        if wanted and handler.headers.get("If-Range", self.etag) == self.etag:
+            start = int(wanted[1])
+            if start >= len(self.content):
+                handler.send_response(416)
+                handler.send_header("Content-Range", f"bytes */{len(self.content)}")
+                handler.send_header("Content-Length", "0")
+                handler.end_headers()
+                return
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        else:
+            handler.send_response(200)
+        handler.send_header("Content-Length", str(len(self.content) - start))
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        handler.end_headers()
+        self.write(handler, self.content[start : start + most_bytes])
+
+    def whole(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer with the whole file, whatever range was asked for."""
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(self.content)))
+        handler.end_headers()
+        self.write(handler, self.content)
+
+    def without_length(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        self.write(handler, self.content)
+
+    def wrong_range(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes 7-{len(self.content) - 1}/{len(self.content)}")
+        handler.send_header("Content-Length", str(len(self.content) - 7))
+        handler.end_headers()
+        self.write(handler, self.content[7:])
+
+    def stalled(self, handler: BaseHTTPRequestHandler) -> None:
+        """Send a part, then nothing for longer than the test's timeout."""
+        self.send(handler, HALF)
+        time.sleep(0.6)
+
+    def write(self, handler: BaseHTTPRequestHandler, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # the client went away
+            handler.wfile.write(data)
+
+
+def status(code: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+    yield host
+    host.close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def get(host: Host, cache: Path, sha256: str | None = SHA256, **options: object) -> Path:
+    settings = {"progress": False, "backoff_seconds": 0.01, "timeout_seconds": 5.0, **options}
+    size_bytes = settings.pop("size_bytes", None)
+    return download(host.url, sha256, size_bytes, cache, **settings)  # type: ignore[arg-type]
+
+
+def left(cache: Path) -> list[str]:
+    """What lies in the cache, but for lock files."""
+    return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
+
+
+NAME = f"{SHA256[:16]}-cuda_nvcc.tar.xz"
+
+
+def test_a_file_comes_verified_under_its_final_name(host: Host, cache: Path) -> None:
+    path = get(host, cache, size_bytes=len(CONTENT))
+    assert path == cache / NAME
+    assert path.read_bytes() == CONTENT
+    assert left(cache) == [NAME]
+
+
+def test_the_second_time_it_is_from_the_cache(host: Host, cache: Path) -> None:
+    assert get(host, cache) == get(host, cache)
+    assert len(host.requests) == 1
+
+
+def test_a_cached_file_that_was_damaged_is_downloaded_again(
+    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    get(host, cache).write_bytes(b"damaged")
+    assert get(host, cache).read_bytes() == CONTENT
+    assert "does not have its hash any more" in capsys.readouterr().err
+
+
+def test_a_broken_connection_is_resumed_where_it_broke(host: Host, cache: Path) -> None:
+    host.answers = [host.broken(HALF), host.broken(500_000)]
+    assert get(host, cache, size_bytes=len(CONTENT)).read_bytes() == CONTENT
+    assert host.ranges == [None, f"bytes={HALF}-", f"bytes={HALF + 500_000}-"]
+    assert host.requests[1]["if-range"] == '"one"'
+    assert left(cache) == [NAME]
+
+
+def test_a_connection_that_breaks_often_is_gone_on_with_while_something_comes(
+    host: Host, cache: Path
+) -> None:
+    host.content = random.Random(3).randbytes(8 << 20)
+    host.answers = [host.broken(1 << 20)] * 7
+    digest = hashlib.sha256(host.content).hexdigest()
+    assert get(host, cache, digest, attempts=2).read_bytes() == host.content
+
+
+def test_what_an_earlier_run_left_is_gone_on_with(host: Host, cache: Path) -> None:
+    host.answers = [host.broken(HALF)]
+    with pytest.raises(DownloadError) as caught:
+        get(host, cache, attempts=1)
+    assert "tried 1 times" in caught.value.message
+    assert "goes on where it stopped" in caught.value.remedy
+    assert left(cache) == [f"{NAME}.part", f"{NAME}.part.mark"]
+    assert get(host, cache).read_bytes() == CONTENT
+    assert host.ranges == [None, f"bytes={HALF}-"]
+    assert left(cache) == [NAME]
+
+
+def test_a_part_that_is_whole_already_needs_no_bytes(host: Host, cache: Path) -> None:
+    cache.mkdir()
+    (cache / f"{NAME}.part").write_bytes(CONTENT)
+    assert get(host, cache).read_bytes() == CONTENT
+    assert host.ranges == [f"bytes={len(CONTENT)}-"]
+
+
+def test_a_part_longer_than_the_file_starts_again(host: Host, cache: Path) -> None:
+    cache.mkdir()
+    (cache / f"{NAME}.part").write_bytes(CONTENT + b"more")
+    assert get(host, cache).read_bytes() == CONTENT
+
+
+def test_a_server_that_ignores_ranges_sends_it_again_from_the_start(host: Host, cache: Path) -> None:
+    host.answers = [host.broken(HALF), host.whole]
+    assert get(host, cache).read_bytes() == CONTENT
+    assert host.ranges == [None, f"bytes={HALF}-"]
+
+
+def test_a_server_that_sends_another_range_is_not_believed(
+    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.answers = [host.broken(HALF), host.wrong_range]
+    assert get(host, cache).read_bytes() == CONTENT
+    assert host.ranges == [None, f"bytes={HALF}-", None]
+    assert "the server sent another range than asked for" in capsys.readouterr().err
+
+
+def test_a_file_that_changed_in_between_starts_again(host: Host, cache: Path) -> None:
+    host.content, host.etag = OTHER, '"old"'
+    host.answers = [host.broken(HALF)]
+    with pytest.raises(DownloadError):
+        get(host, cache, attempts=1)
+    host.content, host.etag = CONTENT, '"new"'
+    assert get(host, cache).read_bytes() == CONTENT
+    assert host.requests[1]["if-range"] == '"old"'
+
+
+def test_a_wrong_piece_of_an_earlier_run_is_thrown_away_once(
+    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.mkdir()
+    (cache / f"{NAME}.part").write_bytes(OTHER[:HALF])
+    assert get(host, cache).read_bytes() == CONTENT
+    assert host.ranges == [f"bytes={HALF}-", None]
+    assert "Starting again from its first byte" in capsys.readouterr().err
+
+
+def test_a_weak_etag_is_not_used_for_ranges(host: Host, cache: Path) -> None:
+    host.etag = 'W/"one"'
+    host.answers = [host.broken(HALF)]
+    assert get(host, cache).read_bytes() == CONTENT
+    assert "if-range" not in host.requests[1]
+
+
+def test_a_server_in_trouble_is_asked_again(
+    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.answers = [status(503), status(429, Retry_After="0"), status(500)]
+    assert get(host, cache).read_bytes() == CONTENT
+    assert len(host.requests) == 4
+    assert "the server answered 503 Service Unavailable; trying again" in capsys.readouterr().err
+
+
+def test_retry_after_is_waited_for(host: Host, cache: Path) -> None:
+    host.answers = [status(503, Retry_After="1")]
+    start = time.monotonic()
+    get(host, cache)
+    assert time.monotonic() - start >= 1
+
+
+def test_a_server_that_stays_in_trouble_is_given_up_on(host: Host, cache: Path) -> None:
+    host.answers = [status(503)] * 10
+    with pytest.raises(DownloadError, match="answered 503 Service Unavailable; tried 3 times"):
+        get(host, cache, attempts=3)
+    assert len(host.requests) == 3
+    assert left(cache) == []
+
+
+@pytest.mark.parametrize("code", [404, 403, 401, 410, 400])
+def test_a_plain_no_is_not_asked_again(host: Host, cache: Path, code: int) -> None:
+    host.answers = [status(code)]
+    with pytest.raises(DownloadError, match=f"the server answered {code}"):
+        get(host, cache)
+    assert len(host.requests) == 1
+    assert left(cache) == []
+
+
+def test_wrong_bytes_are_deleted_and_both_hashes_said(host: Host, cache: Path) -> None:
+    host.content = OTHER
+    with pytest.raises(DownloadError) as caught:
+        get(host, cache)
+    assert f"expected sha256 {SHA256}, got {hashlib.sha256(OTHER).hexdigest()}" in caught.value.message
+    assert left(cache) == []
+    assert len(host.requests) == 1
+
+
+def test_a_wrong_size_is_refused_before_the_download(host: Host, cache: Path) -> None:
+    host.answers = [host.broken(0)]
+    with pytest.raises(DownloadError, match="has 3,000,000 bytes, expected 3,000,001"):
+        get(host, cache, size_bytes=len(CONTENT) + 1, attempts=1)
+    assert left(cache) == []
+
+
+def test_a_wrong_size_that_the_server_does_not_say_is_refused_after_it(host: Host, cache: Path) -> None:
+    host.answers = [host.without_length]
+    with pytest.raises(DownloadError, match="has 3,000,000 bytes, expected 2,999,999"):
+        get(host, cache, size_bytes=len(CONTENT) - 1)
+    assert left(cache) == []
+
+
+def test_a_server_that_says_no_length_is_fine(host: Host, cache: Path) -> None:
+    host.answers = [host.without_length]
+    assert get(host, cache).read_bytes() == CONTENT
+
+
+def test_a_content_length_above_what_comes_is_a_broken_connection(host: Host, cache: Path) -> None:
+    host.answers = [host.broken(len(CONTENT) - 1)] * 2
+    assert get(host, cache).read_bytes() == CONTENT
+    assert host.ranges[:2] == [None, f"bytes={len(CONTENT) - 1}-"]
+
+
+def test_a_content_length_below_the_pinned_size_is_refused(host: Host, cache: Path) -> None:
+    host.content = CONTENT[:-1]
+    with pytest.raises(DownloadError, match="has 2,999,999 bytes, expected 3,000,000"):
+        get(host, cache, size_bytes=len(CONTENT))
+
+
+def test_redirects_are_followed(host: Host, cache: Path) -> None:
+    host.answers = [status(302, Location="/elsewhere")]
+    path = get(host, cache)
+    assert path.read_bytes() == CONTENT
+    assert path.name == NAME, "named for what was asked for"
+
+
+def test_redirects_in_circles_end(host: Host, cache: Path) -> None:
+    host.answers = [status(302, Location="/again")] * 40
+    with pytest.raises(DownloadError, match="can't be downloaded"):
+        get(host, cache)
+
+
+def test_a_stalled_connection_is_given_up_and_resumed(host: Host, cache: Path) -> None:
+    host.answers = [host.stalled]
+    assert get(host, cache, timeout_seconds=0.2).read_bytes() == CONTENT
+    first, second = host.ranges
+    assert first is None
+    assert second is not None
+    assert 0 < int(second.removeprefix("bytes=").removesuffix("-")) <= HALF
+
+
+def test_a_host_that_is_not_there_is_said_with_the_way_out(cache: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(DownloadError) as caught:
+        download(f"http://127.0.0.1:{port}/a", SHA256, None, cache, attempts=2, backoff_seconds=0.01)
+    assert "Connection refused" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "proxy" in caught.value.remedy
+
+
+@pytest.mark.parametrize("url", ["ftp://example.org/a", "nonsense", "http://"])
+def test_an_address_of_another_kind_is_refused(cache: Path, url: str) -> None:
+    with pytest.raises(DownloadError, match="is an address that can't be downloaded"):
+        download(url, SHA256, None, cache)
+
+
+def test_without_a_hash_it_comes_anew_each_time(host: Host, cache: Path) -> None:
+    first = get(host, cache, None)
+    host.content, host.etag = OTHER, '"two"'
+    assert get(host, cache, None) == first
+    assert first.read_bytes() == OTHER
+
+
+def test_without_a_hash_only_what_the_server_marked_is_resumed(host: Host, cache: Path) -> None:
+    host.answers = [host.broken(HALF)]
+    assert get(host, cache, None).read_bytes() == CONTENT
+    host.etag = ""
+    host.answers = [host.broken(HALF)]
+    assert get(host, cache, None).read_bytes() == CONTENT
+    assert host.ranges == [None, f"bytes={HALF}-", None, None]
+
+
+def test_several_processes_download_once(host: Host, cache: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: get(host, cache), range(4)))
+    assert set(paths) == {cache / NAME}
+    assert len(host.requests) == 1
+
+
+def test_a_file_that_can_t_fit_is_refused_before_the_download(host: Host, cache: Path) -> None:
+    def huge(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(10**18))
+        handler.end_headers()
+
+    host.answers = [huge]
+    with pytest.raises(DownloadError) as caught:
+        get(host, cache, size_bytes=10**18)
+    assert "No space for cuda_nvcc.tar.xz" in caught.value.message
+    assert "--cache-dir" in caught.value.remedy
+
+
+def test_a_disk_that_fills_up_is_said(host: Host, cache: Path) -> None:
+    """The kernel's limit on a file's size stands for a full disk."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from builder.util.download import download; from builder.util.errors import DownloadError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        "try: download(sys.argv[1], sys.argv[2], None, Path(sys.argv[3]))\n"
+        "except DownloadError as error: print(error); sys.exit(error.exit_code)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, host.url, SHA256, str(cache)],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == DownloadError.exit_code, ended.stderr
+    assert f"No space for cuda_nvcc.tar.xz in {cache}" in ended.stdout
+    assert "--cache-dir DIR" in ended.stdout
+
+
+def test_a_cache_that_can_t_be_written_is_said(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(DownloadError, match=r"cuda_nvcc\.tar\.xz can't be written to"):
+        get(host, tmp_path / "file" / "cache")
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v2.2.0.tar.gz", "v2.2.0.tar.gz"),
+        ("/a%20b.zip?token=x", "a_b.zip"),
+        ("/..%2f..%2fetc%2fpasswd", "passwd"),
+        ("/.hidden", "hidden"),
+        ("/", "download"),
+    ],
+)
+def test_names_in_the_cache_are_plain(host: Host, cache: Path, path: str, name: str) -> None:
+    url = host.url.removesuffix("/redist/cuda_nvcc.tar.xz") + path
+    assert download(url, SHA256, None, cache, progress=False) == cache / f"{SHA256[:16]}-{name}"
+
+
+def test_without_a_terminal_progress_is_a_few_lines(
+    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.content = b"\0" * (48 << 20)
+    get(host, cache, hashlib.sha256(host.content).hexdigest(), progress=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert 8 <= len(lines) <= 12
+    assert lines[-1] == "  cuda_nvcc.tar.xz: 100% of 50.3 MB"
+    assert all(re.fullmatch(r"  cuda_nvcc\.tar\.xz: \d+% of 50\.3 MB", line) for line in lines)
+
+
+def test_on_a_terminal_progress_is_a_bar(host: Host, cache: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from builder.util.download import download\n"
+        "download(sys.argv[1], sys.argv[2], None, Path(sys.argv[3]))"
+    )
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, host.url, SHA256, str(cache)], cwd=ROOT, stdout=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 4096):
+                shown += piece
+        except OSError:
+            pass  # how Linux says that the other side is closed
+        os.close(ours)
+    assert process.returncode == 0
+    last = shown.decode().rstrip().rpartition("\r")[2]
+    assert last.startswith(f"\x1b[K  cuda_nvcc.tar.xz [{'#' * 30}] 100% of 3.0 MB, ")
+    assert last.endswith("MB/s")
