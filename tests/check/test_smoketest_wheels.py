@@ -15,6 +15,7 @@ from builder.check.smoketest_wheels import Ending, Trial, belongs_to, choose, su
 from builder.smoketest.outcome import ExitCode
 from builder.target.targets import load_targets
 from builder.util.errors import UsageError
+from builder.util.paths import ROOT
 from builder.wheel.wheelfile import WheelName
 
 TARGETS = load_targets()
@@ -176,4 +177,4 @@ def test_nothing_but_the_venv_and_the_checkout_is_seen() -> None:
     seen = driver.clean_environment(
         {"PYTHONPATH": "/x", "PYTHONHOME": "/y", "VIRTUAL_ENV": "/z", "PATH": "/bin"}
     )
-    assert seen == {"PYTHONPATH": str(driver.ROOT), "PYTHONNOUSERSITE": "1", "PATH": "/bin"}
+    assert seen == {"PYTHONPATH": str(ROOT), "PYTHONNOUSERSITE": "1", "PATH": "/bin"}
