@@ -1,4 +1,4 @@
-"""The build's voice: steps with their durations, warnings, and plain lines.
+"""What the builder prints: steps with their durations, lines, warnings, errors, and details when asked for.
 
 Under GitHub Actions each step folds (`::group::`); elsewhere it is a heading.
 """
@@ -12,6 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _ON_ACTIONS = os.environ.get("GITHUB_ACTIONS") == "true"
+_settings = {"details": False}
+
+
+def show_details(shown: bool) -> None:
+    """Set whether `detail` prints, as `--verbose` asks; it does not until then."""
+    _settings["details"] = shown
+
+
+def detail(line: str) -> None:
+    """Print one line under `--verbose`: a command, or what one said."""
+    if _settings["details"]:
+        say(line)
 
 
 def say(line: str = "") -> None:

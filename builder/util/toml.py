@@ -1,10 +1,173 @@
-"""`tomllib` on every supported Python: the standard library's from 3.11, before it `tomli`, its origin."""
+"""Reads TOML files key by key; every complaint names the file and the key."""
 
 from __future__ import annotations
 
 import importlib
+import re
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
 
-# By name, so that the types can be checked where tomli is not installed.
+from builder.util.errors import BuilderError
+
+# The standard library's from Python 3.11, before it `tomli`, its origin. By name, so that the types can be
+# checked where tomli is not installed.
 tomllib: ModuleType = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+
+
+class Table:
+    """A TOML table that is being checked.
+
+    Attributes:
+        where: The file's name, and where in it the table is.
+        values: What the table holds.
+    """
+
+    def __init__(self, where: str, values: Mapping[str, Any], error: type[BuilderError]) -> None:
+        self.where = where
+        self.values = values
+        self._error = error
+
+    def fail(self, key: str, problem: str, remedy: str = "") -> BuilderError:
+        """Return the error for a key, to raise.
+
+        Args:
+            key: The key, without the table.
+            problem: What is wrong with it, without the full stop.
+            remedy: What to do, in a sentence.
+        """
+        return self._error(f"{self.where}: {key}: {problem}.", remedy)
+
+    def check(self, key: str, good: bool, problem: str, remedy: str = "") -> None:
+        """Raise the error for a key where something does not hold."""
+        if not good:
+            raise self.fail(key, problem, remedy)
+
+    def keys(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
+        """Refuse unknown and missing keys."""
+        for key in self.values:
+            known = key in required or key in optional
+            self.check(key, known, "unknown key", f"Known keys: {', '.join(required + optional)}.")
+        for key in required:
+            self.check(key, key in self.values, "missing", f"Required keys: {', '.join(required)}.")
+
+    def text(self, key: str, accepts: str | Callable[[str], bool], expected: str) -> str:
+        """Return a string.
+
+        Args:
+            key: Its key.
+            accepts: A regular expression that it must match as a whole, or a function that accepts it.
+            expected: What it must be, with an article and an example: `a Python version such as 3.12`.
+        """
+        value = self.values[key]
+        quotes = "" if isinstance(value, str) else "Write it in quotes: it is a string."
+        right = isinstance(value, str) and (
+            re.fullmatch(accepts, value, re.ASCII) is not None if isinstance(accepts, str) else accepts(value)
+        )
+        self.check(key, right, f"{value!r} is not {expected}", quotes)
+        return str(value)
+
+    def address(self, key: str) -> str:
+        """Return an address to download from, by https, or by http from this machine.
+
+        User names, queries and fragments are refused: they don't belong in a file that is published.
+        """
+        return self.text(key, _is_address, "an https address without user name, query or fragment")
+
+    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+        """Return a string that is one of some."""
+        value = self.values[key]
+        self.check(key, value in allowed, f"{value!r} is not one of {', '.join(allowed)}")
+        return str(value)
+
+    def number(self, key: str, least: int, expected: str) -> int:
+        """Return a whole number.
+
+        Args:
+            key: Its key.
+            least: The smallest that is right.
+            expected: What it must be, with an article: `a size in bytes`.
+        """
+        value = self.values[key]
+        self.check(key, type(value) is int and value >= least, f"{value!r} is not {expected}")
+        return int(value)
+
+    def texts(self, key: str, example: str) -> list[str]:
+        """Return a list of strings, at least one and all different.
+
+        Args:
+            key: Its key.
+            example: Such a list, as TOML has it.
+        """
+        value = self.values[key]
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
+            raise self.fail(key, f"{value!r} is not a list of strings such as {example}")
+        for item in value:
+            self.check(key, value.count(item) == 1, f"{item!r} is listed twice")
+        return value
+
+    def table(self, key: str) -> Table:
+        """Return a table within this one."""
+        value = self.values[key]
+        self.check(key, isinstance(value, dict), f"{value!r} is not a table", f"Write it as [{key}].")
+        return Table(f"{self.where}: {key}", value, self._error)
+
+    def tables(self, key: str) -> list[Table]:
+        """Return the tables of a list, none where the key is missing; they are numbered from 1."""
+        value = self.values.get(key, [])
+        good = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+        self.check(key, good, "not a list of tables", f"Write each as [[{key}]].")
+        return [
+            Table(f"{self.where}: {key} {number}", item, self._error) for number, item in enumerate(value, 1)
+        ]
+
+
+def read(path: Path, error: type[BuilderError]) -> Table:
+    """Read a TOML file.
+
+    Args:
+        path: The file.
+        error: The class of every error over it.
+
+    Raises:
+        BuilderError: Of that class: there is no such file, or it is not TOML.
+    """
+    try:
+        return parse(str(path), path.read_text(encoding="utf-8"), error)
+    except FileNotFoundError:
+        raise error(f"{path}: not found.") from None
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: can't be read: {problem}.") from None
+
+
+def parse(where: str, text: str, error: type[BuilderError]) -> Table:
+    """Read the text of a TOML file.
+
+    Args:
+        where: What to call the file in errors.
+        text: Its text.
+        error: The class of every error over it.
+
+    Raises:
+        BuilderError: Of that class: it is not TOML.
+    """
+    try:
+        return Table(where, tomllib.loads(text), error)
+    except tomllib.TOMLDecodeError as problem:
+        raise error(f"{where}: not TOML: {problem}.") from None
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+    except ValueError:
+        return False
+    if re.search(r"\s", text) or "@" in parts.netloc or parts.query or parts.fragment:
+        return False
+    return (parts.scheme == "https" and host != "") or (
+        parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"}
+    )

@@ -1,0 +1,55 @@
+"""Writes a file or folder beside its place, then moves it there: it appears whole or not at all."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield a path to make a file, folder or link at; when the block ends, it replaces what is at `path`.
+
+    The yielded path has the same name, in a new hidden folder beside `path`. That folder is removed in
+    any case, so after an error nothing is left and `path` is as it was. Folders above are made.
+
+    Args:
+        path: Where the file, folder or link belongs.
+
+    Raises:
+        OSError: It can't be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{path.name[:100]}."
+    with tempfile.TemporaryDirectory(prefix=prefix, suffix=".part", dir=path.parent) as scratch:
+        new, old = Path(scratch, path.name), Path(scratch, "old")
+        yield new
+        if path.is_symlink() or not path.is_dir():
+            new.replace(path)
+            return
+        # A folder can't be replaced in one step, so the old one steps aside, and back after an error.
+        path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
+
+
+def write(path: Path, content: str | bytes, *, executable: bool = False) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: The file; an older one is replaced.
+        content: Its bytes, or its text, which becomes UTF-8.
+        executable: Whether it may be executed.
+
+    Raises:
+        OSError: It can't be written there.
+    """
+    with beside(path) as new:
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
+        if executable:
+            new.chmod(0o755)

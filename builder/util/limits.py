@@ -1,0 +1,36 @@
+"""Every limit of size and time, in one place. Those of the smoke test are figures of its own."""
+
+from __future__ import annotations
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+# Times, in seconds.
+COMMAND_SECONDS = 60  # a program that only answers a question: a compiler's version, git, nvidia-smi
+RESOLVE_SECONDS = 300  # uv, which asks an index
+IMPORT_SECONDS = 600  # torch and a wheel, imported in a new process from cold disks
+PROBE_SECONDS = 900  # torch and all operators of a wheel, looked at in a new process
+REQUEST_SECONDS = 60  # a connection, and each next piece of an answer
+UPLOAD_SECONDS = 300  # an answer of a release's API, which comes when the whole asset has arrived
+REACHABLE_SECONDS = 8  # an index that is only asked whether it is there
+LONGEST_BACKOFF_SECONDS = 60  # a pause before another attempt
+LONGEST_WAIT_SECONDS = 900  # for a rate limit to end; running again later costs nothing
+STALE_SECONDS = 24 * 3600  # no build takes so long: what is older is left over from one that was killed
+
+ATTEMPTS = 5  # how often in a row something is tried that may work the next time
+
+# Sizes, in bytes.
+CHUNK_BYTES = MIB  # read at once
+UNPACKED_ARCHIVE_BYTES = 8 * GIB
+UNPACKED_WHEEL_BYTES = 4 * GIB
+ARCHIVE_MEMBERS = 200_000
+COMPATIBILITY_ROOM_BYTES = 15 * 10**9  # free disk for environments with every torch
+HOUSE_WHEEL_BYTES = 60 * 10**6  # larger ones are built wrongly: all wheels of this project are far smaller
+# "Each file included in a release must be under 2 GiB" and "up to 1000 release assets" (GitHub Docs, "About
+# releases", storage and bandwidth quotas). The notes' limit is what the API answers to a longer body.
+ASSET_BYTES = 2 * GIB - 1
+ASSETS = 1000
+NOTES_CHARACTERS = 125_000
+# Largest resident set of one compiler process, measured: below 0.8 GB on the stable interface, 3.3 GB on
+# torch/extension.h, which only an unpatched tree includes.
+PATCHED_JOB_BYTES = 800 * 10**6
+UNPATCHED_JOB_BYTES = 3_400 * 10**6

@@ -1,0 +1,137 @@
+"""Runs commands: one way for all, which shows each command and what it says where --verbose asks for it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.util.errors import BuilderError
+from builder.util.limits import COMMAND_SECONDS
+from builder.util.log import detail
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that has ended.
+
+    Attributes:
+        status: Its exit status; the negative number of the signal that ended it.
+        output: Its standard output.
+        errors: Its standard error.
+    """
+
+    status: int
+    output: str
+    errors: str
+
+    @property
+    def ending(self) -> str:
+        """How it ended: `status 2`, or `signal 9`."""
+        return f"status {self.status}" if self.status >= 0 else f"signal {-self.status}"
+
+    @property
+    def lines(self) -> list[str]:
+        """All that it said that is not blank, its standard error last."""
+        return [line for line in (*self.output.splitlines(), *self.errors.splitlines()) if line.strip()]
+
+    def last_lines(self, count: int = 10) -> str:
+        """The last lines that it said, each on a line of its own and indented, to end a message with."""
+        return "".join(f"\n    {line}" for line in self.lines[-count:])
+
+
+class CommandError(BuilderError):
+    """A command that can't be started, does not end in time, or ends with a status other than 0.
+
+    Attributes:
+        finished: How it ended; None where it did not start or not end.
+    """
+
+    def __init__(self, message: str, finished: Finished | None = None) -> None:
+        super().__init__(message)
+        self.finished = finished
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    text: str = "",
+    timeout_seconds: float | None = COMMAND_SECONDS,
+    check: bool = True,
+) -> Finished:
+    """Run a command and return what it said.
+
+    Args:
+        command: The program and its arguments.
+        env: Its whole environment; None is this process's.
+        cwd: Its working directory; None is this process's.
+        text: Its standard input.
+        timeout_seconds: How long it may take; None is as long as it likes.
+        check: Whether an exit status other than 0 is an error.
+
+    Raises:
+        CommandError: It can't be started, takes too long, or (with `check`) fails; the message holds its
+            last lines. Catch it to say what that means, as an error of the step.
+    """
+    _echo(command)
+    name = Path(command[0]).name
+    try:
+        done = subprocess.run(
+            command,
+            env=env,
+            cwd=cwd,
+            input=text,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except OSError as error:
+        raise CommandError(f"{name} can't be run: {error.strerror or error}.") from error
+    except subprocess.TimeoutExpired:
+        raise CommandError(f"{name} did not end within {timeout_seconds:g} s.") from None
+    finished = Finished(done.returncode, done.stdout, done.stderr)
+    for line in finished.lines:
+        detail(f"  {line}")
+    if check and finished.status != 0:
+        raise CommandError(f"{name} failed ({finished.ending}):{finished.last_lines()}", finished)
+    return finished
+
+
+def answer(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND_SECONDS) -> str | None:
+    """Return what a command prints on its standard output, stripped; None where it fails in any way."""
+    try:
+        return run(command, timeout_seconds=timeout_seconds).output.strip()
+    except CommandError:
+        return None
+
+
+def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
+    """Run a command whose output goes to the user as it comes, and return its exit status.
+
+    Args:
+        command: The program and its arguments.
+        env: Its whole environment; None is this process's.
+
+    Raises:
+        CommandError: It can't be started.
+    """
+    _echo(command)
+    sys.stdout.flush()
+    try:
+        return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
+    except OSError as error:
+        raise CommandError(f"{Path(command[0]).name} can't be run: {error.strerror or error}.") from error
+
+
+def _echo(command: Sequence[str | Path]) -> None:
+    shown = shlex.join(os.fspath(part) for part in command)
+    detail("+ " + re.sub(r"://[^/\s@]+@", "://***@", shown))  # an index's address may hold a password

@@ -1,0 +1,65 @@
+"""What is written appears whole or not at all, and nothing is left beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.util.files import beside, write
+
+
+def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "b.txt", "é\n")
+    write(tmp_path / "a" / "b.bin", b"\xff")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == "é\n".encode()
+    assert (tmp_path / "a" / "b.bin").read_bytes() == b"\xff"
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b.bin", "b.txt"]
+
+
+def test_a_file_is_replaced_and_not_written_through(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.write_text("old")
+    (tmp_path / "linked").hardlink_to(path)
+    write(path, "new", executable=True)
+    assert (path.read_text(), (tmp_path / "linked").read_text()) == ("new", "old")
+    assert path.stat().st_mode & 0o111 == 0o111
+
+
+def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    for text in ("first", "second"):
+        with beside(site) as new:
+            new.mkdir()
+            (new / text).write_text(text)
+    assert [path.name for path in site.iterdir()] == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_link_to_a_folder_is_replaced_and_the_folder_is_not(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        with beside(tmp_path / "link") as new:
+            new.symlink_to(tmp_path / name)
+    assert (tmp_path / "link").readlink() == tmp_path / "two"
+    assert (tmp_path / "one").is_dir()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_after_an_error_all_is_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), beside(path) as new:
+        raise error(new.write_text("half"))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_could_not_be_replaced_is_still_there(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "old").write_text("old")
+    with pytest.raises(FileNotFoundError), beside(site):
+        pass  # nothing is made that could replace it
+    assert (site / "old").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [site]
