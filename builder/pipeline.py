@@ -26,9 +26,9 @@ from builder.finish.wheelhouse import locked, publish, read_record, up_to_date
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, Patch, Rewrite, apply_series, load_series
 from builder.target import architectures
-from builder.target.architectures import Selection
 from builder.target.options import BuildOptions
 from builder.target.project import load_project
+from builder.target.selection import Selection, local_architectures, select
 from builder.target.targets import Target, local_version
 from builder.target.upstream import PATCHES_DIR, Release, load_release
 from builder.toolchain import assembly as toolchain
@@ -133,7 +133,7 @@ def build(
         BuilderError: Any step failed; the wheelhouse is as it was.
     """
     patches = patches_root / target.upstream
-    selection = architectures.select(options.arch, target.architectures, architectures.local_architectures())
+    selection = select(options.arch, target.architectures, local_architectures())
     job = Job(
         target=target,
         options=options,

@@ -26,7 +26,8 @@ from packaging.version import InvalidVersion, Version
 
 from builder.finish.provenance import RUNTIME_LICENSE, SBOM_NAME, provenance_of
 from builder.finish.sbom import ReadMaterial, read_sbom, sbom_problems
-from builder.target.architectures import Architecture, Selection, join
+from builder.target.architectures import Architecture, join
+from builder.target.selection import Selection
 from builder.target.targets import Target, local_version
 from builder.util.errors import ArchitectureError, AuditError
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf

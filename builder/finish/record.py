@@ -13,7 +13,7 @@ from typing import Any
 from builder.compile.frontend import Compiled
 from builder.source.obtain import Source
 from builder.source.patches import Applied
-from builder.target.architectures import Selection
+from builder.target.selection import Selection
 from builder.target.targets import Target
 from builder.toolchain.assembly import Toolchain
 from builder.util.digest import file_sha256

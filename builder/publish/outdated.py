@@ -30,7 +30,8 @@ from packaging.version import InvalidVersion, Version
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from builder.target.targets import TARGETS_DIR, TOOLCHAINS, Archive, Target, load_targets
+from builder.target.pins import Archive
+from builder.target.targets import TARGETS_DIR, TOOLCHAINS, Target, load_targets
 from builder.target.upstream import FILE_NAME, PATCHES_DIR, Release, load_release
 from builder.util.arguments import Parser
 from builder.util.errors import BuilderError, UsageError

@@ -1,4 +1,4 @@
-"""Compute capabilities: how they are written, what each CUDA version compiles, which a build is for.
+"""CUDA architectures: how they are written, what runs on what, and what each CUDA version compiles.
 
 An architecture here is what one `-gencode` names: a compute capability, with the suffix `a` where
 the code uses features that only that one capability has (`9.0a`), or `f` for those of its family
@@ -8,13 +8,10 @@ the code uses features that only that one capability has (`9.0a`), or `f` for th
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from builder.util.errors import ArchitectureError
-from builder.util.log import warn
 
 _WRITTEN = re.compile(
     r"(?:(?P<major>\d{1,2})\.(?P<minor>\d)|(?:sm_?|compute_)(?P<digits>\d{2,3}))(?P<feature>[af]?)"
@@ -67,7 +64,7 @@ class Architecture:
         match = _WRITTEN.fullmatch(text.strip())
         if match is None:
             raise ArchitectureError(
-                f"{text!r} is no CUDA architecture.",
+                f"{text!r} is not a CUDA architecture.",
                 "Write a compute capability such as 8.9, with a suffix where it has one: 9.0a.",
             )
         digits = match["digits"]
@@ -103,21 +100,6 @@ class Architecture:
         return self.major == gpu.major and self.minor <= gpu.minor
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The architectures of one build.
-
-    Attributes:
-        architectures: Sorted; never empty.
-        reason: One line that says why these.
-        complete: Whether these are all that the target lists.
-    """
-
-    architectures: tuple[Architecture, ...]
-    reason: str
-    complete: bool
-
-
 def join(architectures: Iterable[Architecture], separator: str = ", ") -> str:
     """The architectures in one string, in the given order."""
     return separator.join(map(str, architectures))
@@ -131,7 +113,7 @@ def parse_cuda_version(text: str) -> tuple[int, int]:
     """
     match = re.match(r"(\d+)\.(\d+)", text)
     if match is None:
-        raise ValueError(f"{text!r} is no CUDA version")
+        raise ValueError(f"{text!r} is not a CUDA version")
     return int(match[1]), int(match[2])
 
 
@@ -179,133 +161,3 @@ def refuse_uncompilable(architectures: Iterable[Architecture], cuda_version: str
             if possible
             else "Use another CUDA version.",
         )
-
-
-def read_compute_capabilities(output: str) -> tuple[str, ...]:
-    """The distinct capabilities, ascending, in what `nvidia-smi --query-gpu=compute_cap` printed.
-
-    Lines that are no capability (`[N/A]`, as old drivers and GPUs in a fault answer) are left out.
-    """
-    found = {line.strip() for line in output.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())}
-    return tuple(sorted(found, key=parse_cuda_version))
-
-
-def local_architectures(nvidia_smi: str = "nvidia-smi") -> tuple[str, ...]:
-    """Compute capabilities of this machine's GPUs, each once, ascending; empty without a GPU.
-
-    torch is not asked: it may be missing, or too old for the GPU.
-
-    Args:
-        nvidia_smi: The driver's tool, by name or path. Where it is missing there is no driver and
-            thus no GPU that could be used.
-    """
-    command = shutil.which(nvidia_smi)
-    if command is None:
-        return ()
-    query = [command, "--query-gpu=compute_cap", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        warn(f"nvidia-smi gave no answer ({error}); taken as no GPU")
-        return ()
-    if answer.returncode != 0:
-        said = (answer.stdout + answer.stderr).strip().splitlines()
-        warn(f"nvidia-smi failed ({said[0] if said else 'no message'}); taken as no GPU")
-        return ()
-    return read_compute_capabilities(answer.stdout)
-
-
-def select(requested: str | None, target_archs: Sequence[Architecture], local: Sequence[str]) -> Selection:
-    """Decide what to build for.
-
-    Args:
-        requested: The value of `--arch`: `all`, `local`, or architectures separated by `;`, `,` or
-            spaces. None takes the local GPUs', or all of the target's where there is no GPU.
-        target_archs: What the target lists.
-        local: Compute capabilities of the local GPUs, as `local_architectures` returns them.
-
-    Raises:
-        ArchitectureError: Something was asked for that the target lacks, or a local GPU runs none of
-            the target's architectures. Nothing is dropped in silence.
-    """
-    everything = tuple(sorted(set(target_archs)))
-    if requested is None:
-        if not local:
-            return Selection(everything, f"no GPU found: all of the target ({join(everything)})", True)
-        return _select_local(everything, local)
-    wanted = requested.strip().lower()
-    if wanted == "all":
-        return Selection(everything, f"all of the target ({join(everything)})", True)
-    if wanted == "local":
-        if not local:
-            raise ArchitectureError(
-                "--arch local: no GPU found on this machine (nvidia-smi names none).",
-                f'Name the architectures, such as --arch "{everything[-1]}", or take --arch all.',
-            )
-        return _select_local(everything, local)
-    return _select_named(wanted, everything)
-
-
-def _selection(
-    chosen: Iterable[Architecture], everything: tuple[Architecture, ...], reason: str
-) -> Selection:
-    architectures = tuple(sorted(set(chosen)))
-    return Selection(architectures, reason, architectures == everything)
-
-
-def _select_local(everything: tuple[Architecture, ...], local: Sequence[str]) -> Selection:
-    chosen: dict[str, Architecture] = {}
-    unusable: list[str] = []
-    for capability in local:
-        gpu = Architecture.parse(capability)
-        runnable = [architecture for architecture in everything if architecture.runs_on(gpu)]
-        if runnable:
-            chosen[capability] = runnable[-1]
-        else:
-            unusable.append(capability)
-    if unusable:
-        usable = tuple(sorted(set(chosen.values())))
-        remedy = f'Build for the other GPUs with --arch "{join(usable, ";")}", or' if usable else "Take"
-        raise ArchitectureError(
-            f"The local GPU of compute capability {', '.join(unusable)} runs none of the target's "
-            f"architectures ({join(everything)}).",
-            f"{remedy} --arch all to build for other machines.",
-        )
-    said = [
-        str(architecture)
-        if architecture.capability == capability
-        else f"{architecture} (runs on {capability})"
-        for capability, architecture in chosen.items()
-    ]
-    return _selection(chosen.values(), everything, f"the local GPUs: {', '.join(dict.fromkeys(said))}")
-
-
-def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selection:
-    names = [name for name in re.split(r"[;,\s]+", wanted) if name]
-    if not names:
-        raise ArchitectureError(
-            "--arch is empty.", f'Name architectures, such as --arch "{everything[0]}", or all, or local.'
-        )
-    chosen: list[Architecture] = []
-    for name in names:
-        if name.endswith("+ptx"):
-            raise ArchitectureError(
-                f"--arch {name}: wheels hold no PTX: what a driver makes of it for a newer GPU is untested.",
-                f"Choose from {join(everything)}.",
-            )
-        asked = Architecture.parse(name)
-        # "9.0" asks for the GPU, and the target's cubin for it may be 9.0a; "9.0a" asks for just that.
-        matches = [
-            architecture
-            for architecture in everything
-            if architecture == asked or (not asked.feature and architecture.capability == asked.capability)
-        ]
-        if not matches:
-            substitute = [architecture for architecture in everything if architecture.runs_on(asked)]
-            hint = f" A GPU of {asked.capability} runs {substitute[-1]}." if substitute else ""
-            raise ArchitectureError(
-                f"--arch {name}: the target has no such architecture.",
-                f"Choose from {join(everything)}, or all, or local.{hint}",
-            )
-        chosen += matches
-    return _selection(chosen, everything, f"as asked for: {join(sorted(set(chosen)))}")

@@ -7,22 +7,21 @@ empty, the address is that of the repository that GitHub Actions runs for, or of
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from builder.util import toml
 from builder.util.errors import UsageError
 from builder.util.paths import ROOT
-from builder.util.toml import tomllib
+from builder.util.process import answer
 
 PROJECT_FILE = Path(__file__).with_name("project.toml")
 
 _GITHUB_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _HTTPS_REMOTE = re.compile(r"https://(?:[^@/\s]*@)?(?P<place>[\w.-]+/\S+?)(?:\.git)?/?")
 _SSH_REMOTE = re.compile(r"(?:ssh://)?[\w.-]+@(?P<host>[\w.-]+)[:/](?!\d+/)(?P<path>\S+?)(?:\.git)?/?")
-_ADDRESS = re.compile(r"https://[\w.-]+/\S+")
+_ADDRESS = r"(https://[\w.-]+/\S+)?"
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,14 @@ def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PRO
         file: The TOML file with `name` and `url`.
 
     Raises:
-        UsageError: The file is wrong, or `GITHUB_REPOSITORY` is no OWNER/NAME.
+        UsageError: The file is wrong, or `GITHUB_REPOSITORY` is not OWNER/NAME.
     """
-    values = _read(file)
-    url = (
-        values["url"]
-        or _from_actions(environ)
-        or address_of_remote(_git(root, "remote", "get-url", "origin"))
-    )
-    return Project(values["name"], url, _revision(root))
+    table = toml.read(file, UsageError)
+    table.keys(("name", "url"))
+    name = table.text("name", ".+", "a name")
+    own = table.text("url", _ADDRESS, "an https address, or empty").rstrip("/")
+    url = own or _from_actions(environ) or address_of_remote(_git(root, "remote", "get-url", "origin"))
+    return Project(name, url, _revision(root))
 
 
 def address_of_remote(remote: str) -> str:
@@ -71,21 +69,6 @@ def address_of_remote(remote: str) -> str:
     if match := _SSH_REMOTE.fullmatch(remote):
         return f"https://{match['host']}/{match['path']}"
     return ""
-
-
-def _read(file: Path) -> dict[str, str]:
-    try:
-        table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: can't be read: {error}.") from error
-    for key in ("name", "url"):
-        if not isinstance(table.get(key), str):
-            raise UsageError(f"{file}: {key}: expected a string.")
-    if table["url"] and _ADDRESS.fullmatch(table["url"]) is None:
-        raise UsageError(
-            f"{file}: url: {table['url']!r} is no https address.", "Leave it empty, or put it right."
-        )
-    return {"name": table["name"], "url": table["url"].rstrip("/")}
 
 
 def _from_actions(environ: Mapping[str, str]) -> str:
@@ -107,9 +90,4 @@ def _revision(root: Path) -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    return answer(["git", "-C", str(root), *arguments]) or ""

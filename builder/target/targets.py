@@ -16,19 +16,17 @@ nox reads the targets with it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
-
-from builder.target.architectures import Architecture, Selection, join, parse_cuda_version, why_not_compilable
-from builder.target.upstream import DOWNLOAD_ADDRESS, PATCHES_DIR, Release, is_download_address, load_release
-from builder.util.errors import ArchitectureError, TargetError, UsageError
+from builder.target.architectures import Architecture, join, parse_cuda_version, why_not_compilable
+from builder.target.pins import Archive, Pins, read_pins
+from builder.target.selection import Selection
+from builder.target.upstream import PATCHES_DIR, Release, load_release, read_architectures
+from builder.util import toml
+from builder.util.errors import TargetError, UsageError
 from builder.util.paths import ROOT
-from builder.util.toml import tomllib
 
 TARGETS_DIR = ROOT / "targets"
 TOOLCHAINS = "toolchains"
@@ -44,27 +42,9 @@ _CUDA = r"\d{2}\.\d{1,2}"
 _TORCH = r"\d+\.\d+\.\d+"
 _TORCH_MINIMUM = r"\d+\.\d+"
 _PLATFORM_TAG = r"manylinux_2_\d{1,2}_x86_64"
-_SHA256 = r"[0-9a-f]{64}"
 
 _REQUIRED = ("python", "cuda", "torch", "torch_index", "abi", "architectures", "platform_tag", "upstream")
 _OPTIONAL = ("torch_minimum", "toolchain")
-
-
-@dataclass(frozen=True)
-class Archive:
-    """An archive that is downloaded for a toolchain.
-
-    Attributes:
-        name: What it holds, in short: `cuda_nvcc`.
-        url: Its https address.
-        sha256: Its digest, lower-case hexadecimal.
-        size_bytes: Its size.
-    """
-
-    name: str
-    url: str
-    sha256: str
-    size_bytes: int
 
 
 @dataclass(frozen=True)
@@ -193,15 +173,15 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     Raises:
         TargetError: Names the file, the key, and what is expected there.
     """
-    table = _Table(str(path), _read(path))
+    table = toml.read(path, TargetError)
     table.keys(_REQUIRED, _OPTIONAL)
     abi = table.one_of("abi", ("native", "stable"))
-    python = table.matching("python", _PYTHON, "a Python version such as 3.12")
+    python = table.text("python", _PYTHON, "a Python version such as 3.12")
     table.check("python", parse_cuda_version(python) >= OLDEST_PYTHON, f"{python} is older than 3.10")
-    cuda = table.matching("cuda", _CUDA, "a CUDA version such as 13.0")
-    torch = table.matching("torch", _TORCH, "a torch release such as 2.11.0")
+    cuda = table.text("cuda", _CUDA, "a CUDA version such as 13.0")
+    torch = table.text("torch", _TORCH, "a torch release such as 2.11.0")
     _check_torch(table, "torch", torch)
-    upstream = table.matching("upstream", r"[A-Za-z0-9][\w.+-]*", "a folder of patches/, such as v2.2.0")
+    upstream = table.text("upstream", r"[A-Za-z0-9][\w.+-]*", "a folder of patches/, such as v2.2.0")
     try:
         release = _release(patches_root / upstream)
     except TargetError as error:
@@ -215,7 +195,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
         torch=torch,
         torch_index=_read_index(table, cuda),
         architectures=_read_architectures(table, cuda, release),
-        platform_tag=table.matching(
+        platform_tag=table.text(
             "platform_tag", _PLATFORM_TAG, "a PEP 600 tag of x86_64 such as manylinux_2_34_x86_64"
         ),
         abi=abi,
@@ -233,57 +213,6 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     return target
 
 
-class _Table:
-    """A TOML table whose every complaint names the file and the key."""
-
-    def __init__(self, where: str, values: Mapping[str, Any]) -> None:
-        self.where = where
-        self.values = values
-
-    def fail(self, key: str, problem: str, remedy: str = "") -> TargetError:
-        return TargetError(f"{self.where}: {key}: {problem}.", remedy)
-
-    def check(self, key: str, good: bool, problem: str, remedy: str = "") -> None:
-        if not good:
-            raise self.fail(key, problem, remedy)
-
-    def keys(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-        for key in self.values:
-            self.check(
-                key,
-                key in required or key in optional,
-                "unknown key",
-                f"Known: {', '.join(required + optional)}.",
-            )
-        for key in required:
-            self.check(key, key in self.values, "missing", f"Every one is needed: {', '.join(required)}.")
-
-    def matching(self, key: str, pattern: str, expected: str) -> str:
-        value = self.values[key]
-        if not isinstance(value, str) or re.fullmatch(pattern, value, re.ASCII) is None:
-            raise self.fail(key, f"{value!r} is not {expected}", "Write it in quotes: it is a string.")
-        return value
-
-    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.values[key]
-        self.check(key, value in allowed, f"{value!r} is none of {', '.join(allowed)}")
-        return str(value)
-
-    def strings(self, key: str, example: str) -> list[str]:
-        value = self.values[key]
-        if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-            raise self.fail(key, f"{value!r} is not a list of strings such as {example}")
-        for item in value:
-            self.check(key, value.count(item) == 1, f"{item!r} is listed twice")
-        return value
-
-    def https(self, key: str) -> str:
-        value = self.values[key]
-        if not isinstance(value, str) or not is_download_address(value):
-            raise self.fail(key, f"{value!r} is not {DOWNLOAD_ADDRESS}")
-        return value
-
-
 def _interpreter_tag(python: str) -> str:
     return "cp" + python.replace(".", "")
 
@@ -293,17 +222,7 @@ def _release(directory: Path) -> Release:
     return load_release(directory)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TargetError(f"{path}: not found.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path}: not TOML: {error}") from None
-    return values
-
-
-def _check_torch(table: _Table, key: str, version: str) -> None:
+def _check_torch(table: toml.Table, key: str, version: str) -> None:
     oldest = ".".join(map(str, OLDEST_TORCH))
     table.check(
         key,
@@ -312,7 +231,7 @@ def _check_torch(table: _Table, key: str, version: str) -> None:
     )
 
 
-def _read_torch_minimum(table: _Table, abi: str, torch: str) -> str | None:
+def _read_torch_minimum(table: toml.Table, abi: str, torch: str) -> str | None:
     key = "torch_minimum"
     if abi == "native":
         table.check(
@@ -322,7 +241,7 @@ def _read_torch_minimum(table: _Table, abi: str, torch: str) -> str | None:
     table.check(
         key, key in table.values, "missing, and abi stable needs it", 'Such as torch_minimum = "2.10".'
     )
-    minimum = table.matching(key, _TORCH_MINIMUM, "a torch version such as 2.10")
+    minimum = table.text(key, _TORCH_MINIMUM, "a torch version such as 2.10")
     _check_torch(table, key, minimum)
     table.check(
         key,
@@ -332,8 +251,8 @@ def _read_torch_minimum(table: _Table, abi: str, torch: str) -> str | None:
     return minimum
 
 
-def _read_index(table: _Table, cuda: str) -> str:
-    url = table.https("torch_index").rstrip("/")
+def _read_index(table: toml.Table, cuda: str) -> str:
+    url = table.address("torch_index").rstrip("/")
     last = url.rpartition("/")[2]
     # A mirror may have folders of its own; one that is named for a CUDA version must be the right one.
     table.check(
@@ -344,14 +263,10 @@ def _read_index(table: _Table, cuda: str) -> str:
     return url
 
 
-def _read_architectures(table: _Table, cuda: str, release: Release) -> tuple[Architecture, ...]:
+def _read_architectures(table: toml.Table, cuda: str, release: Release) -> tuple[Architecture, ...]:
     key = "architectures"
-    found: set[Architecture] = set()
-    for text in table.strings(key, '["8.9", "9.0a"]'):
-        try:
-            architecture = Architecture.parse(text)
-        except ArchitectureError as error:
-            raise table.fail(key, error.message.rstrip("."), error.remedy) from None
+    found = read_architectures(table)
+    for architecture in found:
         why = why_not_compilable(architecture, cuda)
         table.check(key, not why, why)
         table.check(
@@ -360,62 +275,17 @@ def _read_architectures(table: _Table, cuda: str, release: Release) -> tuple[Arc
             f"{architecture} is not in the source of SageAttention {release.version}",
             f"It has {join(release.architectures)}.",
         )
-        table.check(key, architecture not in found, f"{architecture} is listed twice")
-        found.add(architecture)
-    return tuple(sorted(found))
+    return found
 
 
-def _read_toolchain(table: _Table, shared: Path, cuda: str) -> tuple[tuple[str, ...], tuple[Archive, ...]]:
-    own = table.values.get("toolchain")
-    if own is not None:
-        table.check("toolchain", isinstance(own, dict), f"{own!r} is not a table", "Write it as [toolchain].")
-        return _read_pins(_Table(f"{table.where}: toolchain", own))
+def _read_toolchain(table: toml.Table, shared: Path, cuda: str) -> Pins:
+    if "toolchain" in table.values:
+        return read_pins(table.table("toolchain"))
     if not shared.is_file():
         there = ", ".join(sorted(path.name for path in shared.parent.glob("*.toml"))) or "none"
         raise table.fail(
             "cuda",
-            f"no toolchain for CUDA {cuda}: {shared} is not there (there: {there})",
+            f"no toolchain for CUDA {cuda}: {shared} not found (there: {there})",
             "Add that file, or a [toolchain] table to this one.",
         )
-    return _read_pins(_Table(str(shared), _read(shared)))
-
-
-def _read_pins(table: _Table) -> tuple[tuple[str, ...], tuple[Archive, ...]]:
-    table.keys(("packages",), ("archives",))
-    packages = table.strings("packages", '["cuda-toolkit[nvcc]==13.0.2"]')
-    for package in packages:
-        try:
-            requirement = Requirement(package)
-        except InvalidRequirement as error:
-            raise table.fail("packages", f"{package!r} is no requirement: {error}") from None
-        pins = list(requirement.specifier)
-        pinned = len(pins) == 1 and pins[0].operator == "==" and not pins[0].version.endswith("*")
-        table.check(
-            "packages",
-            pinned,
-            f"{package!r} is not pinned",
-            "Write name==version, so that a build can be repeated.",
-        )
-    archives = table.values.get("archives", [])
-    if not isinstance(archives, list) or not all(isinstance(item, dict) for item in archives):
-        raise table.fail("archives", "not a list of tables", "Write each as [[archives]].")
-    found = tuple(
-        _read_archive(_Table(f"{table.where}: archives[{number}]", item))
-        for number, item in enumerate(archives)
-    )
-    for archive in found:
-        twice = sum(other.name == archive.name for other in found) > 1
-        table.check("archives", not twice, f"{archive.name!r} is listed twice")
-    return tuple(packages), found
-
-
-def _read_archive(table: _Table) -> Archive:
-    table.keys(("name", "url", "sha256", "size_bytes"))
-    size = table.values["size_bytes"]
-    table.check("size_bytes", type(size) is int and size > 0, f"{size!r} is not a size in bytes")
-    return Archive(
-        name=table.matching("name", r"[A-Za-z0-9][\w.-]*", "a name such as cuda_nvcc"),
-        url=table.https("url"),
-        sha256=table.matching("sha256", _SHA256, "a SHA-256 of 64 lower-case hexadecimal digits"),
-        size_bytes=int(size),
-    )
+    return read_pins(toml.read(shared, TargetError))

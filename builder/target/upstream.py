@@ -5,27 +5,19 @@ The file lies beside the patches because it changes with them: a patch series is
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from builder.target.architectures import Architecture
+from builder.util import toml
 from builder.util.errors import ArchitectureError, TargetError
 from builder.util.paths import ROOT
-from builder.util.toml import tomllib
 
 PATCHES_DIR = ROOT / "patches"
 FILE_NAME = "upstream.toml"
-DOWNLOAD_ADDRESS = "an https address without user name, query or fragment"
 
-_PATTERNS = {
-    "version": (r"\d+(\.\d+)+((a|b|rc)\d+)?", "a version such as 2.2.0"),
-    "tag": (r"[A-Za-z0-9][\w.+-]*", "a git tag such as v2.2.0"),
-    "commit": (r"[0-9a-f]{40}", "a git commit, 40 hexadecimal digits"),
-    "sha256": (r"[0-9a-f]{64}", "the archive's SHA-256, 64 lower-case hexadecimal digits"),
-    "license": (r"[A-Za-z0-9.+() -]+", "an SPDX licence expression such as Apache-2.0"),
-}
+_FIRST_ZIP_TIME = 315532800  # 1980: zip archives, and so wheels, can't hold an earlier time
+_KEYS = ("version", "tag", "commit", "url", "sha256", "source_date_epoch", "license", "architectures")
 
 
 @dataclass(frozen=True)
@@ -63,69 +55,40 @@ def load_release(patches_dir: Path) -> Release:
         TargetError: The file is missing or wrong; names file and key.
     """
     path = patches_dir / FILE_NAME
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.is_file():
+        known = sorted(found.parent.name for found in patches_dir.parent.glob(f"*/{FILE_NAME}"))
         raise TargetError(
-            f"{path}: not found, so {patches_dir.name} is no release that can be built.",
-            f"Releases with patches: {', '.join(known_releases(patches_dir.parent)) or 'none'}.",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TargetError(f"{path}: not TOML: {error}") from None
-
-    known = {*_PATTERNS, "url", "source_date_epoch", "architectures"}
-    for key in table:
-        if key not in known:
-            raise TargetError(f"{path}: {key}: unknown key.", f"Known keys: {', '.join(sorted(known))}.")
-    for key in sorted(known):
-        if key not in table:
-            raise TargetError(f"{path}: {key}: missing.")
-    for key, (pattern, expected) in _PATTERNS.items():
-        if not isinstance(table[key], str) or re.fullmatch(pattern, table[key]) is None:
-            raise TargetError(f"{path}: {key}: {table[key]!r} is not {expected}.")
-    url = table["url"]
-    if not isinstance(url, str) or not is_download_address(url):
-        raise TargetError(f"{path}: url: {url!r} is not {DOWNLOAD_ADDRESS}.")
-    epoch = table["source_date_epoch"]
-    # Zip archives, and so wheels, can't hold a time before 1980.
-    if type(epoch) is not int or epoch < 315532800:
-        raise TargetError(
-            f"{path}: source_date_epoch: {epoch!r} is not the commit's time in seconds since 1970."
+            f"{path}: not found, so {patches_dir.name} can't be built.",
+            f"Releases that can be: {', '.join(known) or 'none'}.",
         )
+    table = toml.read(path, TargetError)
+    table.keys(_KEYS)
     return Release(
-        **{key: table[key] for key in _PATTERNS},
-        url=url,
-        source_date_epoch=epoch,
-        architectures=_read_architectures(path, table["architectures"]),
+        version=table.text("version", r"\d+(\.\d+)+((a|b|rc)\d+)?", "a version such as 2.2.0"),
+        tag=table.text("tag", r"[A-Za-z0-9][\w.+-]*", "a git tag such as v2.2.0"),
+        commit=table.text("commit", r"[0-9a-f]{40}", "a git commit of 40 hexadecimal digits"),
+        url=table.address("url"),
+        sha256=table.text("sha256", r"[0-9a-f]{64}", "a SHA-256 of 64 lower-case hexadecimal digits"),
+        source_date_epoch=table.number(
+            "source_date_epoch", _FIRST_ZIP_TIME, "the commit's time in seconds since 1970"
+        ),
+        license=table.text("license", r"[A-Za-z0-9.+() -]+", "an SPDX expression such as Apache-2.0"),
+        architectures=read_architectures(table),
     )
 
 
-def is_download_address(text: str) -> bool:
-    """Whether a pinned thing may be downloaded from there: by https, or by http from this machine.
+def read_architectures(table: toml.Table) -> tuple[Architecture, ...]:
+    """Return the architectures that a table lists under that key, sorted.
 
-    User names, queries and fragments are refused: they don't belong into a file that is published.
+    Raises:
+        TargetError: One can't be read, or is there twice.
     """
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    if re.search(r"\s", text) or "@" in parts.netloc or parts.query or parts.fragment:
-        return False
-    return (parts.scheme == "https" and host != "") or (
-        parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"}
-    )
-
-
-def known_releases(patches_root: Path) -> list[str]:
-    """Names of the folders that hold an `upstream.toml`, sorted."""
-    return sorted(path.parent.name for path in patches_root.glob(f"*/{FILE_NAME}"))
-
-
-def _read_architectures(path: Path, value: object) -> tuple[Architecture, ...]:
-    if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-        raise TargetError(f"{path}: architectures: expected a list such as ['8.0', '9.0a'].")
-    try:
-        return tuple(sorted({Architecture.parse(item) for item in value}))
-    except ArchitectureError as error:
-        raise TargetError(f"{path}: architectures: {error.message}", error.remedy) from None
+    found: set[Architecture] = set()
+    for text in table.texts("architectures", '["8.9", "9.0a"]'):
+        try:
+            architecture = Architecture.parse(text)
+        except ArchitectureError as error:
+            raise table.fail("architectures", error.message.rstrip("."), error.remedy) from None
+        table.check("architectures", architecture not in found, f"{architecture} is listed twice")
+        found.add(architecture)
+    return tuple(sorted(found))

@@ -27,7 +27,8 @@ from urllib.parse import quote
 
 from builder.target.architectures import parse_cuda_version
 from builder.target.options import BuildOptions
-from builder.target.targets import Archive, Target
+from builder.target.pins import Archive
+from builder.target.targets import Target
 from builder.toolchain.components import (
     Component,
     Installed,

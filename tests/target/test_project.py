@@ -74,10 +74,10 @@ def test_the_revision_says_whether_files_differ(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("name = 1\nurl = ''", "name: expected a string"),
-        ("name = 'a'", "url: expected a string"),
-        ("name = 'a'\nurl = 'github.com/a/b'", "is no https address"),
-        ("name = ", "can't be read"),
+        ("name = 1\nurl = ''", "name: 1 is not a name"),
+        ("name = 'a'", "url: missing"),
+        ("name = 'a'\nurl = 'github.com/a/b'", "is not an https address, or empty"),
+        ("name = ", "not TOML"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -14,7 +14,8 @@ from made_up_tools import gxx, install_package, make_archive, program, target, t
 from static_server import StaticServer, serving
 
 from builder.target.options import BuildOptions
-from builder.target.targets import Archive, Target
+from builder.target.pins import Archive
+from builder.target.targets import Target
 from builder.toolchain.assembly import Toolchain, build_environment, place_in_home, resolve, why_not_usable
 from builder.toolchain.components import parse_record
 from builder.util.errors import BuilderError, DownloadError, HostCompilerError, ToolchainError

@@ -1,0 +1,68 @@
+"""The pinned packages and archives that make up a CUDA compiler, as `targets/toolchains/` lists them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+
+from builder.util.toml import Table
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that is downloaded for a toolchain.
+
+    Attributes:
+        name: What it holds, in short: `cuda_nvcc`.
+        url: Its https address.
+        sha256: Its digest, lower-case hexadecimal.
+        size_bytes: Its size.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+Pins = tuple[tuple[str, ...], tuple[Archive, ...]]
+
+
+def read_pins(table: Table) -> Pins:
+    """Return the packages and the archives of a toolchain.
+
+    Args:
+        table: The file of a CUDA version, or a target's own `[toolchain]`.
+
+    Raises:
+        TargetError: A key is wrong, or a package is not pinned.
+    """
+    table.keys(("packages",), ("archives",))
+    packages = table.texts("packages", '["cuda-toolkit[nvcc]==13.0.2"]')
+    for package in packages:
+        try:
+            pins = list(Requirement(package).specifier)
+        except InvalidRequirement as error:
+            raise table.fail("packages", f"{package!r} is not a requirement: {error}") from None
+        table.check(
+            "packages",
+            len(pins) == 1 and pins[0].operator == "==" and not pins[0].version.endswith("*"),
+            f"{package!r} is not pinned",
+            "Write name==version, so that a build can be repeated.",
+        )
+    archives = tuple(_read_archive(item) for item in table.tables("archives"))
+    names = [archive.name for archive in archives]
+    for name in names:
+        table.check("archives", names.count(name) == 1, f"{name!r} is listed twice")
+    return tuple(packages), archives
+
+
+def _read_archive(table: Table) -> Archive:
+    table.keys(("name", "url", "sha256", "size_bytes"))
+    return Archive(
+        name=table.text("name", r"[A-Za-z0-9][\w.-]*", "a name such as cuda_nvcc"),
+        url=table.address("url"),
+        sha256=table.text("sha256", r"[0-9a-f]{64}", "a SHA-256 of 64 lower-case hexadecimal digits"),
+        size_bytes=table.number("size_bytes", 1, "a size in bytes"),
+    )

@@ -1,0 +1,51 @@
+"""The pinned release: what its file says, and how a wrong one is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.target.upstream import PATCHES_DIR, load_release
+from builder.util.errors import TargetError
+
+
+def test_the_pinned_release_is_2_2_0() -> None:
+    release = load_release(PATCHES_DIR / "v2.2.0")
+    assert release.version == "2.2.0"
+    assert release.commit == "eb615cf6cf4d221338033340ee2de1c37fbdba4a"
+    assert release.sha256 == "ddddf0ad4387ab3e45f14c6e2ae3b5898a158444fed21633b27586ca29ccdb49"
+    assert release.source_date_epoch == 1761613216
+    assert release.license == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('version = "2.2.0"', 'version = "two"', "version: 'two' is not a version"),
+        ('tag = "v2.2.0"\n', "", "tag: missing"),
+        ("eb615cf6", "", "commit: "),
+        ("https://", "http://", "url: "),
+        ("ddddf0ad", "xddddf0a", "sha256: "),
+        ("1761613216", "0", "source_date_epoch: 0"),
+        ("1761613216", "true", "source_date_epoch: True"),
+        ('"8.9"', '"ada"', "architectures: 'ada' is not a CUDA architecture"),
+        ('license = "Apache-2.0"', 'licence = "Apache-2.0"', "licence: unknown key"),
+    ],
+)
+def test_a_wrong_release_file_is_refused_by_name_and_key(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    text = (PATCHES_DIR / "v2.2.0" / "upstream.toml").read_text()
+    assert old in text
+    (tmp_path / "upstream.toml").write_text(text.replace(old, new))
+    with pytest.raises(TargetError) as caught:
+        load_release(tmp_path)
+    assert f"upstream.toml: {said}" in caught.value.message
+
+
+def test_a_release_without_patches_names_those_that_have_some() -> None:
+    with pytest.raises(TargetError) as caught:
+        load_release(PATCHES_DIR / "v9.9")
+    assert caught.value.message == f"{PATCHES_DIR}/v9.9/upstream.toml: not found, so v9.9 can't be built."
+    assert caught.value.remedy == "Releases that can be: v2.2.0."
