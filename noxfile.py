@@ -25,7 +25,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 CONSTRAINTS = ("-c", "builder/constraints.txt")
 BUILD_TOOLS = ("-r", "builder/requirements.txt", *CONSTRAINTS)
 TEST_TOOLS = (*BUILD_TOOLS, "-r", "tests/requirements.txt", "-c", "tests/constraints.txt")
-CHECKED = ("noxfile.py", "builder", "tests", "benchmarks")
+CHECKED = ("noxfile.py", "builder", "tests", "benchmarks", "docs")
 
 try:
     TARGETS = load_targets(ROOT / "targets")
