@@ -115,7 +115,7 @@ class ArchitectureError(BuilderError):
 class CompileError(BuilderError):
     """The compiler failed.
 
-    Read the log: the message holds its last lines and its path.
+    Read the log: the message contains its last lines and its path.
     """
 
     exit_code = 11
