@@ -24,7 +24,8 @@ from builder.finish import provenance, repair
 from builder.finish.record import for_wheel, learnt_costs, make_record
 from builder.finish.wheelhouse import locked, publish, read_record, up_to_date
 from builder.source.obtain import Source, obtain
-from builder.source.patches import Applied, Patch, Rewrite, apply_series, load_series
+from builder.source.patches import Applied, apply_series
+from builder.source.series import Series, load_series
 from builder.target import architectures
 from builder.target.options import BuildOptions
 from builder.target.project import load_project
@@ -82,7 +83,7 @@ class Job:
     target: Target
     options: BuildOptions
     release: Release
-    series: Sequence[Patch | Rewrite]
+    series: Series
     selection: Selection
     patches: Path
     work: Path
@@ -289,16 +290,7 @@ def _provenance(
     return provenance.Provenance(
         target=job.target,
         architectures=job.selection.architectures,
-        source=provenance.UpstreamSource(
-            kind=source.kind,
-            version=source.version,
-            location=source.location,
-            sha256=source.sha256 or "",
-            verified=source.verified,
-            commit=source.commit or "",
-            tag=job.release.tag if source.verified else "",
-            license=job.release.license,
-        ),
+        source=source,
         patches=provenance.read_patch_files(job.patches, summaries) if applied else (),
         patch_count=len(applied),
         tools=tuple(

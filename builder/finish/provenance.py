@@ -18,6 +18,7 @@ from packaging.licenses import canonicalize_license_expression
 
 from builder.finish.repair import BundledLibrary
 from builder.finish.sbom import Material, make_sbom, without_build_paths
+from builder.source.obtain import Source
 from builder.target.architectures import Architecture, join
 from builder.target.project import Project
 from builder.target.targets import Target
@@ -43,31 +44,6 @@ _WRITTEN_ANEW = {
 }
 _ENTRY_NAME = re.compile(r"\d{4}-[a-z0-9-]+\.(?:patch|toml)")
 _LICENSE_NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)([.-].*)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class UpstreamSource:
-    """What was compiled.
-
-    Attributes:
-        kind: `release`, `directory`, `archive` or `url`.
-        version: As upstream has it.
-        location: The address or path that it came from.
-        sha256: Of the archive or tree; empty where it isn't known.
-        verified: Whether it is the pinned release, with the pinned digest.
-        commit: The git commit; empty where it isn't known.
-        tag: The release's tag; empty without one.
-        license: SPDX expression.
-    """
-
-    kind: str
-    version: str
-    location: str
-    sha256: str
-    verified: bool
-    commit: str = ""
-    tag: str = ""
-    license: str = "Apache-2.0"
 
 
 @dataclass(frozen=True)
@@ -111,7 +87,7 @@ class Provenance:
 
     target: Target
     architectures: tuple[Architecture, ...]
-    source: UpstreamSource
+    source: Source
     patches: tuple[PatchFile, ...]
     patch_count: int
     tools: tuple[BuildTool, ...]
@@ -240,7 +216,7 @@ def describe(provenance: Provenance, bundled: Sequence[BundledLibrary] = ()) -> 
     return first, second
 
 
-def public_location(source: UpstreamSource) -> str:
+def public_location(source: Source) -> str:
     """Where a source came from, without what is private: folders of the build machine, passwords, queries."""
     if source.kind in {"release", "url"}:
         parts = urlsplit(source.location)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
@@ -63,14 +64,14 @@ def unpack(archive: Path, into: Path, strip_components: int = 1, max_bytes: int 
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def git_commit(archive: Path) -> str | None:
-    """The commit that `git archive` wrote into a tar file, as forges' downloads have it; None without."""
+def git_commit(archive: Path) -> str:
+    """Return the commit that `git archive` wrote into a tar file, as forges do; empty without one."""
     try:
         with tarfile.open(archive) as tar:
             comment = tar.pax_headers.get("comment", "")
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError):
-        return None
-    return comment if len(comment) == 40 and set(comment) <= set("0123456789abcdef") else None
+        return ""
+    return comment if re.fullmatch(r"[0-9a-f]{40}", comment) else ""
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ class Table:
         for key in required:
             self.check(key, key in self.values, "missing", f"Required keys: {', '.join(required)}.")
 
-    def text(self, key: str, accepts: str | Callable[[str], bool], expected: str) -> str:
+    def text(
+        self, key: str, accepts: str | Callable[[str], bool] = "(?s).*", expected: str = "a string"
+    ) -> str:
         """Return a string.
 
         Args:

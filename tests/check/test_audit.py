@@ -25,8 +25,9 @@ from builder.check.audit_checks import (
     unlimited_python_symbols,
     unstable_torch_symbols,
 )
-from builder.finish.provenance import BuildTool, PatchFile, Provenance, UpstreamSource, finalize
+from builder.finish.provenance import BuildTool, PatchFile, Provenance, finalize
 from builder.finish.repair import BundledLibrary
+from builder.source.obtain import Source
 from builder.target.architectures import Architecture
 from builder.target.project import Project
 from builder.target.targets import load_targets
@@ -58,8 +59,14 @@ def told(stable: bool = False) -> Provenance:
     return Provenance(
         target=target,
         architectures=target.architectures,
-        source=UpstreamSource(
-            "release", "2.2.0", "https://example.org/a.tar.gz", "d" * 64, True, tag="v2.2.0"
+        source=Source(
+            kind="release",
+            version="2.2.0",
+            location="https://example.org/a.tar.gz",
+            sha256="d" * 64,
+            license="Apache-2.0",
+            tree=Path(),
+            tag="v2.2.0",
         ),
         patches=(PatchFile("0001-build.toml", b"what = 'one'\n", "one"),),
         patch_count=1,
@@ -281,7 +288,7 @@ def test_an_sbom_that_is_none(tmp_path: Path) -> None:
 
 
 def test_an_unverified_source_is_a_warning(tmp_path: Path) -> None:
-    source = UpstreamSource("directory", "2.2.0", "/home/me/fork", "b" * 64, False)
+    source = replace(told().source, kind="directory", location="/home/me/fork", tag="")
     made = finalize(raw_wheel(tmp_path), replace(told(), source=source), tmp_path / "ours")
     report = audit_wheel(made, expect=NATIVE)
     assert report.passed

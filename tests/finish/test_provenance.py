@@ -14,7 +14,6 @@ from builder.finish.provenance import (
     BuildTool,
     PatchFile,
     Provenance,
-    UpstreamSource,
     describe,
     edit_metadata,
     finalize,
@@ -26,6 +25,7 @@ from builder.finish.provenance import (
 )
 from builder.finish.repair import BundledLibrary
 from builder.finish.sbom import Material, make_sbom, read_sbom, sbom_problems, without_build_paths
+from builder.source.obtain import Source
 from builder.target.architectures import Architecture
 from builder.target.project import Project
 from builder.target.targets import load_targets
@@ -40,12 +40,13 @@ FUSED = make_elf(Elf(fatbin=fatbin("80", "86", "89", "90a", "120")))
 RUNTIME = make_elf(Elf(soname="libcudart-12345678.so.13"))
 RUNTIME_NAME = "sageattention.libs/libcudart-12345678.so.13"
 BUNDLED = BundledLibrary(RUNTIME_NAME, "libcudart.so.13", "e" * 64, "nvidia-cuda-runtime", "13.0.96")
-SOURCE = UpstreamSource(
+SOURCE = Source(
     kind="release",
     version="2.2.0",
     location="https://github.com/thu-ml/SageAttention/archive/refs/tags/v2.2.0.tar.gz",
     sha256="d" * 64,
-    verified=True,
+    license="Apache-2.0",
+    tree=Path(),
     commit="c" * 40,
     tag="v2.2.0",
 )
@@ -66,8 +67,14 @@ TOLD = Provenance(
     project=Project("sageattention-wheels", "https://example.org/wheels", "f" * 40),
     epoch=1761613216,
 )
-UNVERIFIED = UpstreamSource(
-    kind="directory", version="2.3.0", location="/home/someone/fork", sha256="b" * 64, verified=False
+UNVERIFIED = replace(
+    SOURCE,
+    kind="directory",
+    version="2.3.0",
+    location="/home/someone/fork",
+    sha256="b" * 64,
+    commit="",
+    tag="",
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from builder.source.patches import Rewrite, load_series
+from builder.source.series import Rewrite, load_series
 from builder.target.architectures import Architecture
 from builder.target.upstream import load_release
 
@@ -64,7 +64,7 @@ def test_every_file_of_ours_is_added_by_an_entry(folder: Path) -> None:
 @pytest.mark.parametrize("folder", VERSIONS, ids=lambda path: path.name)
 def test_every_header_names_a_test(folder: Path) -> None:
     for entry in load_series(folder):
-        named = re.findall(r"tests/\w+\.py", entry.header.test)
+        named = re.findall(r"tests/[\w/]+\.py", entry.header.test)
         assert named or re.search(r"Smoke test|Audit|By hand", entry.header.test), entry.name
         for name in named:
             assert (PATCHES.parent / name).is_file(), f"{entry.name}: {name}"

@@ -6,58 +6,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from made_up_source import CHANGE, Workbench, diff, rule
 
-from builder.source.patches import Patch, Rewrite, apply_series, load_series
 from builder.util.errors import PatchError
-
-HEADER = "What: a test.\nWhy: to see\n  that it applies.\nUpstream: none.\nTest: this one.\n\n"
-TOML_HEADER = 'what = "a test"\nwhy = "to see"\nupstream = "none"\ntest = "this one"\n'
-
-
-class Workbench:
-    """A patches folder and a tree."""
-
-    def __init__(self, root: Path) -> None:
-        self.patches = root / "patches"
-        self.tree = root / "tree"
-        self.patches.mkdir()
-        self.tree.mkdir()
-        self.names: list[str] = []
-
-    def file(self, name: str, content: str | bytes) -> Path:
-        path = self.tree / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    def entry(self, name: str, content: str) -> None:
-        self.names.append(name)
-        (self.patches / name).write_bytes(content.encode())
-        (self.patches / "series").write_text("# in order\n" + "\n".join(self.names) + "\n")
-
-    def patch(self, name: str, diff: str) -> None:
-        self.entry(name, HEADER + diff)
-
-    def rewrite(self, name: str, body: str) -> None:
-        self.entry(name, TOML_HEADER + body)
-
-    def apply(self) -> list[str]:
-        return [applied.summary for applied in apply_series(load_series(self.patches), self.tree)]
-
-    def snapshot(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.tree)): p.read_bytes() for p in self.tree.rglob("*") if p.is_file()}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    return Workbench(tmp_path)
-
-
-def diff(*lines: str, file: str = "a.txt", at: str = "-1,3 +1,3") -> str:
-    return f"--- a/{file}\n+++ b/{file}\n@@ {at} @@\n" + "\n".join(lines) + "\n"
-
-
-CHANGE = diff(" one", "-two", "+TWO", " three")
 
 
 def test_a_patch_applies_and_says_what_it_did(bench: Workbench) -> None:
@@ -65,14 +16,6 @@ def test_a_patch_applies_and_says_what_it_did(bench: Workbench) -> None:
     bench.patch("0001-change.patch", CHANGE)
     assert bench.apply() == ["1 hunk in 1 file"]
     assert path.read_text() == "one\nTWO\nthree\n"
-
-
-def test_the_header_is_read(bench: Workbench) -> None:
-    bench.patch("0001-change.patch", CHANGE)
-    (entry,) = load_series(bench.patches)
-    assert isinstance(entry, Patch)
-    assert entry.header.why == "to see that it applies."
-    assert entry.sha256 == hashlib.sha256((bench.patches / entry.name).read_bytes()).hexdigest()
 
 
 def test_a_hunk_may_have_moved(bench: Workbench) -> None:
@@ -201,19 +144,6 @@ def test_what_is_no_diff_is_refused(bench: Workbench, body: str) -> None:
         bench.apply()
 
 
-@pytest.mark.parametrize("key", ["what", "why", "upstream", "test"])
-def test_every_header_key_is_needed(bench: Workbench, key: str) -> None:
-    lines = [line for line in HEADER.splitlines() if not line.startswith(key.capitalize())]
-    bench.entry("0001-change.patch", "\n".join(lines) + "\n" + CHANGE)
-    with pytest.raises(PatchError, match=f"lacks '{key}'"):
-        load_series(bench.patches)
-
-
-def rule(files: str, pattern: str, replacement: str, count: int) -> str:
-    keys = f"pattern = '{pattern}'\nreplacement = '{replacement}'\ncount = {count}\n"
-    return f"[[replace]]\nfiles = ['{files}']\n{keys}"
-
-
 def test_a_rewrite_counts_over_all_its_files(bench: Workbench) -> None:
     first = bench.file("src/a.cu", "call(x);\ncall(y);\n")
     second = bench.file("src/b.cu", "call(z);\n")
@@ -228,7 +158,7 @@ def test_another_count_stops_and_names_the_rule(bench: Workbench, count: int) ->
     bench.rewrite("0001-rewrite.toml", rule("a.txt", "nothing|x", "x", 2) + rule("a.txt", "x", "y", count))
     before = bench.snapshot()
     with pytest.raises(
-        PatchError, match=rf"0001-rewrite\.toml: rule 2 \('x'\) matches 2 times in a\.txt, not {count}"
+        PatchError, match=rf"0001-rewrite\.toml: replace 2 \('x'\) matches 2 times in a\.txt, not {count}"
     ):
         bench.apply()
     assert bench.snapshot() == before
@@ -236,44 +166,8 @@ def test_another_count_stops_and_names_the_rule(bench: Workbench, count: int) ->
 
 def test_a_rule_without_a_file_stops(bench: Workbench) -> None:
     bench.rewrite("0001-rewrite.toml", rule("gone/*.cu", "x", "y", 1))
-    with pytest.raises(PatchError, match=r"rule 1 finds no file gone/\*\.cu"):
+    with pytest.raises(PatchError, match=r"replace 1 finds no file gone/\*\.cu"):
         bench.apply()
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("", "neither adds nor replaces"),
-        ("[[replace]]\nfiles = ['a']\npattern = '('\nreplacement = ''\ncount = 1\n", "rule 1"),
-        ("[[replace]]\nfiles = ['a']\npattern = 'a'\nreplacement = '\\9'\ncount = 1\n", "rule 1"),
-        ("[[replace]]\nfiles = ['a']\npattern = 'a'\ncount = 1\n", "'replacement' is missing"),
-        (
-            "[[replace]]\nfiles = ['a']\npattern = 'a'\nreplacement = ''\ncount = '1'\n",
-            "'count' must be of type int",
-        ),
-        ("[[replace]]\nfiles = ['../a']\npattern = 'a'\nreplacement = ''\ncount = 1\n", "not a path inside"),
-        ("[[replace]]\nfiles = ['a']\npattern = 'a'\nreplacement = ''\ncount = 0\n", "count of at least 1"),
-        ("[[add]]\nfile = 'a'\nsource = 'gone'\n", "gone is not among the files"),
-        ("[[add]]\nfile = '/a'\n", "not a path inside"),
-        ("extra = 1\n", "unknown key 'extra'"),
-    ],
-)
-def test_a_wrong_rewrite_is_refused_when_read(bench: Workbench, body: str, message: str) -> None:
-    bench.rewrite("0001-rewrite.toml", body)
-    with pytest.raises(PatchError, match=message):
-        load_series(bench.patches)
-
-
-def test_files_are_added_and_counted_in_the_hash(bench: Workbench) -> None:
-    (bench.patches / "files").mkdir()
-    (bench.patches / "files" / "new.py").write_text("x = 1\n")
-    bench.rewrite("0001-add.toml", "[[add]]\nfile = 'new.py'\n")
-    (entry,) = load_series(bench.patches)
-    assert isinstance(entry, Rewrite)
-    assert bench.apply() == ["1 file added"]
-    assert (bench.tree / "new.py").read_text() == "x = 1\n"
-    (bench.patches / "files" / "new.py").write_text("x = 2\n")
-    assert load_series(bench.patches)[0].sha256 != entry.sha256
 
 
 def test_a_file_is_replaced_only_if_it_is_the_expected_one(bench: Workbench) -> None:
@@ -298,24 +192,3 @@ def test_an_added_file_does_not_overwrite(bench: Workbench) -> None:
     bench.rewrite("0001-add.toml", "[[add]]\nfile = 'new.py'\n")
     with pytest.raises(PatchError, match=r"new\.py is there already"):
         bench.apply()
-
-
-@pytest.mark.parametrize(
-    ("series", "message"),
-    [
-        ("0001-gone.patch\n", "is not in the folder"),
-        ("change.patch\n", "not a name of the form"),
-        ("../0001-out.patch\n", "not a name of the form"),
-        ("0001-change.patch\n0001-change.patch\n", "listed twice"),
-    ],
-)
-def test_a_wrong_series_is_refused(bench: Workbench, series: str, message: str) -> None:
-    bench.patch("0001-change.patch", CHANGE)
-    (bench.patches / "series").write_text(series)
-    with pytest.raises(PatchError, match=message):
-        load_series(bench.patches)
-
-
-def test_a_missing_series_is_refused(bench: Workbench) -> None:
-    with pytest.raises(PatchError, match="series is missing"):
-        load_series(bench.patches)
