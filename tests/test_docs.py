@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.check.audit_checks import CHECKS
-from builder.source.patches import load_series
+from builder.source.series import load_series
 from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target
 from builder.target.upstream import PATCHES_DIR
 from builder.util.paths import ROOT
