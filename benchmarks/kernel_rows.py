@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from builder.smoketest.kernels import MODULE_FUNCTIONS, Capability, kernels_for
+from builder.smoketest.attention.kernels import MODULE_FUNCTIONS, Capability, kernels_for
 
 FUNCTION, ATTENTION, QUANTISATION = "function", "attention", "quantisation"
 TOKENS = (1024, 4096, 8192, 32768)

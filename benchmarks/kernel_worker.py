@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from benchmarks.kernel_rows import ATTENTION, FUNCTION, Row  # noqa: E402
-from builder.smoketest.kernels import ALL, MODULE_FUNCTIONS  # noqa: E402
-from builder.smoketest.reference import attention, difference  # noqa: E402
-from builder.smoketest.subject import one_line  # noqa: E402
+from builder.smoketest.attention.kernels import ALL, MODULE_FUNCTIONS  # noqa: E402
+from builder.smoketest.attention.reference import attention, difference  # noqa: E402
+from builder.smoketest.attention.subject import one_line  # noqa: E402
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 MARGIN_ELEMENTS = 32768

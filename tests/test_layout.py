@@ -41,6 +41,12 @@ def test_no_import_goes_back_up_the_way(path: Path) -> None:
     assert not above
 
 
+def test_the_smoke_test_runs_without_the_rest_of_the_builder() -> None:
+    paths = [path for path in MODULES if path.relative_to(BUILDER).parts[0] == "smoketest"]
+    others = {path.name: parts for path in paths for parts in imported(path) if parts[0] != "smoketest"}
+    assert not others
+
+
 def test_every_folder_is_on_the_way() -> None:
     folders = {path.parent.name for path in BUILDER.glob("*/__init__.py")}
     assert folders == set(WAY)

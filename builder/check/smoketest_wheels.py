@@ -21,7 +21,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.tags import platform_tags
 
-from builder.smoketest.outcome import ENDINGS, ExitCode
+from builder.smoketest.report.outcome import ENDINGS, ExitCode
 from builder.target.targets import Target, find_target, load_targets
 from builder.toolchain.venv import make_clean_venv
 from builder.util.arguments import Parser
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Test wheels of the wheelhouse, of one target, or the ones given.
 
     Returns:
-        The worst exit code of the wheels that ran (see `builder.smoketest.outcome.ExitCode`).
+        The worst exit code of the wheels that ran (see `builder.smoketest.report.outcome.ExitCode`).
 
     Raises:
         UsageError: There is no such wheel.

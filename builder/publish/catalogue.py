@@ -28,7 +28,7 @@ SMOKETEST_SUFFIX = ".smoketest.json"
 RECORD_SUFFIX = ".json"
 
 # Exit codes of a smoke test that found a fault: a row failed, or the package can't be imported. Any other
-# one but 0 is about the machine, and says nothing of the wheel (builder/smoketest/outcome.py).
+# one but 0 is about the machine, and says nothing of the wheel (builder/smoketest/report/outcome.py).
 _SMOKETEST_FAILURES = (1, 25)
 
 _CUDA_TAG = re.compile(r"cu\d{3}")

@@ -10,11 +10,12 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from builder.smoketest import picture, table, worker
-from builder.smoketest.kernels import ALL, unmatched
-from builder.smoketest.outcome import ExitCode, Report, Row, headline, judge
-from builder.smoketest.plan import Options, plan
-from builder.smoketest.supervisor import Run, supervise
+from builder.smoketest.attention.kernels import ALL, unmatched
+from builder.smoketest.plan import FIRST_CALL, GROUPS, Options, plan
+from builder.smoketest.report import picture, table
+from builder.smoketest.report.outcome import ExitCode, Report, Row, headline, judge
+from builder.smoketest.run import worker
+from builder.smoketest.run.supervisor import Run, supervise
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument("--html", type=Path, metavar="FILE", help="write a picture of speed and error")
     new.add_argument("--kernels", default="", metavar="A,B", help="only these (see --list; * matches)")
     new.add_argument(
-        "--groups", default="", metavar="A,B", help="only these groups: accuracy,conduct,speed,long"
+        "--groups", default="", metavar="A,B", help=f"only these groups of rows: {','.join(GROUPS)}"
     )
     new.add_argument("--seed", type=int, default=0, help="of the random inputs")
     new.add_argument("--no-speed", action="store_true", help="leave the timings out")
@@ -68,11 +69,13 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.worker:
         return worker.main(worker.Order.from_json(arguments.worker))
     patterns = tuple(part for part in arguments.kernels.split(",") if part)
-    unknown = unmatched(patterns)
-    if unknown:
+    if unknown := unmatched(patterns):
         print(f"no such kernel: {', '.join(unknown)}; --list names them", file=sys.stderr)
         return ExitCode.USAGE
     groups = tuple(part for part in arguments.groups.split(",") if part)
+    if unknown := [group for group in groups if group not in (FIRST_CALL, *GROUPS)]:
+        print(f"no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}", file=sys.stderr)
+        return ExitCode.USAGE
     options = Options(
         mode=arguments.mode or "default",
         patterns=patterns,
@@ -80,7 +83,7 @@ def main(argv: list[str] | None = None) -> int:
         speed=not arguments.no_speed,
         import_only=arguments.import_only,
         device=arguments.device,
-        groups=("first call", *groups) if groups else (),
+        groups=groups,
     )
     if arguments.list:
         print(listing(options))

@@ -12,7 +12,7 @@ import pytest
 
 from builder.check import smoketest_wheels as driver
 from builder.check.smoketest_wheels import Ending, Trial, belongs_to, choose, summary, worst
-from builder.smoketest.outcome import ExitCode
+from builder.smoketest.report.outcome import ExitCode
 from builder.target.targets import load_targets
 from builder.util.errors import UsageError
 from builder.util.paths import ROOT

@@ -1,1 +1,1 @@
-"""The rows: accuracy, conduct, speed, and the long ones."""
+"""The functions that run the rows, one module or folder a group; `builder.smoketest.plan` names them."""

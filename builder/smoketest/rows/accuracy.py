@@ -6,18 +6,24 @@ from typing import Any
 
 import torch
 
-from builder.smoketest import limits
-from builder.smoketest.cases import Case, VarlenCase
-from builder.smoketest.inputs import Inputs, make, make_packed, poison
-from builder.smoketest.kernels import Kernel
-from builder.smoketest.outcome import Status
-from builder.smoketest.reference import attention, difference
-from builder.smoketest.rows.result import Result
-from builder.smoketest.subject import Subject
+from builder.smoketest.attention import tolerances
+from builder.smoketest.attention.cases import Case, VarlenCase
+from builder.smoketest.attention.inputs import Inputs, make, make_packed, poison
+from builder.smoketest.attention.kernels import Kernel
+from builder.smoketest.attention.reference import attention, difference
+from builder.smoketest.attention.subject import Subject
+from builder.smoketest.plan import Check
+from builder.smoketest.report.outcome import Result, Status, verdict
 
 
-def run(subject: Subject, kernel: Kernel, case: Case | VarlenCase, seed: int) -> Result:
-    """One accuracy row."""
+def compare(subject: Subject, check: Check) -> Result:
+    """Compare a kernel's result for a case with the right one."""
+    assert isinstance(check.asked, Case | VarlenCase)
+    return compare_case(subject, check.kernel, check.asked, check.seed(subject.seed))
+
+
+def compare_case(subject: Subject, kernel: Kernel, case: Case | VarlenCase, seed: int) -> Result:
+    """Compare a kernel's result with the right one, and the caller's tensors with what they were."""
     if isinstance(case, VarlenCase):
         return _run_varlen(subject, kernel, case, seed)
     inputs = make(case, seed, subject.device)
@@ -34,7 +40,7 @@ def run(subject: Subject, kernel: Kernel, case: Case | VarlenCase, seed: int) ->
             Status.FAIL, f"result is {tuple(out.shape)} of {out.dtype}, expected {shape} of {q.dtype}"
         )
     out = out if case.layout == "HND" else out.transpose(1, 2)
-    problems, figures, bounds = judge_output(out, right, limits.bounds(kernel, case.dtype))
+    problems, figures, bounds = judge_output(out, right, tolerances.bounds(kernel, case.dtype))
     if case.return_lse:
         more, lse_figures, lse_bounds = judge_lse(lse, right_lse)
         problems += more
@@ -61,14 +67,14 @@ def _run_varlen(subject: Subject, kernel: Kernel, case: VarlenCase, seed: int) -
         right[q_at : q_at + queries] = attention(q, k, v, causal=case.causal)[0][0].transpose(0, 1)
         q_at += queries
         k_at += keys
-    problems, figures, bounds = judge_output(out, right, limits.bounds(kernel, case.dtype))
+    problems, figures, bounds = judge_output(out, right, tolerances.bounds(kernel, case.dtype))
     return _result(inputs, before, problems, figures, bounds)
 
 
 def judge_output(
-    out: torch.Tensor, right: torch.Tensor, bounds: limits.Limits
+    out: torch.Tensor, right: torch.Tensor, bounds: tolerances.Tolerance
 ) -> tuple[list[str], dict[str, float], dict[str, str]]:
-    """Hold an output against the right answer.
+    """Compare an output with the right answer.
 
     Returns:
         Problems in words, the figures, and the limits as text.
@@ -86,18 +92,18 @@ def judge_output(
 def judge_lse(
     lse: torch.Tensor | None, right: torch.Tensor
 ) -> tuple[list[str], dict[str, float], dict[str, str]]:
-    """Hold a natural logsumexp ``[batch, heads, tokens]`` against the right one, as `judge_output` does."""
-    bounds = {"lse_rms": f"<= {limits.LSE_RMS}", "lse_max": f"<= {limits.LSE_MAX}"}
+    """Compare a natural logsumexp ``[batch, heads, tokens]`` with the right one, as `judge_output` does."""
+    bounds = {"lse_rms": f"<= {tolerances.LSE_RMS}", "lse_max": f"<= {tolerances.LSE_MAX}"}
     if lse is None or tuple(lse.shape) != tuple(right.shape):
         shape = None if lse is None else tuple(lse.shape)
         return [f"logsumexp is {shape}, expected {tuple(right.shape)}"], {}, bounds
     delta = (lse.float() - right).double()
     rms, worst = float(delta.pow(2).mean().sqrt().item()), float(delta.abs().max().item())
     problems = []
-    if not rms <= limits.LSE_RMS:
-        problems.append(f"logsumexp's error {rms:.4f} > {limits.LSE_RMS} (root mean square)")
-    if not worst <= limits.LSE_MAX:
-        problems.append(f"logsumexp's largest error {worst:.4f} > {limits.LSE_MAX}")
+    if not rms <= tolerances.LSE_RMS:
+        problems.append(f"logsumexp's error {rms:.4f} > {tolerances.LSE_RMS} (root mean square)")
+    if not worst <= tolerances.LSE_MAX:
+        problems.append(f"logsumexp's largest error {worst:.4f} > {tolerances.LSE_MAX}")
     return problems, {"lse_rms": rms, "lse_max": worst}, bounds
 
 
@@ -110,5 +116,18 @@ def _result(
 ) -> Result:
     if inputs.changed_since(before):
         problems = [*problems, "the caller's tensors were changed"]
-    status = Status.FAIL if problems else Status.PASS
-    return Result(status, "; ".join(problems), figures, bounds)
+    return verdict(problems, figures, bounds)
+
+
+def poisoned(subject: Subject, _: Check) -> Result:
+    """New tensors hold NaN after poisoning: without that, no row would see what nobody wrote."""
+    poison(subject.device)
+    clean = []
+    for size in (512, 2**16, 2**20, 2**22, 2**26):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float8_e4m3fn):
+            fresh = torch.empty(size // dtype.itemsize, dtype=dtype, device=subject.device)
+            if not bool(torch.isnan(fresh.float()).all()):
+                clean.append(f"{size} bytes of {dtype} are not all NaN")
+            del fresh
+            poison(subject.device)
+    return verdict(clean)

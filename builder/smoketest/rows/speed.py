@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 
-from builder.smoketest.cases import Case, VarlenCase
-from builder.smoketest.inputs import make, make_packed
-from builder.smoketest.kernels import Kernel
-from builder.smoketest.outcome import Status
-from builder.smoketest.peak import Peak, attention_operations, peak
-from builder.smoketest.rows.result import Result, not_applicable, verdict
-from builder.smoketest.subject import Subject, one_line
+from builder.smoketest.attention.cases import Case, VarlenCase
+from builder.smoketest.attention.inputs import arguments, make
+from builder.smoketest.attention.kernels import SAGEATTN
+from builder.smoketest.attention.peak import attention_operations, highest_rate
+from builder.smoketest.attention.subject import Subject, one_line
+from builder.smoketest.plan import Check
+from builder.smoketest.report.outcome import Result, Status, not_applicable, verdict
 
 HEADS = 32
 HEAD_DIM = 128
@@ -38,11 +38,13 @@ class Timings:
     kernel_s: dict[tuple[str, int], float] = field(default_factory=dict)
 
 
-def run(subject: Subject, kernel: Kernel, tokens: int, seed: int, timings: Timings) -> Result:
+def timed(subject: Subject, check: Check) -> Result:
     """Time one kernel at one length: 32 heads of 128, fp16, no mask."""
-    if not subject.on_gpu:
-        return not_applicable("needs a GPU")
-    inputs = make(Case((tokens, tokens), head_dim=HEAD_DIM), seed, subject.device, heads=HEADS)
+    assert isinstance(check.asked, int)
+    kernel, tokens, timings = check.kernel, check.asked, subject.kept(Timings)
+    inputs = make(
+        Case((tokens, tokens), head_dim=HEAD_DIM), check.seed(subject.seed), subject.device, heads=HEADS
+    )
     q, k, v = inputs.q, inputs.k, inputs.v
     if tokens not in timings.sdpa_s:
         timings.sdpa_s[tokens] = median_s(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
@@ -50,7 +52,7 @@ def run(subject: Subject, kernel: Kernel, tokens: int, seed: int, timings: Timin
     seconds = median_s(lambda: subject.call(kernel, q, k, v))
     left = subject.left_behind()
     operations = attention_operations(1, HEADS, tokens, tokens, HEAD_DIM)
-    bound = device_peak(subject).of(kernel.family)
+    bound = _highest_rate(subject, kernel.family)
     problems, limits = judge(operations / seconds, bound)
     problems += [f"left a CUDA error behind: {left}"] if left else []
     figures = {
@@ -74,7 +76,7 @@ def run(subject: Subject, kernel: Kernel, tokens: int, seed: int, timings: Timin
 
 
 def judge(rate: float, bound: float) -> tuple[list[str], dict[str, str]]:
-    """Hold a rate (operations a second) against what the GPU can do."""
+    """Compare a rate (operations a second) with what the GPU can do."""
     problems = []
     if rate > bound:
         problems.append(
@@ -110,16 +112,14 @@ def median_s(call: Callable[[], Any]) -> float:
     return float(statistics.median(samples))
 
 
-def device_peak(subject: Subject) -> Peak:
-    """The bounds for the subject's GPU."""
+def _highest_rate(subject: Subject, family: str) -> float:
     properties = torch.cuda.get_device_properties(subject.device)
-    uuid = getattr(properties, "uuid", None)
-    clock_hz = highest_clock_hz(str(uuid) if uuid else "")
-    return peak(subject.capability, properties.multi_processor_count, clock_hz)
+    clock_hz = _highest_clock_hz(str(getattr(properties, "uuid", None) or ""))
+    return highest_rate(subject.capability, properties.multi_processor_count, clock_hz, family)
 
 
 @cache
-def highest_clock_hz(uuid: str) -> float | None:
+def _highest_clock_hz(uuid: str) -> float | None:
     """The highest clock that ``nvidia-smi`` names for a GPU; None if it can't be asked."""
     command = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
     command += [f"--id=GPU-{uuid}"] if uuid else []
@@ -130,29 +130,25 @@ def highest_clock_hz(uuid: str) -> float | None:
         return None
 
 
-def first_call(subject: Subject, kernel: Kernel, seed: int) -> Result:
+def first_call(subject: Subject, check: Check) -> Result:
     """A kernel's first call: how long loading and compiling take, and whether the wheel has its code.
 
     A kernel whose code the wheel lacks for this GPU is not applicable, unless it is the one that ``sageattn``
     chooses here.
     """
+    kernel = check.kernel
     reason = kernel.why_not(subject.capability) if subject.on_gpu else ""
     if reason:
         return not_applicable(reason)
-    if kernel.varlen:
-        arguments = make_packed(VarlenCase(((256, 256),)), seed, subject.device).arguments
-    else:
-        arguments = make(Case((256, 256)), seed, subject.device).tensors
+    case = VarlenCase(((256, 256),)) if kernel.varlen else Case((256, 256))
+    inputs = arguments(case, check.seed(subject.seed), subject.device)
     start = time.perf_counter()
     try:
-        subject.call_checked(kernel, *arguments)
+        subject.call_checked(kernel, *inputs)
     except Exception as error:
-        if kernel.key != "sageattn" and code_is_missing(str(error)):
+        # The CUDA runtime's words, or those of core.py.
+        missing = any(words in str(error) for words in ("no kernel image", "kernel is not available"))
+        if missing and kernel.key != SAGEATTN.key:
             return not_applicable(f"the wheel lacks the kernel: {one_line(error)}")
         raise
     return Result(Status.PASS, figures={"first_call_s": time.perf_counter() - start})
-
-
-def code_is_missing(message: str) -> bool:
-    """Whether an error says that a kernel is not in the wheel (core.py's words, or the CUDA runtime's)."""
-    return "no kernel image" in message or "kernel is not available" in message

@@ -67,12 +67,34 @@ ENDINGS = {
 
 
 @dataclass(frozen=True)
+class Result:
+    """What the function that runs a row returns: a `Row` without its name."""
+
+    status: Status
+    reason: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+    limits: dict[str, str] = field(default_factory=dict)
+
+
+def verdict(
+    problems: list[str], figures: dict[str, float] | None = None, limits: dict[str, str] | None = None
+) -> Result:
+    """A failure that lists the problems, or a pass when there are none."""
+    return Result(Status.FAIL if problems else Status.PASS, "; ".join(problems), figures or {}, limits or {})
+
+
+def not_applicable(reason: str) -> Result:
+    """A row that this GPU, machine or wheel can't have."""
+    return Result(Status.NOT_APPLICABLE, reason)
+
+
+@dataclass(frozen=True)
 class Row:
     """One check and what came of it.
 
     Attributes:
         id: Unique and stable between runs: ``group/kernel/case``.
-        group: ``import``, ``first call``, ``accuracy``, ``conduct``, ``speed``, ``long``.
+        group: ``import``, ``first call``, or one of the groups of ``plan.py``.
         kernel: Key of the kernel (see ``kernels.py``), or the module that was imported.
         case: What was asked of it, in words.
         parameters: The same, for programs.
@@ -113,7 +135,7 @@ class Report:
 
     Attributes:
         mode: ``quick``, ``default``, ``long`` or ``import-only``.
-        environment: What was tested on what (see ``environment.py``).
+        environment: What was tested on what (see ``run/environment.py``).
         headline: The one line that says how it ended.
         options: The options that shape the rows (seed, kernels, …).
     """
@@ -142,20 +164,6 @@ class Report:
             "counts": {status.value: count(self.rows, status) for status in Status},
             "rows": [row.to_json() for row in self.rows],
         }
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Report:
-        """The report that `to_json` wrote."""
-        return cls(
-            mode=values["mode"],
-            environment=values["environment"],
-            rows=tuple(Row.from_json(row) for row in values["rows"]),
-            exit_code=ExitCode(values["exit_code"]),
-            headline=values["headline"],
-            started=values["started"],
-            seconds=values["seconds"],
-            options=values["options"],
-        )
 
 
 def count(rows: tuple[Row, ...] | list[Row], status: Status) -> int:

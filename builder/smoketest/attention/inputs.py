@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from builder.smoketest.cases import Case, VarlenCase
+from builder.smoketest.attention.cases import Case, VarlenCase
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 POISON_BYTE = 0xFF
@@ -150,6 +150,13 @@ def make_packed(case: VarlenCase, seed: int, device: str) -> Packed:
         )
     inputs = Inputs(tensors[0], tensors[1], tensors[2], tuple(buffers))
     return Packed(inputs, _starts(queries, device), _starts(keys, device), max(queries), max(keys))
+
+
+def arguments(case: Case | VarlenCase, seed: int, device: str) -> tuple[Any, ...]:
+    """What a kernel's function takes for a case, in its order."""
+    if isinstance(case, VarlenCase):
+        return make_packed(case, seed, device).arguments
+    return make(case, seed, device).tensors
 
 
 def _starts(lengths: list[int], device: str) -> torch.Tensor:

@@ -15,9 +15,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from builder.smoketest.environment import look
-from builder.smoketest.outcome import Row, Status
-from builder.smoketest.plan import Check, Options, plan
+from builder.smoketest.plan import FIRST_CALL, Check, Options, plan
+from builder.smoketest.report.outcome import Row, Status
+from builder.smoketest.run.environment import look
 
 LOST_EXIT_CODE = 99
 """Exit code of a worker whose device was lost."""
@@ -82,7 +82,7 @@ def main(order: Order) -> int:
         checks = plan(options, capability)
         tell("plan", rows=[_row(check, Status.NOT_RUN, "").to_json() for check in checks])
         # torch is known to be importable now.
-        runner = importlib.import_module("builder.smoketest.runner").Runner(options, capability)
+        runner = importlib.import_module("builder.smoketest.run.runner").Runner(options, capability)
         done = set(order.done)
         unavailable = dict(order.unavailable)
         for check in checks:
@@ -100,7 +100,7 @@ def main(order: Order) -> int:
                     # The interpreter's shutdown would hang or crash on a lost device.
                     sys.stderr.flush()
                     os._exit(LOST_EXIT_CODE)
-            if check.group == "first call" and row.status is Status.NOT_APPLICABLE:
+            if check.group == FIRST_CALL and row.status is Status.NOT_APPLICABLE:
                 unavailable[check.kernel.key] = row.reason
             tell("row", row=row.to_json())
         tell("end")

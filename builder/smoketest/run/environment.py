@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.smoketest.kernels import MODULE_FUNCTIONS
-from builder.smoketest.outcome import ExitCode, Row, Status
+from builder.smoketest.attention.kernels import MODULE_FUNCTIONS
+from builder.smoketest.report.outcome import ExitCode, Row, Status
 
 
 @dataclass

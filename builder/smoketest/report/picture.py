@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from builder.smoketest.outcome import ExitCode, Report, Row, Status, count
-from builder.smoketest.table import about, figures_text
+from builder.smoketest.report.outcome import ExitCode, Report, Row, Status, count
+from builder.smoketest.report.table import about, figures_text
 
 STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --text: #1f2328; --soft: #59636e; --line: #d1d9e0;

@@ -4,43 +4,31 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
 
-from builder.smoketest import limits
-from builder.smoketest.cases import Case
-from builder.smoketest.inputs import POISON_BYTE, Inputs, guarded, make, poison
-from builder.smoketest.kernels import MODULE_FUNCTIONS
-from builder.smoketest.reference import attention
+from builder.smoketest.attention import tolerances
+from builder.smoketest.attention.cases import Case
+from builder.smoketest.attention.inputs import POISON_BYTE, Inputs, guarded, make, poison
+from builder.smoketest.attention.kernels import MODULE_FUNCTIONS
+from builder.smoketest.attention.reference import attention
+from builder.smoketest.attention.subject import Subject, one_line
+from builder.smoketest.plan import Check
+from builder.smoketest.report.outcome import Result, not_applicable, verdict
 from builder.smoketest.rows.accuracy import judge_lse, judge_output
-from builder.smoketest.rows.result import Result, not_applicable, verdict
-from builder.smoketest.subject import Subject, one_line
 
 LOG2_E = 1.4426950408889634
 PER_WARP = 2
 CASE = Case((320, 450), return_lse=True)
-MORE_THAN_A_GRID = 65_536
-"""One more than a grid's y and z dimensions may have (CUDA C++ Programming Guide, compute capabilities)."""
 PERMUTED = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
 """The order of tokens, within 16, that the fp8 kernels take V in (docstring of ``per_channel_fp8``)."""
 
 
-def _load(module: str) -> ModuleType | None:
-    """A module of the installed package; None where the wheel has none of that name."""
-    try:
-        return importlib.import_module(f"sageattention.{module}")
-    except ModuleNotFoundError as absent:
-        if absent.name != f"sageattention.{module}":
-            raise
-        return None
-
-
-def run(subject: Subject, module: str, seed: int) -> Result:
+def functions(subject: Subject, check: Check) -> Result:
     """Call every function of a module in both layouts."""
-    loaded = _load(module)
+    module, seed = check.kernel.module, check.seed(subject.seed)
+    loaded = subject.compiled_module(module)
     if loaded is None:
         return not_applicable("the wheel has no such module")
     problems: list[str] = []
@@ -63,7 +51,7 @@ def run(subject: Subject, module: str, seed: int) -> Result:
             wrong += [f"left a CUDA error behind: {left}"] if left else []
             problems += [f"{name} ({layout}): {problem}" for problem in wrong]
             figures[f"{name}/{layout}"] = size
-    return verdict(problems, figures, {})
+    return verdict(problems, figures)
 
 
 Attempt = Callable[[], tuple[list[str], float]]
@@ -205,7 +193,7 @@ def _attention(module: Any, name: str, inputs: Inputs, layout: str) -> dict[str,
         if after_scale is not None:
             got = got.float() * after_scale[:, :, None, :]
         problems, figures, _ = judge_output(
-            got, right, limits.FAMILIES["fp16" if "sv_f16" in function else "fp8"]
+            got, right, tolerances.FAMILIES["fp16" if "sv_f16" in function else "fp8"]
         )
         problems += judge_lse(lse / LOG2_E, right_lse)[0]
         ends = slice(0, (buffer.numel() - out.numel()) // 2)
@@ -222,93 +210,3 @@ def _padded(v: torch.Tensor, layout: str) -> torch.Tensor:
     missing = -v.shape[dim] % 128
     pad = (0, 0, 0, missing) if layout == "HND" else (0, 0, 0, 0, 0, missing)
     return torch.nn.functional.pad(v, pad)
-
-
-def launch_errors(subject: Subject, module: str) -> Result:
-    """Call every function with a batch that no grid can hold: the right result or an exception.
-
-    All inputs are ones, so the right result is known: V in attention, 127 in int8, the highest value in fp8.
-    """
-    loaded = _load(module)
-    if loaded is None:
-        return not_applicable("the wheel has no such module")
-    problems = []
-    for name in MODULE_FUNCTIONS[module]:
-        poison(subject.device)
-        call, out, right = _huge(loaded, module, name, subject.device)
-        try:
-            call()
-        except torch.cuda.OutOfMemoryError:
-            return not_applicable("too little free memory on the GPU")
-        except Exception as error:
-            left = subject.left_behind()
-            problems += (
-                [f"{name}: raised ({one_line(error)}), and left a CUDA error behind: {left}"] if left else []
-            )
-            continue
-        left = subject.left_behind()
-        if left:
-            problems.append(f"{name}: returned; the next operation met its error: {left}")
-        elif not bool((out.float() == right).all().item()):
-            problems.append(f"{name}: returned without an exception, and the result is wrong")
-    return verdict(problems, {"functions": float(len(MODULE_FUNCTIONS[module]))}, {})
-
-
-def _huge(loaded: Any, module: str, name: str, device: str) -> tuple[Callable[[], Any], torch.Tensor, float]:
-    """A call with too large a batch, its output, and the value that the output should be full of."""
-    batch, dim = MORE_THAN_A_GRID, 64
-    function = getattr(loaded, name)
-
-    def filled(shape: tuple[int, ...], dtype: torch.dtype, value: float = 1.0) -> torch.Tensor:
-        return torch.full(shape, value, device=device).to(dtype)
-
-    small = (batch, 1, 1, dim)
-    if module == "_fused":
-        x = filled(small, torch.float16)
-        mean = filled((batch, 1, dim), torch.float16, 0.0)
-        scale = filled((batch, 1, 1), torch.float32)
-        int8 = filled(small, torch.int8, 77)
-        turned = filled((batch, 1, dim, 64), torch.float16)
-        fp8 = filled((batch, 1, dim, 64), torch.float8_e4m3fn, 3)
-        per_channel = filled((batch, 1, dim), torch.float32)
-        means = filled((batch, 1, dim), torch.float32, 3)
-        half = filled(small, torch.float16, 3)
-        if name == "transpose_pad_permute_cuda":
-            wide, target = filled((batch, 1, 64, dim), torch.float16), torch.full_like(turned, 3)
-            return partial(function, wide, target, 1), target, 1.0
-        calls: dict[str, tuple[Callable[[], Any], torch.Tensor, float]] = {
-            "quant_per_block_int8_cuda": (partial(function, x, int8, scale, 64, 1), int8, 127),
-            "quant_per_block_int8_fuse_sub_mean_cuda": (
-                partial(function, x, mean, int8, scale, 64, 1),
-                int8,
-                127,
-            ),
-            "quant_per_warp_int8_cuda": (
-                partial(function, x, int8, filled((batch, 1, 4), torch.float32), 128, 32, 1),
-                int8,
-                127,
-            ),
-            "sub_mean_cuda": (partial(function, x, mean, half, 1), half, 1),
-            "scale_fuse_quant_cuda": (partial(function, turned, fp8, per_channel, 64, 448.0, 1), fp8, 448),
-            "mean_scale_fuse_quant_cuda": (
-                partial(function, turned, fp8, means, per_channel, 64, 448.0, 1),
-                means,
-                1,
-            ),
-        }
-        return calls[name]
-    tiles = (64, 16, 128) if module == "_qattn_sm90" else (128, 32, 64)
-    q8, k8 = filled(small, torch.int8, 0), filled(small, torch.int8, 0)
-    q_scale = filled((batch, 1, tiles[0] // tiles[1]), torch.float32)
-    k_scale = filled((batch, 1, 1), torch.float32)
-    out = filled(small, torch.float16, float("nan"))
-    per_channel = filled((batch, 1, dim), torch.float32)
-    if module == "_qattn_sm80":
-        v = filled(small, torch.float16)
-        more = [filled((batch, 1, dim), torch.float16, 0.0)] if "v_mean" in name else []
-    else:
-        v = filled((batch, 1, dim, tiles[2]), torch.float8_e4m3fn)
-        more = [per_channel] if "v_scale" in name else []
-        more += [filled((batch, 1, dim), torch.float32, 0.0)] if "v_mean" in name else []
-    arguments = [q8, k8, v, out, q_scale, k_scale, *more, 1, 0, PER_WARP, 0.125, 0]
-    return partial(function, *arguments), out, 1.0

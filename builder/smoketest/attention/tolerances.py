@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder.smoketest.kernels import Kernel
-from builder.smoketest.reference import Difference
+from builder.smoketest.attention.kernels import Kernel
+from builder.smoketest.attention.reference import Difference
 
 
 @dataclass(frozen=True)
-class Limits:
+class Tolerance:
     """Bounds on a `Difference`.
 
     Attributes:
@@ -54,18 +54,18 @@ class Limits:
 
 
 FAMILIES = {
-    "fp16": Limits(cosine=0.9999, relative_error=0.02, worst_row=0.08),
-    "fp8": Limits(cosine=0.999, relative_error=0.05, worst_row=0.15),
+    "fp16": Tolerance(cosine=0.9999, relative_error=0.02, worst_row=0.08),
+    "fp8": Tolerance(cosine=0.999, relative_error=0.05, worst_row=0.15),
 }
 """Limits by the number format of the product of P and V."""
 
-COARSE_MEAN = Limits(cosine=0.9995, relative_error=0.03, worst_row=0.12)
+COARSE_MEAN = Tolerance(cosine=0.9995, relative_error=0.03, worst_row=0.12)
 """For bf16 inputs to the kernel that takes V's mean out before fp16: the difference is rounded to bf16, and
 all values of a channel that share an exponent are rounded by the same amount. That does not average out over
 keys: 0.009 at 777 tokens, 0.021 at 4,096, on top of the family's own."""
 
 
-def bounds(kernel: Kernel, dtype: str) -> Limits:
+def bounds(kernel: Kernel, dtype: str) -> Tolerance:
     """The limits of a kernel's output for inputs of a type (``fp16`` or ``bf16``)."""
     if kernel.family == "fp16" and kernel.smooth_v and dtype == "bf16":
         return COARSE_MEAN

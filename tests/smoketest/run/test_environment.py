@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import importlib.machinery
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from builder.smoketest import environment
-from builder.smoketest.outcome import ExitCode
+from builder.smoketest.report.outcome import ExitCode
+from builder.smoketest.run import environment
 
-Done = subprocess.CompletedProcess[str]
-Isolated = Callable[[Path, dict[str, str], list[str]], Done]
-ROOT = Path(__file__).resolve().parents[2]
+Isolated = Callable[[Path, dict[str, str], list[str]], subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.parametrize(
@@ -66,36 +63,6 @@ class cuda:
     def init():
         raise RuntimeError({message!r})
 """
-
-
-@pytest.fixture
-def isolated() -> Isolated:
-    """Run the smoke test with stand-ins for torch and sageattention, and nothing else."""
-
-    def go(folder: Path, packages: dict[str, str], arguments: list[str]) -> Done:
-        for name, code in packages.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(code)
-        # -S: without site-packages, so without any real torch; the worker is started the same way.
-        launch = (
-            "import runpy, sys; from builder.smoketest import supervisor; "
-            "sys.argv[0] = 'smoketest'; "
-            "sys.executable = sys.argv.pop(1); "
-            "runpy.run_module('builder.smoketest', run_name='__main__')"
-        )
-        wrapper = folder / "python"
-        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
-        wrapper.chmod(0o755)
-        return subprocess.run(
-            [str(wrapper), "-c", launch, str(wrapper), *arguments],
-            env={"PYTHONPATH": f"{ROOT}:{folder}", "PATH": "/usr/bin:/bin"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return go
 
 
 def test_without_torch(tmp_path: Path, isolated: Isolated) -> None:
@@ -170,22 +137,3 @@ def test_imports_alone_need_no_gpu_and_say_that_nothing_was_computed(
     assert done.returncode == ExitCode.PASS
     assert "imports only: nothing was computed" in done.stdout
     assert "passed" not in done.stdout
-
-
-def test_unknown_kernels_are_refused(tmp_path: Path, isolated: Isolated) -> None:
-    done = isolated(tmp_path, {}, ["--kernels", "sm91"])
-    assert done.returncode == ExitCode.USAGE
-    assert "no such kernel: sm91" in done.stderr
-
-
-def test_listing_needs_neither_torch_nor_a_gpu(tmp_path: Path, isolated: Isolated) -> None:
-    done = isolated(tmp_path, {}, ["--list", "--quick"])
-    assert done.returncode == 0
-    assert "sageattn_qk_int8_pv_fp8_cuda_sm90" in done.stdout
-
-
-def test_it_runs_by_its_path_too(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "builder" / "smoketest"), "--list", "--quick"]
-    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "sageattn_varlen" in done.stdout

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from builder.smoketest.outcome import ExitCode, Row, Status
-from builder.smoketest.plan import ROW_LIMIT_S, Options
-from builder.smoketest.worker import LOST_EXIT_CODE, Order
+from builder.smoketest.plan import FIRST_CALL, ROW_LIMIT_S, Options
+from builder.smoketest.report.outcome import ExitCode, Row, Status
+from builder.smoketest.run.worker import LOST_EXIT_CODE, Order
 
 MOST_WORKERS = 12
 """How many workers a run may use up before its remaining rows are given up."""
@@ -80,7 +80,7 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
     unavailable = {
         row.kernel: row.reason
         for row in run.rows.values()
-        if row.group == "first call" and row.status is Status.NOT_APPLICABLE
+        if row.group == FIRST_CALL and row.status is Status.NOT_APPLICABLE
     }
     read_end, write_end = os.pipe()
     order = Order(options, tuple(run.rows), unavailable, write_end)
@@ -123,7 +123,7 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
 
 def worker_environment() -> dict[str, str]:
     """The environment of a worker: this one, with the project's folder in Python's path."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).resolve().parents[3])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from builder.smoketest.kernels import Capability, Kernel
+from builder.smoketest.attention.kernels import Capability, Kernel
+
+Kept = TypeVar("Kept")
 
 
 class HiddenLaunchError(Exception):
@@ -26,16 +29,34 @@ class Subject:
 
     Attributes:
         device: ``cuda:0``, or ``cpu`` for a stand-in.
+        seed: The run's seed; a row takes its own from it with `Check.seed`.
     """
 
     module: ModuleType
     device: str
     capability: Capability
+    seed: int = 0
+    _kept: dict[type, Any] = field(default_factory=dict, repr=False)
 
     @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device.startswith("cuda")
+
+    def kept(self, kind: type[Kept]) -> Kept:
+        """The object of a class that all rows of this process share; made when it is first asked for."""
+        if kind not in self._kept:
+            self._kept[kind] = kind()
+        return self._kept[kind]  # type: ignore[no-any-return]
+
+    def compiled_module(self, name: str) -> ModuleType | None:
+        """A compiled module of the installed package; None where the wheel doesn't have it."""
+        try:
+            return importlib.import_module(f"sageattention.{name}")
+        except ModuleNotFoundError as absent:
+            if absent.name != f"sageattention.{name}":
+                raise
+            return None
 
     def call(self, kernel: Kernel, *tensors: Any, **arguments: Any) -> Any:
         """Call a kernel's function with its own arguments and these."""
@@ -66,10 +87,7 @@ class Subject:
         if not self.on_gpu:
             return ""
         first = self._try_device()
-        if not first:
-            return ""
-        second = self._try_device()
-        if second:
+        if first and self._try_device():
             raise DeviceLostError(first)
         return first
 
@@ -84,12 +102,7 @@ class Subject:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line: its type and the first line of its message."""
+    """An exception as one line: its type and the first line of its message, at most 200 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
-    return shorten(f"{type(error).__name__}: {text}") if text else type(error).__name__
-
-
-def shorten(text: str, most: int = 200) -> str:
-    """Text of at most so many characters."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= 200 else f"{text[:199]}…"

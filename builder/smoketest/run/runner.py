@@ -8,26 +8,20 @@ from contextlib import suppress
 
 import torch
 
-from builder.smoketest.cases import Case, VarlenCase
-from builder.smoketest.kernels import Capability
-from builder.smoketest.outcome import Status
+from builder.smoketest.attention.kernels import Capability
+from builder.smoketest.attention.subject import DeviceLostError, HiddenLaunchError, Subject, one_line
 from builder.smoketest.plan import Check, Options
-from builder.smoketest.rows import accuracy, conduct, long, speed
-from builder.smoketest.rows.result import Result, not_applicable
-from builder.smoketest.subject import DeviceLostError, HiddenLaunchError, Subject, one_line
+from builder.smoketest.report.outcome import Result, Status, not_applicable
 
 
 class Runner:
-    """Holds what outlives a row: the package that is tested, and dear results that rows share."""
+    """Holds the package that is tested, and with it what outlives a row."""
 
     def __init__(self, options: Options, capability: Capability) -> None:
-        device = options.device
-        self.seed = options.seed
-        self.subject = Subject(importlib.import_module("sageattention"), device, capability)
-        self.timings = speed.Timings()
-        self.right = long.Right()
+        package = importlib.import_module("sageattention")
+        self.subject = Subject(package, options.device, capability, options.seed)
         if self.subject.on_gpu:
-            torch.cuda.set_device(device)
+            torch.cuda.set_device(options.device)
         torch.set_grad_enabled(False)
 
     def run(self, check: Check) -> tuple[Result, bool]:
@@ -37,7 +31,7 @@ class Runner:
             Its result, and whether the device was lost in it.
         """
         try:
-            result = self._dispatch(check)
+            result = self._call(check)
         except DeviceLostError as error:
             return Result(Status.FAIL, f"the device was lost: {error}"), True
         except HiddenLaunchError as error:
@@ -48,21 +42,13 @@ class Runner:
             result = Result(Status.FAIL, one_line(error))
         return self._settle(result)
 
-    def _dispatch(self, check: Check) -> Result:
-        seed = check.seed(self.seed)
-        subject = check.subject
-        if check.group == "first call":
-            return speed.first_call(self.subject, check.kernel, seed)
-        if isinstance(subject, Case | VarlenCase):
-            return accuracy.run(self.subject, check.kernel, subject, seed)
-        if isinstance(subject, int):
-            return speed.run(self.subject, check.kernel, subject, seed, self.timings)
-        if check.group == "long":
-            # One seed for all kernels: they share one right answer.
-            return long.run(self.subject, check.kernel, subject, self.seed, self.right)
-        if check.group == "conduct":
-            return conduct.run(self.subject, check.kernel, subject, seed)
-        return not_applicable("unknown row")
+    def _call(self, check: Check) -> Result:
+        if check.needs_gpu and not self.subject.on_gpu:
+            return not_applicable("needs a GPU")
+        module, _, function = check.run.rpartition(".")
+        rows = importlib.import_module(f"builder.smoketest.rows.{module}")
+        result: Result = getattr(rows, function)(self.subject, check)
+        return result
 
     def _settle(self, result: Result) -> tuple[Result, bool]:
         """See whether the device still works, and undo what the row changed for the next."""

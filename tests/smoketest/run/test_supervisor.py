@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from builder.smoketest import supervisor
-from builder.smoketest.outcome import ExitCode, Row, Status
 from builder.smoketest.plan import Options
-from builder.smoketest.supervisor import Run, supervise
-from builder.smoketest.worker import Order
+from builder.smoketest.report.outcome import ExitCode, Row, Status
+from builder.smoketest.run import supervisor
+from builder.smoketest.run.supervisor import Run, supervise
+from builder.smoketest.run.worker import Order
 
 WORKER = """
 import json, os, signal, sys, time

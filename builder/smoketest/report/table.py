@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builder.smoketest.outcome import Report, Row, Status
+from builder.smoketest.report.outcome import Report, Row, Status
 
 SHOWN = {
     "relative_error": ("err", "{:.4f}"),
@@ -74,8 +74,3 @@ def summary(report: Report) -> str:
         f"smoke test ({report.mode}, {report.seconds:.0f} s): {report.headline}",
     ]
     return "\n".join(lines)
-
-
-def table(report: Report) -> str:
-    """The whole table."""
-    return "\n".join([heading(), *(line(row) for row in report.rows), summary(report)])

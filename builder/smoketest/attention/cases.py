@@ -214,3 +214,11 @@ VARLEN_DEFAULT = (
 def varlen_cases_for(mode: str) -> tuple[VarlenCase, ...]:
     """The cases of ``sageattn_varlen``."""
     return VARLEN_QUICK if mode == "quick" else VARLEN_DEFAULT
+
+
+LONG_CASES = {
+    "200,000 tokens": (4, 200_000, "HND"),
+    "64 heads x 270,000 tokens x 128, HND": (64, 270_000, "HND"),
+    "64 heads x 270,000 tokens x 128, NHD": (64, 270_000, "NHD"),
+}
+"""Name to heads, tokens and layout, for sequences on which 32-bit indices overflow."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from typing import Any
 
 Capability = tuple[int, int]
@@ -60,97 +59,89 @@ class Kernel:
         return ""
 
 
-def _cuda_fp16() -> list[Kernel]:
-    kernels = [
-        Kernel(
-            key=f"cuda-fp16/{accumulator}/{granularity}",
-            function="sageattn_qk_int8_pv_fp16_cuda",
-            family="fp16",
-            arguments=(("pv_accum_dtype", accumulator), ("qk_quant_gran", granularity)),
-            module="_qattn_sm80",
-            primary=(accumulator, granularity) == ("fp32", "per_thread"),
+def _compiled(
+    prefix: str,
+    function: str,
+    module: str,
+    primary: str,
+    *keys: str,
+    lowest: Capability = (8, 0),
+    only: int | None = None,
+) -> tuple[Kernel, ...]:
+    """The kernels of a compiled module; keys are what follows the prefix, as in ``fp32/per_thread``."""
+    kernels = []
+    for key in keys:
+        accumulator, choice = key.split("/")
+        smooth_v = choice == "smooth_v"
+        arguments = {"pv_accum_dtype": accumulator, "qk_quant_gran": "per_thread" if smooth_v else choice}
+        kernels.append(
+            Kernel(
+                key=f"{prefix}/{key}",
+                function=function,
+                family=prefix.split("-")[1],
+                arguments=(*arguments.items(), *([("smooth_v", True)] if smooth_v else [])),
+                lowest=lowest,
+                only=only,
+                module=module,
+                primary=key == primary,
+            )
         )
-        for accumulator, granularity in product(("fp32", "fp16+fp32", "fp16"), ("per_thread", "per_warp"))
-    ]
-    smooth = (("pv_accum_dtype", "fp16"), ("qk_quant_gran", "per_thread"), ("smooth_v", True))
-    kernels.append(
-        Kernel(
-            key="cuda-fp16/fp16/smooth_v",
-            function="sageattn_qk_int8_pv_fp16_cuda",
-            family="fp16",
-            arguments=smooth,
-            module="_qattn_sm80",
-        )
+    return tuple(kernels)
+
+
+def _each(*accumulators: str) -> list[str]:
+    return [f"{one}/{granularity}" for one in accumulators for granularity in ("per_thread", "per_warp")]
+
+
+_TRITON = tuple(
+    Kernel(
+        key=f"triton-fp16/{backend}-quant",
+        function="sageattn_qk_int8_pv_fp16_triton",
+        family="fp16",
+        arguments=(("quantization_backend", backend),),
+        lowest=(7, 5),
+        primary=backend == "triton",
     )
-    return kernels
-
-
-def _cuda_fp8() -> list[Kernel]:
-    kernels = [
-        Kernel(
-            key=f"cuda-fp8/{accumulator}/{granularity}",
-            function="sageattn_qk_int8_pv_fp8_cuda",
-            family="fp8",
-            arguments=(("pv_accum_dtype", accumulator), ("qk_quant_gran", granularity)),
-            lowest=(8, 9),
-            module="_qattn_sm89",
-            primary=(accumulator, granularity) == ("fp32+fp16", "per_thread"),
-        )
-        for accumulator, granularity in product(
-            ("fp32+fp16", "fp32+fp32", "fp32"), ("per_thread", "per_warp")
-        )
-    ]
-    smooth = (("pv_accum_dtype", "fp32"), ("qk_quant_gran", "per_thread"), ("smooth_v", True))
-    kernels.append(
-        Kernel(
-            key="cuda-fp8/fp32/smooth_v",
-            function="sageattn_qk_int8_pv_fp8_cuda",
-            family="fp8",
-            arguments=smooth,
-            lowest=(8, 9),
-            module="_qattn_sm89",
-        )
-    )
-    return kernels
-
-
-def _sm90() -> list[Kernel]:
-    return [
-        Kernel(
-            key=f"sm90-fp8/fp32+fp32/{granularity}",
-            function="sageattn_qk_int8_pv_fp8_cuda_sm90",
-            family="fp8",
-            arguments=(("pv_accum_dtype", "fp32+fp32"), ("qk_quant_gran", granularity)),
-            lowest=(9, 0),
-            only=9,
-            module="_qattn_sm90",
-            primary=granularity == "per_thread",
-        )
-        for granularity in ("per_thread", "per_warp")
-    ]
-
-
-def _triton() -> list[Kernel]:
-    return [
-        Kernel(
-            key=f"triton-fp16/{backend}-quant",
-            function="sageattn_qk_int8_pv_fp16_triton",
-            family="fp16",
-            arguments=(("quantization_backend", backend),),
-            lowest=(7, 5),
-            primary=backend == "triton",
-        )
-        for backend in ("triton", "cuda")
-    ]
-
+    for backend in ("triton", "cuda")
+)
 
 SAGEATTN = Kernel(key="sageattn", function="sageattn", family="", lowest=(7, 5), primary=True)
 """The function that chooses by GPU; its family is set by `kernels_for`."""
 
 VARLEN = Kernel(key="varlen", function="sageattn_varlen", family="fp16", lowest=(7, 5), primary=True)
 
-ALL = (SAGEATTN, *_triton(), *_cuda_fp16(), *_cuda_fp8(), *_sm90(), VARLEN)
-
+ALL = (
+    SAGEATTN,
+    *_TRITON,
+    *_compiled(
+        "cuda-fp16",
+        "sageattn_qk_int8_pv_fp16_cuda",
+        "_qattn_sm80",
+        "fp32/per_thread",
+        *_each("fp32", "fp16+fp32", "fp16"),
+        "fp16/smooth_v",
+    ),
+    *_compiled(
+        "cuda-fp8",
+        "sageattn_qk_int8_pv_fp8_cuda",
+        "_qattn_sm89",
+        "fp32+fp16/per_thread",
+        *_each("fp32+fp16", "fp32+fp32", "fp32"),
+        "fp32/smooth_v",
+        lowest=(8, 9),
+    ),
+    *_compiled(
+        "sm90-fp8",
+        "sageattn_qk_int8_pv_fp8_cuda_sm90",
+        "_qattn_sm90",
+        "fp32+fp32/per_thread",
+        *_each("fp32+fp32"),
+        lowest=(9, 0),
+        only=9,
+    ),
+    VARLEN,
+)
+"""Every kernel; their order is that of the rows."""
 
 MODULE_FUNCTIONS = {
     "_fused": (
@@ -199,14 +190,13 @@ def kernels_for(capability: Capability, patterns: tuple[str, ...] = ()) -> tuple
     chosen = [kernel for kernel in ALL if not patterns or any(_matches(kernel.key, one) for one in patterns)]
     family = default_family(capability)
     return tuple(
-        Kernel(**{**vars(kernel), "family": family}) if kernel.key == SAGEATTN.key else kernel
-        for kernel in chosen
+        replace(kernel, family=family) if kernel.key == SAGEATTN.key else kernel for kernel in chosen
     )
 
 
-def unmatched(patterns: tuple[str, ...]) -> tuple[str, ...]:
+def unmatched(patterns: tuple[str, ...]) -> list[str]:
     """The patterns that name no kernel."""
-    return tuple(one for one in patterns if not any(_matches(kernel.key, one) for kernel in ALL))
+    return [one for one in patterns if not any(_matches(kernel.key, one) for kernel in ALL)]
 
 
 def _matches(key: str, pattern: str) -> bool:

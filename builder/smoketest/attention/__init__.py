@@ -1,0 +1,1 @@
+"""What is called, with what, and what is right: kernels, cases, inputs, fp32 attention, tolerances."""

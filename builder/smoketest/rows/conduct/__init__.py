@@ -1,0 +1,1 @@
+"""How the kernels behave in company: streams, graphs, threads, devices, compilers, errors."""

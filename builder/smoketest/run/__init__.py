@@ -1,0 +1,1 @@
+"""How the rows are run: in worker processes, which a supervisor follows."""
