@@ -1,8 +1,7 @@
-"""One target from source to wheelhouse, step by step: the way a wheel goes."""
+"""Takes one target from source to wheelhouse, step by step: the way of a wheel."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -10,8 +9,7 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,10 @@ from builder.check import audit, import_check
 from builder.compile import compiler_cache
 from builder.compile import jobs as resources
 from builder.compile.frontend import Compiled, run_build
+from builder.compile.variables import Work, build_variables
 from builder.finish import provenance, repair
+from builder.finish.fingerprint import make_fingerprint
+from builder.finish.provenance import PatchFile, read_patch_files
 from builder.finish.record import for_wheel, learnt_costs, make_record
 from builder.finish.wheelhouse import locked, publish, read_record, up_to_date
 from builder.source.obtain import Source, obtain
@@ -28,40 +29,18 @@ from builder.source.patches import Applied, apply_series
 from builder.source.series import Series, load_series
 from builder.target import architectures
 from builder.target.options import BuildOptions
-from builder.target.project import load_project
+from builder.target.project import Project, load_project
 from builder.target.selection import Selection, local_architectures, select
-from builder.target.targets import Target, local_version
+from builder.target.targets import Target
 from builder.target.upstream import PATCHES_DIR, Release, load_release
 from builder.toolchain import assembly as toolchain
 from builder.toolchain import components
 from builder.toolchain import venv as environment
 from builder.toolchain.assembly import Toolchain
+from builder.util import limits
 from builder.util.digest import file_sha256
-from builder.util.log import say, step, warn
+from builder.util.log import Durations, say, show_details, warn
 from builder.util.paths import ROOT
-
-# Largest resident set of one compiler process, measured: below 0.8 GB on the stable interface, 3.3 GB on
-# torch/extension.h, which only an unpatched tree includes.
-PATCHED_JOB_BYTES = 800 * 10**6
-UNPATCHED_JOB_BYTES = 3_400 * 10**6
-
-# Folders whose code does not reach into a wheel: a change in them leaves the wheelhouse up to date.
-_AFTER_THE_WHEEL = {"check", "publish", "smoketest"}
-
-
-@dataclass
-class Durations:
-    """Wall time of each step, in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str, title: str) -> Iterator[None]:
-        """Announce a step and keep its time under a short name."""
-        start = time.monotonic()
-        with step(title):
-            yield
-        self.seconds[name] = time.monotonic() - start
 
 
 @dataclass(frozen=True)
@@ -72,27 +51,29 @@ class Job:
         target: What to build.
         options: How.
         release: The pinned upstream release.
-        series: The patches; empty with `--no-patches`.
         selection: The architectures.
-        patches: The folder that the series came from.
+        series: The patches; empty with `--no-patches`.
+        patches: The files of the series, which go into the wheels.
+        project: This project, which the wheels name.
         work: The folder for scratch trees and logs.
         hash_seed: Python's hash seed in the build.
-        durations: Filled as the steps go.
+        durations: Filled step by step.
     """
 
     target: Target
     options: BuildOptions
     release: Release
-    series: Series
     selection: Selection
-    patches: Path
+    series: Series
+    patches: tuple[PatchFile, ...]
+    project: Project
     work: Path
     hash_seed: int
     durations: Durations = field(default_factory=Durations)
 
     @property
     def scratch(self) -> Path:
-        """Everything in here goes when the build ends."""
+        """The folder that is removed when the build ends."""
         return self.work / "scratch"
 
     @property
@@ -133,20 +114,22 @@ def build(
     Raises:
         BuilderError: Any step failed; the wheelhouse is as it was.
     """
-    patches = patches_root / target.upstream
-    selection = select(options.arch, target.architectures, local_architectures())
+    show_details(options.verbose)
+    folder = patches_root / target.upstream
+    series = () if options.no_patches else load_series(folder)
     job = Job(
         target=target,
         options=options,
-        release=load_release(patches),
-        series=() if options.no_patches else load_series(patches),
-        selection=selection,
-        patches=patches,
+        release=load_release(folder),
+        selection=select(options.arch, target.architectures, local_architectures()),
+        series=series,
+        patches=read_patch_files(folder) if series else (),
+        project=load_project(os.environ),
         work=work_root / target.name,
         hash_seed=hash_seed,
     )
     say(f"{target.name}: {target.describe()}")
-    say(f"  architectures: {selection.reason}")
+    say(f"  architectures: {job.selection.reason}")
     with locked(job.work):
         _remove(job.scratch)
         job.scratch.mkdir()
@@ -161,29 +144,29 @@ def build(
 
 
 def _build(job: Job) -> list[Path]:
-    target, options = job.target, job.options
-    source = None
-    if options.source is not None:
-        with job.durations.step("source", f"Taking {options.source}"):
-            source = obtain(options, job.release, job.scratch)
-    fingerprint = make_fingerprint(job, source or job.release)
-    there = [] if options.force else up_to_date(options.wheelhouse, fingerprint)
+    """Go the way of a wheel, each step in turn."""
+    # The pinned release is known by its SHA-256, so that it is not downloaded where all is up to date.
+    source = _obtain(job) if job.options.source else None
+    fingerprint = make_fingerprint(
+        target=job.target,
+        selection=job.selection,
+        options=job.options,
+        release=job.release,
+        source_sha256=source.sha256 if source else job.release.sha256,
+        patches=job.patches,
+        project=job.project,
+        host_compiler=os.environ.get("CXX", ""),
+    )
+    there = [] if job.options.force else up_to_date(job.options.wheelhouse, fingerprint)
     if there:
         say("\nUp to date (--force builds again):")
         return there
-    with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
-        torch_version = environment.install(target, options, Path(sys.executable))
-    with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
-        tools = toolchain.resolve(target, options, _site_packages(), options.cache_dir)
-        architectures.refuse_uncompilable(job.selection.architectures, tools.cuda_version)
-        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.host.version}")
-    if source is None:
-        with job.durations.step("source", f"Fetching SageAttention {job.release.version}"):
-            source = obtain(options, job.release, job.scratch)
+    source = source or _obtain(job)
     applied = _patch(job, source)
+    torch_version, tools = _prepare(job)
     made = _compile(job, source, tools)
     record = make_record(
-        target=target,
+        target=job.target,
         selection=job.selection,
         source=source,
         applied=applied,
@@ -195,11 +178,16 @@ def _build(job: Job) -> list[Path]:
         fingerprint=fingerprint,
         durations_seconds=job.durations.seconds,
     )
-    told = _provenance(job, source, applied, tools)
-    finished = _finish(job, made.compiled.wheel, tools, told, record)
-    published = publish(finished, options.wheelhouse)
+    finished = _finish(job, made.compiled.wheel, tools, _provenance(job, source, applied, tools), record)
+    published = publish(finished, job.options.wheelhouse)
     say("\nBuilt:")
     return published
+
+
+def _obtain(job: Job) -> Source:
+    title = job.options.source or f"SageAttention {job.release.version}"
+    with job.durations.step("source", f"Obtaining {title}"):
+        return obtain(job.options, job.release, job.scratch)
 
 
 def _patch(job: Job, source: Source) -> list[Applied]:
@@ -212,8 +200,20 @@ def _patch(job: Job, source: Source) -> list[Applied]:
     return applied
 
 
+def _prepare(job: Job) -> tuple[str, Toolchain]:
+    """Install torch and the compilers; return torch's version, and the compilers."""
+    target = job.target
+    with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
+        torch_version = environment.install(target, job.options, Path(sys.executable))
+    with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
+        tools = toolchain.resolve(target, job.options, _site_packages(), job.options.cache_dir)
+        architectures.refuse_uncompilable(job.selection.architectures, tools.cuda_version)
+        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.host.version}")
+    return torch_version, tools
+
+
 def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
-    per_job = PATCHED_JOB_BYTES if job.patched else UNPATCHED_JOB_BYTES
+    per_job = limits.PATCHED_JOB_BYTES if job.patched else limits.UNPATCHED_JOB_BYTES
     plan = resources.plan_jobs(
         resources.cores(), resources.available_memory_bytes(), per_job, job.options.jobs
     )
@@ -221,14 +221,20 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     say(f"\n{plan.reason}\n  compiler output: {log}")
     events, costs = job.scratch / "events.jsonl", job.scratch / "costs.json"
     costs.write_text(json.dumps(learnt_costs(_records(job.options.wheelhouse))))
-    # An unpatched tree knows no launcher.
+    # Upstream's own build does not know how to use a compiler cache.
     asked = job.options if job.patched else replace(job.options, cache=False)
     with compiler_cache.open_cache(asked, tools, source.tree, _site_packages()) as cache:
+        work = Work(shlex.join(cache.launcher), costs, events) if job.patched else None
         env = {
             **toolchain.build_environment(tools, os.environ),
             **cache.env,
             **build_variables(
-                job, jobs=plan.jobs, launcher=shlex.join(cache.launcher), costs=costs, events=events
+                job.target,
+                job.selection,
+                epoch=job.release.source_date_epoch,
+                hash_seed=job.hash_seed,
+                jobs=plan.jobs,
+                work=work,
             ),
         }
         title = f"Compiling for {architectures.join(job.selection.architectures)}"
@@ -249,40 +255,10 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     return Made(compiled, plan.jobs, stats.as_dict())
 
 
-def build_variables(job: Job, *, jobs: int, launcher: str, costs: Path, events: Path) -> dict[str, str]:
-    """The variables that tell the tree's build backend what to build.
-
-    Args:
-        job: The build.
-        jobs: Compiler processes at once.
-        launcher: Command to put before each compiler; empty for none.
-        costs: File with the costs of earlier builds.
-        events: File that progress goes to.
-    """
-    listed = ";".join(str(architecture) for architecture in job.selection.architectures)
-    common = {
-        "SOURCE_DATE_EPOCH": str(job.release.source_date_epoch),
-        "PYTHONHASHSEED": str(job.hash_seed),
-        "TORCH_CUDA_ARCH_LIST": listed,
-    }
-    if not job.patched:
-        # Upstream asks for --threads=8, which multiplies the processes that MAX_JOBS counts.
-        return {**common, "MAX_JOBS": str(jobs), "EXT_PARALLEL": "1", "NVCC_APPEND_FLAGS": "--threads=1"}
-    return {
-        **common,
-        "SAGEATTENTION_LOCAL_VERSION": local_version(job.target, job.selection),
-        "SAGEATTENTION_TORCH_REQUIREMENT": job.target.torch_requirement,
-        "SAGEATTENTION_ABI": job.target.abi,
-        "SAGEATTENTION_JOBS": str(jobs),
-        "SAGEATTENTION_LAUNCHER": launcher,
-        "SAGEATTENTION_COSTS": str(costs),
-        "SAGEATTENTION_EVENTS": str(events),
-    }
-
-
 def _provenance(
     job: Job, source: Source, applied: Sequence[Applied], tools: Toolchain
 ) -> provenance.Provenance:
+    """Return what the wheels say of how they were made."""
     summaries = {patch.name: patch.summary for patch in applied}
     used = {
         part.name: part for part in (*components.installed_components(_site_packages()), *tools.components)
@@ -291,13 +267,13 @@ def _provenance(
         target=job.target,
         architectures=job.selection.architectures,
         source=source,
-        patches=provenance.read_patch_files(job.patches, summaries) if applied else (),
+        patches=tuple(replace(patch, summary=summaries.get(patch.name, "")) for patch in job.patches),
         patch_count=len(applied),
         tools=tuple(
             provenance.BuildTool(part.name, part.version, part.sha256 or "", part.purl or "")
             for part in used.values()
         ),
-        project=load_project(os.environ),
+        project=job.project,
         epoch=job.release.source_date_epoch,
     )
 
@@ -353,42 +329,6 @@ def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
         for line in import_check.run(python, tolerate=tolerated):
             say(f"    {line}")
     return [*sorted(checks), "import"]
-
-
-def make_fingerprint(job: Job, source: Source | Release) -> str:
-    """A digest of all that decides what the wheels hold.
-
-    Jobs, caches and places are not in it: they change how long a build takes, not its result.
-
-    Args:
-        job: The build.
-        source: The source, or the release that stands for it before it is downloaded.
-    """
-    parts = {
-        "target": repr(job.target),
-        "architectures": [str(architecture) for architecture in job.selection.architectures],
-        "source": source.sha256,
-        "location": job.options.source,
-        "patches": [(patch.name, patch.sha256) for patch in job.series],
-        "cuda_home": str(job.options.cuda_home),
-        "torch_index": job.options.torch_index,
-        "code": code_digests(ROOT / "builder"),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def code_digests(builder: Path) -> dict[str, str]:
-    """SHA-256 of each file of the builder whose content can reach into a wheel, by its path.
-
-    Args:
-        builder: The folder of the package `builder`.
-    """
-    paths = (path.relative_to(builder) for path in builder.rglob("*") if path.is_file())
-    return {
-        path.as_posix(): file_sha256(builder / path)
-        for path in sorted(paths)
-        if path.suffix in {".py", ".txt", ".toml"} and path.parts[0] not in _AFTER_THE_WHEEL
-    }
 
 
 def _records(wheelhouse: Path) -> list[dict[str, Any]]:
