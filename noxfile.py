@@ -2,7 +2,13 @@
 # requires-python = ">=3.10"
 # dependencies = ["nox[uv]>=2025.10.14", "packaging>=24"]
 # ///
-"""Sessions that build, check and ship SageAttention wheels: `nox -l` lists them."""
+"""SageAttention wheels.
+
+nox -t cp312-cu130        build a target's wheels, then test them on this machine's GPU
+nox -t build              build the wheels of every target
+nox                       check a change to this project: lint, types, tests
+nox -s SESSION -- --help  show a session's options
+"""
 
 from __future__ import annotations
 
@@ -12,9 +18,10 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).resolve().parent
+# `python noxfile.py` puts this folder on the path. The `nox` command does not.
 sys.path.insert(0, str(ROOT))
 
-from builder.target.targets import Target, load_targets  # noqa: E402
+from builder.target.targets import load_targets  # noqa: E402
 from builder.util.errors import BuilderError  # noqa: E402
 
 nox.needs_version = ">=2025.10.14"
@@ -22,83 +29,65 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
-CONSTRAINTS = ("-c", "builder/constraints.txt")
-BUILD_TOOLS = ("-r", "builder/requirements.txt", *CONSTRAINTS)
-TEST_TOOLS = (*BUILD_TOOLS, "-r", "tests/requirements.txt", "-c", "tests/constraints.txt")
+BUILD_LOCK, TESTS_LOCK = "builder/constraints.txt", "tests/constraints.txt"
 CHECKED = ("noxfile.py", "builder", "tests", "benchmarks", "docs")
 
 try:
     TARGETS = load_targets(ROOT / "targets")
 except BuilderError as error:
     raise SystemExit(f"error: {error}") from None
+E2E_PYTHON = TARGETS["cp312-cu130"].python if "cp312-cu130" in TARGETS else None
 
 
-def _builder(session: nox.Session, command: str, *arguments: str) -> None:
-    """Run one command of the builder in the session's environment."""
-    session.install(*BUILD_TOOLS)
-    session.run(
-        "python", "-m", "builder", command, *arguments, *session.posargs, env={"PYTHONPATH": str(ROOT)}
-    )
+def _install(session: nox.Session, group: str, lock: str) -> None:
+    """Install a dependency group of pyproject.toml as it is locked."""
+    session.install("--require-hashes", "--group", group, "--constraint", lock)
 
 
-def _for_target(target: Target, prefix: str, command: str, doc: str) -> None:
-    """Make the session `<prefix>-<target>` that runs a command of the builder for that target."""
+def _builder(command: str, doc: str, *, target: str = "", tags: tuple[str, ...] = ()) -> None:
+    """Make a session that runs a command of the builder, for one target or for none in particular."""
 
     def run(session: nox.Session) -> None:
-        _builder(session, command, target.name)
+        _install(session, "build", BUILD_LOCK)
+        arguments = [target, *session.posargs] if target else session.posargs
+        session.run("python", "-m", "builder", command, *arguments)
 
     run.__doc__ = doc
-    nox.session(name=f"{prefix}-{target.name}", python=target.python)(run)
+    name, python = (f"{command}-{target}", TARGETS[target].python) if target else (command, None)
+    nox.session(name=name, python=python, tags=tags)(run)
 
 
-def _tool(command: str, doc: str) -> None:
-    """Make a session that runs a command of the builder for no target in particular."""
+# --- Build wheels, and test them on a GPU.
 
-    def run(session: nox.Session) -> None:
-        _builder(session, command)
+for _name, _target in TARGETS.items():
+    _builder("build", f"Build wheels for {_target.describe()}.", target=_name, tags=("build", _name))
+for _name in TARGETS:
+    _builder("smoketest", f"Test the wheels of {_name} on a GPU.", target=_name, tags=("smoketest", _name))
+_builder("smoketest", "Test every wheel in the wheelhouse that fits this machine.")
+for _name in TARGETS:
+    _builder("reproduce", f"Build {_name} twice and compare the bytes.", target=_name, tags=("reproduce",))
 
-    run.__doc__ = doc
-    nox.session(name=command)(run)
+# --- Check wheels without a GPU, and publish them.
 
+_builder("audit", "Audit every wheel in the wheelhouse.", tags=("check",))
+_builder(
+    "compatibility", "Load the universal wheels with every torch and Python they claim.", tags=("check",)
+)
+_builder("index", "Write a package index of the wheelhouse to site/.")
+_builder("release", "Make or complete a GitHub release of the wheelhouse.")
+_builder("outdated", "List newer versions of SageAttention, torch and CUDA.")
 
-for _target in TARGETS.values():
-    _for_target(_target, "build", "build", f"Build the wheels: {_target.describe()}.")
-for _target in TARGETS.values():
-    _for_target(_target, "smoketest", "smoketest", f"Test the wheels of {_target.name} on the local GPU.")
-for _target in TARGETS.values():
-    _for_target(
-        _target, "reproduce", "reproduce", f"Build {_target.name} twice, differently, and compare the bytes."
-    )
-
-_tool("smoketest", "Test every wheel of the wheelhouse that this machine can run, or any with --wheel PATH.")
-_tool("compatibility", "Load the universal wheels with every torch and Python that they claim.")
-_tool("audit", "Check every wheel of the wheelhouse, or the ones given.")
-_tool("index", "Write the package index and its page from the wheelhouse to site/.")
-_tool("release", "Make or complete the GitHub release of the wheelhouse's wheels (--dry-run shows it).")
-_tool("outdated", "Tell of newer SageAttention, torch and CUDA releases, and what to change.")
-
-
-@nox.session
-def tests(session: nox.Session) -> None:
-    """Run the unit tests: no network, no GPU, under a minute."""
-    session.install(*TEST_TOOLS)
-    session.run("pytest", "-m", "not e2e", *session.posargs)
-
-
-@nox.session(python=TARGETS["cp312-cu130"].python if "cp312-cu130" in TARGETS else None)
-def e2e(session: nox.Session) -> None:
-    """Run the end-to-end tests: a small CUDA package through the real compiler, torch and auditwheel."""
-    session.install(*TEST_TOOLS)
-    session.run("pytest", "-m", "e2e", *session.posargs)
+# --- Change this project.
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check the code's style and the workflows."""
-    session.install("-r", "tests/lint-requirements.txt", *CONSTRAINTS, "-c", "tests/constraints.txt")
-    session.run("ruff", "check", *_present(CHECKED))
-    session.run("ruff", "format", "--check", *_present(CHECKED))
-    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *_workflows())
+    """Check the style of the code, the workflows and compose.yaml."""
+    _install(session, "lint", TESTS_LOCK)
+    session.run("ruff", "check", *CHECKED)
+    session.run("ruff", "format", "--check", *CHECKED)
+    workflows = sorted(map(str, Path(".github", "workflows").glob("*.yml")))
+    session.run("check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
     session.run("check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml")
     session.run("zizmor", "--offline", "--quiet", ".github/workflows")
 
@@ -106,23 +95,43 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the type hints."""
-    session.install(*TEST_TOOLS, "-r", "tests/types-requirements.txt")
-    session.run("mypy", *_present(CHECKED))
+    _install(session, "types", TESTS_LOCK)
+    session.run("mypy", *CHECKED)
 
 
-@nox.session(python=TARGETS["cp312-cu130"].python if "cp312-cu130" in TARGETS else None)
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the unit tests, without network and GPU, in under a minute."""
+    _install(session, "test", TESTS_LOCK)
+    session.run("coverage", "run", "-m", "pytest", "-m", "not e2e", *session.posargs)
+    if not session.posargs:
+        session.run("coverage", "report")
+
+
+@nox.session(python=E2E_PYTHON)
+def e2e(session: nox.Session) -> None:
+    """Build a small CUDA package with the real compiler, torch and auditwheel."""
+    _install(session, "test", TESTS_LOCK)
+    session.run("pytest", "-m", "e2e", *session.posargs)
+
+
+@nox.session(python=E2E_PYTHON)
 def benchmark(session: nox.Session) -> None:
-    """Time this build against upstream's own setup.py on this machine, and print the table."""
-    session.install(*BUILD_TOOLS)
-    session.run("python", "benchmarks/build_speed.py", *session.posargs, env={"PYTHONPATH": str(ROOT)})
+    """Time this build against upstream's own setup.py."""
+    _install(session, "build", BUILD_LOCK)
+    session.run("python", "-m", "benchmarks.build_speed", *session.posargs)
 
 
-def _present(names: tuple[str, ...]) -> list[str]:
-    return [name for name in names if (ROOT / name).exists()]
-
-
-def _workflows() -> list[str]:
-    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+@nox.session
+def lock(session: nox.Session) -> None:
+    """Pin the tools in pyproject.toml with hashes; `-- --upgrade` takes newer ones."""
+    session.install("uv", "--constraint", BUILD_LOCK)
+    command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.10"]
+    command += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "nox -s lock"]
+    command += session.posargs
+    session.run(*command, "--group", "build", "--output-file", BUILD_LOCK)
+    groups = ("--group", "lint", "--group", "types")
+    session.run(*command, *groups, "--constraint", BUILD_LOCK, "--output-file", TESTS_LOCK)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def test_tables_are_fresh(name: str) -> None:
 def test_sessions_exist() -> None:
     command = [sys.executable, "-m", "nox", "-l", "-f", str(ROOT / "noxfile.py")]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    sessions = set(re.findall(r"^[*-] (\S+) ->", listed, re.MULTILINE))
+    sessions = set(re.findall(r"^[*-] (\S+) (?:\[.*\] )?->", listed, re.MULTILINE))
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     named = {name for names in re.findall(r"\bnox -s ((?:[a-z][\w-]* ?)+)", text) for name in names.split()}
     assert named <= sessions

@@ -110,12 +110,12 @@ class Target:
         return f"{tag}-{platform}"
 
     def describe(self) -> str:
-        """One line for `nox -l`: Python, CUDA, torch, architectures."""
+        """Return what its wheels are for, in one line: Python, CUDA, torch."""
         if self.stable:
             python, torch = "Python 3.10 and newer", f"torch {self.torch_minimum} and newer"
         else:
             python, torch = f"Python {self.python}", f"torch {self.torch_series}"
-        return f"{python}, CUDA {self.cuda}, {torch}, architectures {join(self.architectures, ' ')}"
+        return f"{python}, CUDA {self.cuda}, {torch}"
 
 
 def cuda_tag(cuda: str) -> str:

@@ -10,9 +10,11 @@ import ast
 import importlib.metadata
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,7 @@ __all__ = [
     "why_unreachable",
 ]
 
-_CONSTRAINTS = ROOT / "builder" / "constraints.txt"
+_LOCK = ROOT / "builder" / "constraints.txt"
 _PROBE_SECONDS = 8.0
 
 
@@ -285,23 +287,25 @@ def _choose_index(target: Target, options: BuildOptions) -> str | None:
 def _install_from(
     index: str | None, target: Target, options: BuildOptions, python: Path, wanted: Sequence[str]
 ) -> None:
-    constraints = _CONSTRAINTS if _CONSTRAINTS.is_file() else None
-    if _pip_install(python, wanted, index, constraints) == 0:
-        return
-    if index is not None and not options.torch_index:
-        # The index answers and still does not deliver: its files may lie on a host that can't be reached.
-        warn(f"{index} does not deliver torch {target.torch}; taking it from the default index")
-        if _pip_install(python, wanted, None, constraints) == 0:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
+        # Without the hashes: with one of them, pip asks for the hash of every package, torch too.
+        constraints.write(re.sub(r" \\\n +--hash=\S+", "", _LOCK.read_text(encoding="utf-8")))
+        constraints.flush()
+        pinned = ["--constraint", constraints.name]
+        if _pip_install(python, [*pinned, *wanted], index) == 0:
             return
+        if index is not None and not options.torch_index:
+            # The index answers and still does not deliver: its files may lie on a host that can't be reached.
+            warn(f"{index} does not deliver torch {target.torch}; taking it from the default index")
+            if _pip_install(python, [*pinned, *wanted], None) == 0:
+                return
     raise TorchEnvironmentError(
         f"{' and '.join(wanted)} could not be installed; see above.",
         "Is a package index reachable, and is there room on the disk (up to 7 GB)?",
     )
 
 
-def _pip_install(
-    python: Path, requirements: Iterable[str | Path], index: str | None, constraints: Path | None = None
-) -> int:
+def _pip_install(python: Path, requirements: Iterable[str | Path], index: str | None) -> int:
     """Install into an environment; returns the exit status."""
     source: list[str] = []
     if index and _has_uv():
@@ -310,8 +314,7 @@ def _pip_install(
         source = ["--index", index, "--index-strategy", "unsafe-best-match"]
     elif index:
         source = ["--extra-index-url", index]
-    what = [*map(str, requirements), *(["--constraint", str(constraints)] if constraints else [])]
-    return _pip(python, "install", [*source, *what])
+    return _pip(python, "install", [*source, *map(str, requirements)])
 
 
 def _pip(python: Path, command: str, arguments: Sequence[str]) -> int:

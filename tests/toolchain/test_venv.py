@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from builder.toolchain.venv import (
     why_not_torch,
 )
 from builder.util.errors import TorchEnvironmentError
+from builder.util.paths import ROOT
 
 TARGET = target(toolchain_packages=("cuda-toolkit[nvcc]==13.0.2",))
 
@@ -92,9 +94,9 @@ def test_unmet_requirements_with_extras(tmp_path: Path) -> None:
 # Installing: two indexes on local servers, one that stands for the default index and one for PyTorch's.
 
 
-def _torch_wheel(index: StaticServer, version: str, cuda: str | None) -> None:
+def _torch_wheel(index: StaticServer, version: str, cuda: str | None, *requires: str) -> None:
     code = f"__version__ = {version!r}\ncuda = {cuda!r}\n"
-    wheel_of_package(index.folder / "torch", "torch", version, {"torch/version.py": code})
+    wheel_of_package(index.folder / "torch", "torch", version, {"torch/version.py": code}, requires)
 
 
 @pytest.fixture
@@ -154,6 +156,20 @@ def test_torch_comes_from_the_targets_index(
     assert parts["cuda-toolkit"].version == "13.0.2"
     assert parts["nvidia-cuda-nvcc"].purl == "pkg:pypi/nvidia-cuda-nvcc@13.0.88"
     assert "warning" not in capfd.readouterr().err
+
+
+def test_what_torch_needs_is_installed_as_it_is_locked(
+    have: Callable[..., str], python: Path, torch_index: StaticServer
+) -> None:
+    """By version alone: an index may have rebuilt what it mirrors."""
+    lock = (ROOT / "builder" / "constraints.txt").read_text()
+    locked = re.search(r"^jinja2==(\S+)", lock, re.MULTILINE)
+    assert locked
+    _torch_wheel(torch_index, "2.11.0+cu130", "13.0", "jinja2")
+    for version in (locked[1], "99.0"):
+        wheel_of_package(torch_index.folder / "jinja2", "jinja2", version)
+    have(torch_index.url)
+    assert (_site_packages(python) / f"jinja2-{locked[1]}.dist-info").is_dir()
 
 
 def test_what_is_there_is_left_alone(
