@@ -51,7 +51,9 @@ def all_steps() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def commands() -> Iterator[list[str]]:
-    """Every call of nox in a workflow, as its words."""
+    """Every call of nox in a workflow, or before a commit, as its words."""
+    for repository in load(ROOT / ".pre-commit-config.yaml")["repos"]:
+        yield from (shlex.split(hook["entry"]) for hook in repository["hooks"])
     for _, step in all_steps():
         for line in str(step.get("run", "")).splitlines():
             if line.startswith("nox "):
