@@ -33,10 +33,10 @@ from builder.target.project import Project, load_project
 from builder.target.selection import Selection, local_architectures, select
 from builder.target.targets import Target
 from builder.target.upstream import PATCHES_DIR, Release, load_release
-from builder.toolchain import assembly as toolchain
-from builder.toolchain import components
 from builder.toolchain import venv as environment
-from builder.toolchain.assembly import Toolchain
+from builder.toolchain.choice import resolve
+from builder.toolchain.compilers import Toolchain, build_environment
+from builder.toolchain.materials import installed_packages
 from builder.util import limits
 from builder.util.digest import file_sha256
 from builder.util.log import Durations, say, show_details, warn
@@ -206,7 +206,7 @@ def _prepare(job: Job) -> tuple[str, Toolchain]:
     with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
         torch_version = environment.install(target, job.options, Path(sys.executable))
     with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
-        tools = toolchain.resolve(target, job.options, _site_packages(), job.options.cache_dir)
+        tools = resolve(target, job.options, _site_packages())
         architectures.refuse_uncompilable(job.selection.architectures, tools.cuda_version)
         say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.host.version}")
     return torch_version, tools
@@ -223,10 +223,10 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     costs.write_text(json.dumps(learnt_costs(_records(job.options.wheelhouse))))
     # Upstream's own build does not know how to use a compiler cache.
     asked = job.options if job.patched else replace(job.options, cache=False)
-    with compiler_cache.open_cache(asked, tools, source.tree, _site_packages()) as cache:
+    with compiler_cache.open_cache(asked, tools.identity, source.tree, _site_packages()) as cache:
         work = Work(shlex.join(cache.launcher), costs, events) if job.patched else None
         env = {
-            **toolchain.build_environment(tools, os.environ),
+            **build_environment(tools, os.environ),
             **cache.env,
             **build_variables(
                 job.target,
@@ -260,19 +260,14 @@ def _provenance(
 ) -> provenance.Provenance:
     """Return what the wheels say of how they were made."""
     summaries = {patch.name: patch.summary for patch in applied}
-    used = {
-        part.name: part for part in (*components.installed_components(_site_packages()), *tools.components)
-    }
+    used = [*(package.material() for package in installed_packages(_site_packages())), *tools.components]
     return provenance.Provenance(
         target=job.target,
         architectures=job.selection.architectures,
         source=source,
         patches=tuple(replace(patch, summary=summaries.get(patch.name, "")) for patch in job.patches),
         patch_count=len(applied),
-        tools=tuple(
-            provenance.BuildTool(part.name, part.version, part.sha256 or "", part.purl or "")
-            for part in used.values()
-        ),
+        tools=tuple({part.name: part for part in used}.values()),
         project=job.project,
         epoch=job.release.source_date_epoch,
     )

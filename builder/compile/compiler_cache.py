@@ -34,7 +34,6 @@ from types import TracebackType
 from typing import Any
 
 from builder.target.options import BuildOptions
-from builder.toolchain.assembly import Toolchain
 from builder.util.log import warn
 
 # ccache's counters (manual, "Cache statistics") that don't say how a compile ended: its storage, its
@@ -244,12 +243,12 @@ class CompilerCache(NullCache):
         return link
 
 
-def open_cache(options: BuildOptions, toolchain: Toolchain, tree: Path, site_packages: Path) -> NullCache:
+def open_cache(options: BuildOptions, identity: str, tree: Path, site_packages: Path) -> NullCache:
     """The compiler cache that a build asks for; use it in a `with` statement.
 
     Args:
         options: `cache`, `cache_dir` and `cache_size` count.
-        toolchain: The compilers.
+        identity: A digest of the compilers, `Toolchain.identity`.
         tree: The source tree; compilers have to run in it.
         site_packages: Where torch is installed: its headers are named by their content.
     """
@@ -263,7 +262,7 @@ def open_cache(options: BuildOptions, toolchain: Toolchain, tree: Path, site_pac
     return CompilerCache(
         options.cache_dir / "ccache",
         options.cache_size,
-        identity=toolchain.identity,
+        identity=identity,
         tree=tree,
         aliases=aliases,
     )

@@ -17,11 +17,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 from packaging.licenses import canonicalize_license_expression
 
 from builder.finish.repair import BundledLibrary
-from builder.finish.sbom import Material, make_sbom, without_build_paths
+from builder.finish.sbom import make_sbom, without_build_paths
 from builder.source.obtain import Source
 from builder.target.architectures import Architecture, join
 from builder.target.project import Project
 from builder.target.targets import Target
+from builder.toolchain.materials import Material
 from builder.util.errors import RepairError
 from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
@@ -61,16 +62,6 @@ class PatchFile:
 
 
 @dataclass(frozen=True)
-class BuildTool:
-    """A package or archive that the compiler came from; sha256 and purl are empty where not known."""
-
-    name: str
-    version: str
-    sha256: str = ""
-    purl: str = ""
-
-
-@dataclass(frozen=True)
 class Provenance:
     """All that a wheel says of how it was made.
 
@@ -90,7 +81,7 @@ class Provenance:
     source: Source
     patches: tuple[PatchFile, ...]
     patch_count: int
-    tools: tuple[BuildTool, ...]
+    tools: tuple[Material, ...]
     project: Project
     epoch: int
 
@@ -316,7 +307,7 @@ def _materials(provenance: Provenance) -> list[Material]:
     location = public_location(source)
     if "://" not in location:
         facts.append(("location", location))
-    found = [
+    return [
         Material(
             "source",
             "SageAttention",
@@ -326,10 +317,8 @@ def _materials(provenance: Provenance) -> list[Material]:
             source.license,
             location if "://" in location else "",
             (*facts, ("source", source.kind), verified),
-        )
-    ]
-    return found + [
-        Material("build-tool", tool.name, tool.version, tool.sha256, tool.purl) for tool in provenance.tools
+        ),
+        *provenance.tools,
     ]
 
 

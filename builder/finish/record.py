@@ -15,7 +15,7 @@ from builder.source.obtain import Source
 from builder.source.patches import Applied
 from builder.target.selection import Selection
 from builder.target.targets import Target
-from builder.toolchain.assembly import Toolchain
+from builder.toolchain.compilers import Toolchain
 from builder.util.digest import file_sha256
 
 SCHEMA = 1
@@ -75,7 +75,12 @@ def make_record(
             "nvcc": toolchain.nvcc_version,
             "host_compiler": toolchain.host.version,
             "components": [
-                {"name": part.name, "version": part.version, "sha256": part.sha256, "purl": part.purl}
+                {
+                    "name": part.name,
+                    "version": part.version,
+                    "sha256": part.sha256 or None,
+                    "purl": part.purl or None,
+                }
                 for part in toolchain.components
             ],
         },

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -30,34 +30,10 @@ from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
+from builder.toolchain.materials import Material
+
 # Prefix of the properties that this project writes.
 PROPERTY = "sageattention-wheel"
-
-
-@dataclass(frozen=True, order=True)
-class Material:
-    """Something that went into a wheel.
-
-    Attributes:
-        kind: `source`, `patch`, `patch-file` (what a patch adds), `build-tool`, `extension` (a library that
-            was compiled), `library` (a bundled one).
-        name: What it is called; the archive's name for files of the wheel.
-        version: Empty without one.
-        sha256: Of its bytes; empty where they are not known.
-        purl: Package URL; empty without one.
-        license: SPDX expression; empty where it isn't ours to say.
-        url: Where it came from; empty where it came from no address.
-        properties: Further facts, sorted, as (name, value).
-    """
-
-    kind: str
-    name: str
-    version: str = ""
-    sha256: str = ""
-    purl: str = ""
-    license: str = ""
-    url: str = ""
-    properties: tuple[tuple[str, str], ...] = field(default=())
 
 
 _TYPES = {

@@ -1,4 +1,4 @@
-"""The host compiler: a g++ that the CUDA compiler takes.
+"""Finds the host compiler: a g++ that the CUDA compiler accepts.
 
 nvcc refuses a g++ that is newer than it knows, by its major version (CUDA Installation Guide for Linux,
 "Host Compiler Support Policy"; the same figure stands in nvcc's own `crt/host_config.h`).
@@ -6,19 +6,21 @@ nvcc refuses a g++ that is newer than it knows, by its major version (CUDA Insta
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import shlex
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.util import files, process
 from builder.util.digest import file_sha256
 from builder.util.errors import HostCompilerError
 from builder.util.log import say
 
-# CUDA version from which on a newest major version of g++ holds.
+# From which CUDA version on which major version of g++ is the newest that nvcc accepts.
 _NEWEST_GCC = ((13, 0, 15), (12, 8, 14), (12, 4, 13), (12, 0, 12), (11, 0, 11))
 # torch's headers are C++17 as g++ 9 has it (PyTorch's README asks for 9.4).
 _OLDEST_GCC = 9
@@ -44,7 +46,7 @@ class HostCompiler:
 
 @dataclass(frozen=True)
 class GccRange:
-    """The major versions of g++ that a CUDA compiler takes, both included."""
+    """The major versions of g++ that a CUDA compiler accepts, both included."""
 
     oldest: int
     newest: int
@@ -54,13 +56,13 @@ class GccRange:
 
 
 def supported_gcc(nvcc_version: str) -> GccRange:
-    """The g++ that an nvcc takes.
+    """Return which g++ an nvcc accepts; for an nvcc newer than this table, what the newest in it accepts.
 
     Args:
         nvcc_version: `13.0.88`, or `13.0`.
 
-    Returns:
-        The range; for an nvcc newer than this table that of the newest in it.
+    Raises:
+        HostCompilerError: This nvcc is older than the table.
     """
     major, minor = (int(part) for part in nvcc_version.split(".")[:2])
     for cuda_major, cuda_minor, newest in _NEWEST_GCC:
@@ -70,17 +72,17 @@ def supported_gcc(nvcc_version: str) -> GccRange:
 
 
 def find_host_compiler(nvcc_version: str, environ: Mapping[str, str] | None = None) -> HostCompiler:
-    """Find a g++ that an nvcc takes.
+    """Find a g++ that an nvcc accepts.
 
-    `CXX` is used or refused, never passed over. Without it, it is `g++` on `PATH`, and where that doesn't
-    fit the newest `g++-N` beside it, or of a gcc-toolset, that does.
+    `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used, or if that one doesn't
+    fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
 
     Args:
-        nvcc_version: `13.0.88`.
-        environ: The environment to look in; None takes this process's.
+        nvcc_version: `13.0.88`, or `13.0`.
+        environ: The environment to look in; None is this process's.
 
     Raises:
-        HostCompilerError: There is none; names the package to install for apt and dnf.
+        HostCompilerError: None fits; names the package to install with apt and dnf.
     """
     environ = os.environ if environ is None else environ
     path = environ.get("PATH", os.defpath)
@@ -95,12 +97,8 @@ def find_host_compiler(nvcc_version: str, environ: Mapping[str, str] | None = No
     for candidate in _versioned(path, wanted):
         other = inspect(candidate)
         if other and other.major in wanted:
-            instead = (
-                f"in place of {compiler.path} ({compiler.version})" if compiler else "since there is no g++"
-            )
-            say(
-                f"  host compiler: {other.path} ({other.version}), {instead}, for CUDA {_short(nvcc_version)}"
-            )
+            why = f"not {compiler.path} ({compiler.version})" if compiler else "there is no g++"
+            say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {_short(nvcc_version)}")
             return other
     if compiler is None:
         raise HostCompilerError(
@@ -113,41 +111,26 @@ def find_host_compiler(nvcc_version: str, environ: Mapping[str, str] | None = No
 
 
 def inspect(path: Path) -> HostCompiler | None:
-    """Ask a compiler for its version.
-
-    Returns:
-        The compiler; None where it is no g++, or does not run.
-    """
-    try:
-        about = _output([str(path), "--version"])
-        # Before g++ 7 there is only -dumpversion; a newer one answers the first of the two.
-        version = _output([str(path), "-dumpfullversion", "-dumpversion"]).strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    if "clang" in about.lower() or re.fullmatch(r"\d+(\.\d+)*", version) is None:
+    """Return a compiler with its version; None if it is not a g++, or does not run."""
+    about = process.answer([path, "--version"])
+    # Before g++ 7 there is only -dumpversion; a newer one answers the first of the two.
+    version = process.answer([path, "-dumpfullversion", "-dumpversion"]) or ""
+    if about is None or "clang" in about.lower() or re.fullmatch(r"\d+(\.\d+)*", version) is None:
         return None
     return HostCompiler(path, version)
 
 
 def host_sha256(compiler: HostCompiler) -> str:
-    """A digest that tells one g++ from another, whatever their paths: the driver's and the compiler's bytes.
-
-    Args:
-        compiler: The g++.
-    """
+    """Return a digest of a g++'s version, driver and compiler; its path does not count."""
     digests = [compiler.version, file_sha256(compiler.path.resolve())]
-    inner = Path(_output([str(compiler.path), "-print-prog-name=cc1plus"]).strip())
+    inner = Path(process.answer([compiler.path, "-print-prog-name=cc1plus"]) or "")
     if inner.is_absolute() and inner.is_file():
         digests.append(file_sha256(inner))
     return "-".join(digests)
 
 
 def c_compiler(compiler: HostCompiler) -> Path:
-    """The gcc of the same version beside a g++; the g++ itself, which compiles C too, where there is none.
-
-    Args:
-        compiler: The g++.
-    """
+    """Return the gcc of the same version beside a g++; the g++ itself, which compiles C too, without one."""
     for old, new in (("g++", "gcc"), ("c++", "cc")):
         if old in compiler.path.name:
             beside = compiler.path.with_name(compiler.path.name.replace(old, new))
@@ -157,21 +140,41 @@ def c_compiler(compiler: HostCompiler) -> Path:
     return compiler.path
 
 
+def host_folder(compiler: HostCompiler, cache_dir: Path) -> Path:
+    """Return a folder in which `gcc`, `g++`, `cc` and `c++` are a host compiler; make it if needed.
+
+    nvcc runs whatever `gcc` is on `PATH`, which need not be of the version of the g++ that was checked;
+    its NVCC_CCBIN is not known before CUDA 12.5, and `-ccbin` is the source's to pass.
+
+    Args:
+        compiler: The g++.
+        cache_dir: The cache's root; the folder is in `host/`.
+
+    Raises:
+        OSError: The cache can't be written.
+    """
+    gcc = c_compiler(compiler)
+    programs = {"gcc": gcc, "g++": compiler.path, "cc": gcc, "c++": compiler.path}
+    scripts = {name: f'#!/bin/sh\nexec {shlex.quote(str(path))} "$@"\n' for name, path in programs.items()}
+    key = hashlib.sha256("".join(f"{name}\n{text}" for name, text in scripts.items()).encode()).hexdigest()
+    folder = cache_dir / "host" / key[:16]
+    for name, text in scripts.items():
+        script = folder / name
+        if not (script.is_file() and script.read_text() == text and os.access(script, os.X_OK)):
+            files.write(script, text, executable=True)
+    return folder
+
+
 def _from_cxx(chosen: str, path: str, nvcc_version: str, wanted: GccRange) -> HostCompiler:
+    remedy = "Set it to the name or path of a g++, without arguments, or unset it."
     found = shutil.which(chosen, path=path)
     if found is None:
-        raise HostCompilerError(
-            f"CXX is {chosen!r}, and there is no such program.",
-            "Set it to the name or path of a g++, without arguments, or unset it.",
-        )
+        raise HostCompilerError(f"CXX is {chosen!r}, and there is no such program.", remedy)
     compiler = inspect(Path(found))
     if compiler is None:
-        raise HostCompilerError(
-            f"CXX is {chosen!r}, which is not a g++ that works.",
-            "Set it to the name or path of a g++, without arguments, or unset it.",
-        )
+        raise HostCompilerError(f"CXX is {chosen!r}, which is not a g++ that works.", remedy)
     if compiler.major not in wanted:
-        raise _misfit(compiler, nvcc_version, wanted, ", or unset CXX, or point it to one that fits")
+        raise _misfit(compiler, nvcc_version, wanted, " Or unset CXX, or set it to one that fits.")
     return compiler
 
 
@@ -179,10 +182,10 @@ def _misfit(compiler: HostCompiler, nvcc_version: str, wanted: GccRange, more: s
     what = "newer" if compiler.major > wanted.newest else "older"
     limit = wanted.newest if what == "newer" else wanted.oldest
     return HostCompilerError(
-        f"{compiler.path} is g++ {compiler.version}, {what} than CUDA {_short(nvcc_version)} takes "
+        f"{compiler.path} is g++ {compiler.version}, {what} than CUDA {_short(nvcc_version)} accepts "
         f"(g++ {wanted.oldest} to {wanted.newest}).",
         f"Install g++ {limit} beside it: `apt install g++-{limit}` (Debian, Ubuntu) or "
-        f"`dnf install gcc-toolset-{limit}-gcc-c++` (RHEL and its kin); it is then found by itself{more}.",
+        f"`dnf install gcc-toolset-{limit}-gcc-c++` (RHEL and relatives). It is then found.{more}",
     )
 
 
@@ -198,9 +201,3 @@ def _versioned(path: str, wanted: GccRange) -> Iterator[Path]:
 
 def _short(nvcc_version: str) -> str:
     return ".".join(nvcc_version.split(".")[:2])
-
-
-def _output(command: list[str]) -> str:
-    return subprocess.run(
-        command, capture_output=True, text=True, check=True, timeout=60, stdin=subprocess.DEVNULL
-    ).stdout

@@ -1,7 +1,7 @@
-"""The Python environment of a build: torch for the target's CUDA version and the compiler's packages.
+"""Installs Python environments: torch for the target's CUDA version, and the compiler's packages.
 
-torch comes from the target's package index, and where that can't be reached from the default index. Either
-way what counts is what came: `torch.version.cuda` has to equal the target's.
+torch comes from the target's package index, or from the default index if that one can't be reached. Either
+way the torch that was installed decides: its `torch.version.cuda` has to equal the target's.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
-import json
 import re
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -26,25 +24,13 @@ from packaging.version import Version
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
-from builder.toolchain.components import installed_components
+from builder.util import process
 from builder.util.errors import TorchEnvironmentError
+from builder.util.limits import REACHABLE_SECONDS
 from builder.util.log import say, warn
 from builder.util.paths import ROOT
 
-__all__ = [
-    "InstalledTorch",
-    "check_torch",
-    "install",
-    "install_wheel",
-    "installed_components",
-    "installed_torch",
-    "make_clean_venv",
-    "unmet",
-    "why_unreachable",
-]
-
 _LOCK = ROOT / "builder" / "constraints.txt"
-_PROBE_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
@@ -61,9 +47,9 @@ class InstalledTorch:
 
 
 def install(target: Target, options: BuildOptions, python: Path) -> str:
-    """Install the target's torch and the packages of its CUDA compiler into an environment, in one go.
+    """Install the target's torch and the packages of its CUDA compiler into an environment, in one command.
 
-    Nothing is done where they are there already. With `--cuda-home` the compiler's packages are left out.
+    Nothing happens if they are already installed. With `--cuda-home` the compiler's packages are omitted.
 
     Args:
         target: What will be built.
@@ -71,19 +57,20 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
         python: The environment's Python.
 
     Returns:
-        torch's version, as it names itself: `2.11.0+cu130`.
+        torch's own version: `2.11.0+cu130`.
 
     Raises:
-        TorchEnvironmentError: It can't be installed, or is built for another CUDA version.
+        TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
     """
     site_packages = _site_packages(python)
     wanted = [f"torch=={target.torch}", *(() if options.cuda_home else target.toolchain_packages)]
     there = installed_torch(site_packages)
-    if there and not why_not_torch(there, target) and not unmet(site_packages, wanted):
+    fits = there is not None and not why_not_torch(there, target)
+    if there and fits and not unmet(site_packages, wanted):
         say(f"  torch {there.version}, built for CUDA {there.cuda}: already installed")
         return there.version
-    if there and why_not_torch(there, target):
-        # Installers take a torch of the right version for the wanted one, whatever CUDA it is built for.
+    if there and not fits:
+        # Installers keep a torch of the right version, whatever CUDA it is built for.
         _pip(python, "uninstall", ["torch"])
     _install_from(_choose_index(target, options), target, options, python, wanted)
     return check_torch(site_packages, target).version
@@ -92,13 +79,13 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
 def make_clean_venv(
     path: Path, python: str | Path, requirements: Sequence[str], torch_index: str | None = None
 ) -> Path:
-    """Make a virtual environment that holds nothing but what is asked for.
+    """Make a virtual environment that holds only what is asked for.
 
     Args:
-        path: Where; a venv that is there is replaced.
+        path: Its folder; an older one is replaced.
         python: A version (`3.12`) or the path of a Python.
         requirements: What is installed: requirements, or paths of wheels.
-        torch_index: Package index for torch, tried before the default one; None takes the default one.
+        torch_index: Package index for torch, tried before the default one; None is the default one.
 
     Returns:
         The venv's Python.
@@ -115,20 +102,20 @@ def make_clean_venv(
     if made != 0:
         raise TorchEnvironmentError(
             f"No virtual environment with Python {python} could be made in {path}.",
-            f"Have Python {python} installed, with its venv module.",
+            f"Install Python {python} with its venv module.",
         )
     executable = path / "bin" / "python"
     index = torch_index if torch_index and not why_unreachable(torch_index) else None
     if requirements and _pip_install(executable, requirements, index) != 0:
         raise TorchEnvironmentError(
             f"{' '.join(map(str, requirements))} could not be installed for Python {python}; see above.",
-            "Is the package index reachable, and is there such a version for this Python?",
+            "Check that the package index can be reached, and has such a version for this Python.",
         )
     return executable
 
 
 def install_wheel(python: Path, wheel: Path) -> None:
-    """Install a wheel into an environment that meets its requirements, in place of another of its name.
+    """Install a wheel into an environment that meets its requirements, in place of an older one.
 
     Args:
         python: The environment's Python.
@@ -141,17 +128,19 @@ def install_wheel(python: Path, wheel: Path) -> None:
         ["--reinstall-package", wheel.name.split("-")[0]] if _has_uv() else ["--force-reinstall", "--no-deps"]
     )
     if _pip_install(python, [*again, wheel], None) != 0:
-        raise TorchEnvironmentError(f"{wheel.name} can't be installed; see above.", "Is it for this Python?")
+        raise TorchEnvironmentError(
+            f"{wheel.name} can't be installed; see above.", "Check that it is for this Python."
+        )
 
 
 def installed_torch(site_packages: Path) -> InstalledTorch | None:
-    """Read torch's version and CUDA version without importing it, which takes seconds.
+    """Return what `torch/version.py` says of an installed torch, without importing it, which takes seconds.
 
     Args:
         site_packages: The folder that torch is installed in.
 
     Returns:
-        What `torch/version.py` says; None where there is no torch.
+        Its versions; None if there is no torch.
     """
     try:
         module = ast.parse((site_packages / "torch" / "version.py").read_text(encoding="utf-8"))
@@ -174,7 +163,7 @@ def installed_torch(site_packages: Path) -> InstalledTorch | None:
 
 
 def why_not_torch(torch: InstalledTorch, target: Target) -> str:
-    """Why a torch can't be built with; empty where it can.
+    """Return why a torch can't be built with; empty if it can.
 
     Args:
         torch: The one that is installed.
@@ -190,44 +179,44 @@ def why_not_torch(torch: InstalledTorch, target: Target) -> str:
 
 
 def check_torch(site_packages: Path, target: Target) -> InstalledTorch:
-    """Have the installed torch be the target's.
+    """Return the installed torch, checked to be the target's.
 
     Args:
         site_packages: The folder that torch is installed in.
         target: What will be built.
 
     Raises:
-        TorchEnvironmentError: There is none, or it is of another version, or for another CUDA version.
+        TorchEnvironmentError: There is none, or it is of a different version or for a different CUDA version.
     """
     torch = installed_torch(site_packages)
     if torch is None:
         raise TorchEnvironmentError(
-            f"There is no torch in {site_packages}.", f"Install torch=={target.torch} into the environment."
+            f"{site_packages} has no torch.", f"Install torch=={target.torch} into the environment."
         )
     reason = why_not_torch(torch, target)
     if reason:
         raise TorchEnvironmentError(
             f"The torch that was installed does not fit: {reason}.",
-            f"Take it from an index of builds for CUDA {target.cuda}: --torch-index URL (the target's is "
+            f"Name an index of builds for CUDA {target.cuda} with --torch-index URL (the target's is "
             f"{target.torch_index}).",
         )
     return torch
 
 
 def unmet(site_packages: Path, requirements: Iterable[str]) -> list[str]:
-    """Which requirements an environment does not meet, those of their extras included.
+    """Return which requirements an environment does not meet, including those of their extras.
 
     Args:
         site_packages: The environment's packages.
         requirements: Such as `cuda-toolkit[nvcc]==13.0.2`.
 
     Returns:
-        The unmet ones; those that come in through an extra as the package that has the extra names them.
+        The unmet ones; those of an extra as the package with the extra has them.
     """
     distributions = {
         canonicalize_name(distribution.metadata["Name"]): distribution
         for distribution in importlib.metadata.distributions(path=[str(site_packages)])
-        if distribution.metadata["Name"]
+        if "Name" in distribution.metadata
     }
     missing = []
     queue = [Requirement(text) for text in requirements]
@@ -253,15 +242,14 @@ def unmet(site_packages: Path, requirements: Iterable[str]) -> list[str]:
     return missing
 
 
-def why_unreachable(index: str, timeout_seconds: float = _PROBE_SECONDS) -> str:
-    """Why a package index can't serve torch; empty where it can.
+def why_unreachable(index: str) -> str:
+    """Return why a package index can't serve torch; empty if it can.
 
     Args:
         index: Its address.
-        timeout_seconds: How long to wait for a connection, and for an answer.
     """
     try:
-        with requests.get(f"{index.rstrip('/')}/torch/", timeout=timeout_seconds, stream=True) as answer:
+        with requests.get(f"{index.rstrip('/')}/torch/", timeout=REACHABLE_SECONDS, stream=True) as answer:
             return "" if answer.ok else f"it answers {answer.status_code} {answer.reason}"
     except requests.ConnectionError:
         return "no connection"
@@ -270,7 +258,7 @@ def why_unreachable(index: str, timeout_seconds: float = _PROBE_SECONDS) -> str:
 
 
 def _choose_index(target: Target, options: BuildOptions) -> str | None:
-    """The index for torch, or None for the default one."""
+    """Return the index for torch; None for the default one."""
     index = options.torch_index or target.torch_index
     reason = why_unreachable(index)
     if not reason:
@@ -278,9 +266,9 @@ def _choose_index(target: Target, options: BuildOptions) -> str | None:
     if options.torch_index:
         raise TorchEnvironmentError(
             f"The package index {index} can't be reached: {reason}.",
-            f"Put --torch-index right, or leave it away to use {target.torch_index}.",
+            f"Correct --torch-index, or omit it to use {target.torch_index}.",
         )
-    warn(f"{index} can't be reached ({reason}); taking torch from the default index")
+    warn(f"{index} can't be reached ({reason}); installing torch from the default index")
     return None
 
 
@@ -295,21 +283,21 @@ def _install_from(
         if _pip_install(python, [*pinned, *wanted], index) == 0:
             return
         if index is not None and not options.torch_index:
-            # The index answers and still does not deliver: its files may lie on a host that can't be reached.
-            warn(f"{index} does not deliver torch {target.torch}; taking it from the default index")
+            # Its pages can be reached and its files can't: they may be on a different host.
+            warn(f"{index} does not deliver torch {target.torch}; installing it from the default index")
             if _pip_install(python, [*pinned, *wanted], None) == 0:
                 return
     raise TorchEnvironmentError(
         f"{' and '.join(wanted)} could not be installed; see above.",
-        "Is a package index reachable, and is there room on the disk (up to 7 GB)?",
+        "Check that a package index can be reached, and that the disk has room (up to 7 GB).",
     )
 
 
 def _pip_install(python: Path, requirements: Iterable[str | Path], index: str | None) -> int:
-    """Install into an environment; returns the exit status."""
+    """Install into an environment and return the exit status."""
     source: list[str] = []
     if index and _has_uv():
-        # The best version of any index, as pip has it. By uv's own rule an index that mirrors one of the
+        # The best version of all indexes, as pip does. By uv's own rule an index that mirrors one of the
         # compiler's packages in other versions would hide those of the default index.
         source = ["--index", index, "--index-strategy", "unsafe-best-match"]
     elif index:
@@ -318,7 +306,7 @@ def _pip_install(python: Path, requirements: Iterable[str | Path], index: str | 
 
 
 def _pip(python: Path, command: str, arguments: Sequence[str]) -> int:
-    """Run a pip command for an environment, with uv, or with its own pip where there is no uv."""
+    """Run a pip command for an environment: with uv, or with its own pip if there is no uv."""
     if _has_uv():
         return _call([sys.executable, "-m", "uv", "pip", command, "--python", str(python), *arguments])
     sure = ["--yes"] if command == "uninstall" else []
@@ -330,28 +318,24 @@ def _has_uv() -> bool:
 
 
 def _interpreter(python: str | Path) -> Path:
-    """A Python for `-m venv`, where there is no uv to find one by its version."""
+    """Return a Python for `-m venv`, without uv to find one by its version."""
     return Path(f"python{python}") if isinstance(python, str) and python[:1].isdigit() else Path(python)
 
 
 def _site_packages(python: Path) -> Path:
     if python.absolute() == Path(sys.executable).absolute():
         return Path(sysconfig.get_path("purelib"))
-    code = "import json, sysconfig; print(json.dumps(sysconfig.get_path('purelib')))"
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     try:
-        done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise TorchEnvironmentError(
-            f"{python} does not run: {error}.", "Give an environment's Python."
-        ) from None
-    return Path(json.loads(done.stdout))
+        return Path(process.run([python, "-c", code]).output.strip())
+    except process.CommandError as error:
+        raise TorchEnvironmentError(f"{python}: {error.message}", "Give an environment's Python.") from None
 
 
 def _call(command: Sequence[str]) -> int:
-    """Run a command whose output the user sees."""
-    sys.stdout.flush()
+    """Run a command whose output the user sees, and return its exit status."""
     try:
-        return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
-    except OSError as error:
-        warn(f"{command[0]} does not run: {error.strerror}")
+        return process.show(command)
+    except process.CommandError as error:
+        warn(error.message)
         return 127

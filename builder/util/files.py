@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,3 +54,24 @@ def write(path: Path, content: str | bytes, *, executable: bool = False) -> None
         new.write_bytes(content.encode() if isinstance(content, str) else content)
         if executable:
             new.chmod(0o755)
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+    """Hold a lock while the block runs: of all processes that ask for it, one at a time has it.
+
+    Args:
+        path: The lock's file. It is made, and left there. Folders above are made.
+        busy: Called if another process has the lock. Once it returns, the lock is waited for.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

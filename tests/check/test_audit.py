@@ -25,12 +25,13 @@ from builder.check.audit_checks import (
     unlimited_python_symbols,
     unstable_torch_symbols,
 )
-from builder.finish.provenance import BuildTool, PatchFile, Provenance, finalize
+from builder.finish.provenance import PatchFile, Provenance, finalize
 from builder.finish.repair import BundledLibrary
 from builder.source.obtain import Source
 from builder.target.architectures import Architecture
 from builder.target.project import Project
 from builder.target.targets import load_targets
+from builder.toolchain.materials import Material
 from builder.util.errors import AuditError, UsageError
 from builder.wheel.elf import read_elf
 from builder.wheel.libraries import DRIVER, PYTHON, TORCH, TORCH_CUDA
@@ -70,7 +71,7 @@ def told(stable: bool = False) -> Provenance:
         ),
         patches=(PatchFile("0001-build.toml", b"what = 'one'\n", "one"),),
         patch_count=1,
-        tools=(BuildTool("nvidia-cuda-nvcc", "13.0.88", "a" * 64),),
+        tools=(Material("build-tool", "nvidia-cuda-nvcc", "13.0.88", "a" * 64),),
         project=Project("wheels", "https://example.org/wheels", "f" * 40),
         epoch=1761613216,
     )

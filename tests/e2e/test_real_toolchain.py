@@ -17,10 +17,10 @@ import pytest
 from builder.compile.compiler_cache import CompilerCache, Stats
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
-from builder.toolchain import assembly as toolchain
 from builder.toolchain import host_compiler as host
 from builder.toolchain import venv as environment
-from builder.toolchain.assembly import Toolchain
+from builder.toolchain.choice import resolve
+from builder.toolchain.compilers import Toolchain, build_environment
 from builder.wheel.elf import read_elf
 
 pytestmark = pytest.mark.e2e
@@ -72,7 +72,7 @@ def tools(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Toolchain
     options = BuildOptions(cache_dir=tmp_path_factory.mktemp("cache"))
     version = environment.install(target, options, Path(sys.executable))
     assert version.startswith("2.11.0")
-    return toolchain.resolve(target, options, SITE_PACKAGES, options.cache_dir)
+    return resolve(target, options, SITE_PACKAGES)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def env(tools: Toolchain, tmp_path: Path) -> dict[str, str]:
         "CUDA_HOME": str(decoy),
         "CPATH": str(decoy),
     }
-    return toolchain.build_environment(tools, theirs)
+    return build_environment(tools, theirs)
 
 
 def compile_command(tools: Toolchain, *flags: str) -> list[str]:

@@ -11,7 +11,6 @@ import pytest
 from made_up_libraries import Elf, fatbin, make_elf, pack_wheel
 
 from builder.finish.provenance import (
-    BuildTool,
     PatchFile,
     Provenance,
     describe,
@@ -24,11 +23,12 @@ from builder.finish.provenance import (
     runtime_license_text,
 )
 from builder.finish.repair import BundledLibrary
-from builder.finish.sbom import Material, make_sbom, read_sbom, sbom_problems, without_build_paths
+from builder.finish.sbom import make_sbom, read_sbom, sbom_problems, without_build_paths
 from builder.source.obtain import Source
 from builder.target.architectures import Architecture
 from builder.target.project import Project
 from builder.target.targets import load_targets
+from builder.toolchain.materials import Material
 from builder.util.errors import RepairError
 from builder.wheel.wheelfile import Wheel, record_problems, rewrite
 
@@ -61,8 +61,8 @@ TOLD = Provenance(
     ),
     patch_count=1,
     tools=(
-        BuildTool("nvidia-cuda-nvcc", "13.0.88", "a" * 64, "pkg:pypi/nvidia-cuda-nvcc@13.0.88"),
-        BuildTool("g++", "12.2.0"),
+        Material("build-tool", "nvidia-cuda-nvcc", "13.0.88", "a" * 64, "pkg:pypi/nvidia-cuda-nvcc@13.0.88"),
+        Material("build-tool", "g++", "12.2.0"),
     ),
     project=Project("sageattention-wheels", "https://example.org/wheels", "f" * 40),
     epoch=1761613216,

@@ -1,7 +1,9 @@
-"""Which g++ is taken, and what is said where none fits; the compilers are scripts that tell a version."""
+"""Which g++ is chosen, and the error if none fits; the compilers are scripts that print a version."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ from made_up_tools import gxx, program
 
 from builder.toolchain.host_compiler import (
     GccRange,
+    HostCompiler,
     c_compiler,
     find_host_compiler,
+    host_folder,
     host_sha256,
     inspect,
     supported_gcc,
@@ -64,7 +68,7 @@ def test_one_too_new_names_the_packages(tmp_path: Path) -> None:
     gxx(tmp_path / "g++", "15.1.0")
     with pytest.raises(HostCompilerError) as caught:
         find_host_compiler("12.8.93", {"PATH": str(tmp_path)})
-    assert "15.1.0, newer than CUDA 12.8 takes (g++ 9 to 14)" in caught.value.message
+    assert "15.1.0, newer than CUDA 12.8 accepts (g++ 9 to 14)" in caught.value.message
     assert "apt install g++-14" in caught.value.remedy
     assert "dnf install gcc-toolset-14-gcc-c++" in caught.value.remedy
 
@@ -92,7 +96,7 @@ def test_cxx_is_taken_before_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "about", "message"),
     [
-        ("16.1.0", "Made up", "newer than CUDA 13.0 takes"),
+        ("16.1.0", "Made up", "newer than CUDA 13.0 accepts"),
         ("12.0.0", "clang version", "not a g\\+\\+ that works"),
         ("garbage", "Made up", "not a g\\+\\+ that works"),
     ],
@@ -135,3 +139,22 @@ def test_a_digest_tells_compilers_apart_but_not_their_places(tmp_path: Path) -> 
     digests = [host_sha256(compiler) for path in (*paths, other) if (compiler := inspect(path))]
     assert digests[0] == digests[1]
     assert digests[2] not in digests[:2]
+
+
+def test_the_host_compilers_folder_takes_any_path(tmp_path: Path) -> None:
+    compiler = inspect(gxx(tmp_path / "it's $HOME" / "g++", "13.2.0"))
+    assert compiler is not None
+    folder = host_folder(compiler, tmp_path / "cache")
+    for name in ("gcc", "g++", "cc", "c++"):
+        assert subprocess.check_output([folder / name, "-dumpfullversion"], text=True).strip() == "13.2.0"
+
+
+def test_a_damaged_host_folder_is_made_again(tmp_path: Path) -> None:
+    compiler = HostCompiler(gxx(tmp_path / "g++", "13.2.0"), "13.2.0")
+    folder = host_folder(compiler, tmp_path / "cache")
+    whole = (folder / "gcc").read_text()
+    (folder / "gcc").write_text("")
+    (folder / "g++").chmod(0o644)
+    assert host_folder(compiler, tmp_path / "cache") == folder
+    assert (folder / "gcc").read_text() == whole
+    assert os.access(folder / "g++", os.X_OK)

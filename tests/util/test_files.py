@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
-from builder.util.files import beside, write
+from builder.util.files import beside, locked, write
 
 
 def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
@@ -63,3 +64,28 @@ def test_a_folder_that_could_not_be_replaced_is_still_there(tmp_path: Path) -> N
         pass  # nothing is made that could replace it
     assert (site / "old").read_text() == "old"
     assert list(tmp_path.iterdir()) == [site]
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    told, done = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with locked(tmp_path / "a" / "lock", told.set):
+            done.set()
+
+    thread = threading.Thread(target=second)
+    with locked(tmp_path / "a" / "lock", pytest.fail):
+        thread.start()
+        assert told.wait(10)
+        assert not done.wait(0.2)
+    thread.join(10)
+    assert done.is_set()
+
+
+def test_a_lock_can_be_refused_instead(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise RuntimeError("busy")
+
+    first, second = locked(tmp_path / "lock", pytest.fail), locked(tmp_path / "lock", refuse)
+    with first, pytest.raises(RuntimeError, match="busy"), second:
+        pytest.fail("two have it")
