@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from builder.check import audit, import_check
+from builder.check import audit, audit_report, import_check
 from builder.compile import compiler_cache
 from builder.compile import jobs as resources
 from builder.compile.frontend import Compiled, run_build
@@ -310,7 +310,7 @@ def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
             house_rules=job.patched,
             waive=frozenset() if job.patched else audit.UNPATCHED,
         )
-        say(audit.table([report]))
+        say(audit_report.table([report]))
         report.raise_if_failed()
         checks.update(report.checks)
     index = job.options.torch_index or job.target.torch_index

@@ -1,0 +1,190 @@
+"""A wheel under audit: read once, looked at by every check."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from builder.check.checks.evidence import build_paths, owner_of_copy, stem, unstable_torch_symbols
+from builder.check.label import Label
+from builder.finish.provenance import SBOM_NAME, provenance_of
+from builder.finish.sbom import ReadMaterial, read_sbom
+from builder.target.architectures import Architecture
+from builder.target.targets import Target
+from builder.util.errors import AuditError
+from builder.wheel.elf import SharedLibrary, is_elf, read_elf
+from builder.wheel.fatbin import Code, cubin_architectures, read_fatbin
+from builder.wheel.libraries import TORCH
+from builder.wheel.manylinux import Policy, load_policy
+from builder.wheel.wheelfile import Wheel, WheelError
+
+# The levels of what a check finds. Error: the wheel breaks, lies, or doesn't run where its tag says. House
+# rule: this project promises more (an SBOM, no debug sections, a version that names what it is for); to break
+# one is an error in a wheel of this project, and a warning in others'. Warning and note: worth knowing.
+ERROR, HOUSE_RULE, WARNING, NOTE = "error", "house rule", "warning", "note"
+Found = Iterator[tuple[str, str]]
+"""What a check yields: a level and a sentence each."""
+
+# What each extension is compiled for, as the sources are written: the Hopper kernels need what only
+# 9.0a has, the fp8 kernels need 8.9, the others run everywhere.
+LEAST = {"_qattn_sm80": "8.0", "_qattn_sm89": "8.9", "_fused": "8.0"}
+ONLY = {"_qattn_sm90": "9.0a"}
+
+# A wheel without a platform promise is compared with what this project's own promise.
+_DEFAULT_POLICY = "manylinux_2_34_x86_64"
+
+
+@dataclass(frozen=True)
+class Content:
+    """One file of a wheel, read once."""
+
+    sha256: str
+    size_bytes: int
+    library: SharedLibrary | None
+    codes: tuple[Code, ...]
+    build_paths: tuple[str, ...]
+
+
+class AuditedWheel:
+    """What the checks look at.
+
+    Attributes:
+        wheel: The opened wheel.
+        expect: The target that it should be of; None takes what it says of itself.
+        size_limit_bytes: What the file may weigh by the house rules.
+        contents: Name -> each file.
+        unreadable: Why a library can't be read, a sentence each.
+    """
+
+    def __init__(self, wheel: Wheel, expect: Target | None, size_limit_bytes: int) -> None:
+        self.wheel = wheel
+        self.expect = expect
+        self.size_limit_bytes = size_limit_bytes
+        self.unreadable: list[str] = []
+        self.contents = {name: self._read(name) for name in wheel.names}
+
+    def _read(self, name: str) -> Content:
+        data = self.wheel.read(name)
+        library: SharedLibrary | None = None
+        codes: tuple[Code, ...] = ()
+        # A bundled torch is an error by its name alone, and takes minutes to read.
+        if is_elf(data) and owner_of_copy(name) is not TORCH:
+            try:
+                library = read_elf(data, name)
+                codes = read_fatbin(library.fatbin)
+            except AuditError as error:
+                self.unreadable.append(error.message if name in error.message else f"{name}: {error.message}")
+        paths = () if _is_bundled(name) else build_paths(data)
+        return Content(hashlib.sha256(data).hexdigest(), len(data), library, codes, paths)
+
+    @cached_property
+    def libraries(self) -> dict[str, SharedLibrary]:
+        """Name -> each shared library that could be read."""
+        return {name: part.library for name, part in self.contents.items() if part.library is not None}
+
+    @cached_property
+    def named_libraries(self) -> list[tuple[str, SharedLibrary]]:
+        """Each shared library with its name as messages say it: without folders."""
+        return [(PurePosixPath(name).name, library) for name, library in sorted(self.libraries.items())]
+
+    @cached_property
+    def extensions(self) -> dict[str, Content]:
+        """Name -> each library of the package that has GPU code, or the name of one of SageAttention's."""
+        return {
+            name: part
+            for name, part in self.contents.items()
+            if part.library is not None
+            and not _is_bundled(name)
+            and (part.codes or stem(name) in LEAST | ONLY)
+        }
+
+    @cached_property
+    def architectures(self) -> frozenset[Architecture]:
+        """What any library in it has a cubin for."""
+        return frozenset(
+            cubin for part in self.extensions.values() for cubin in cubin_architectures(part.codes)
+        )
+
+    @property
+    def stable(self) -> bool:
+        """Whether the wheel claims to fit every newer Python and torch."""
+        return "abi3" in self.wheel.name.abi.split(".")
+
+    @property
+    def platforms(self) -> list[str]:
+        """The platform tags of the file's name."""
+        return self.wheel.name.platform.split(".")
+
+    @cached_property
+    def policy(self) -> Policy | None:
+        """The most demanding promise of the wheel's platform tags; None where it makes none."""
+        promised = [load_policy(tag) for tag in self.platforms if tag.startswith("manylinux")]
+        return min(promised, key=lambda policy: policy.glibc, default=None)
+
+    @cached_property
+    def system_libraries(self) -> frozenset[str]:
+        """What the wheel may expect of every system by its tag, or by this project's where it has none."""
+        return (self.policy or load_policy(_DEFAULT_POLICY)).libraries
+
+    @cached_property
+    def inside(self) -> frozenset[str]:
+        """File names and SONAMEs of what is in the wheel."""
+        sonames = {library.soname for library in self.libraries.values()}
+        return frozenset(PurePosixPath(name).name for name in self.contents) | sonames
+
+    @cached_property
+    def torch(self) -> Requirement | None:
+        """The requirement on torch; None without. Lines of METADATA that can't be read are ignored."""
+        for line in self.wheel.metadata.get_all("Requires-Dist", []):
+            try:
+                requirement = Requirement(str(line))
+            except InvalidRequirement:
+                continue
+            if canonicalize_name(requirement.name) == "torch":
+                return requirement
+        return None
+
+    @cached_property
+    def told(self) -> Mapping[str, str]:
+        """What the wheel's SBOM says of it as a whole; empty without an SBOM that can be read."""
+        try:
+            return provenance_of(self.wheel)
+        except (ValueError, WheelError):
+            return {}
+
+    @cached_property
+    def materials(self) -> tuple[ReadMaterial, ...]:
+        """The components of the wheel's own SBOM; empty without one that can be read."""
+        name = self.wheel.in_dist_info(f"sboms/{SBOM_NAME}")
+        try:
+            return read_sbom(self.wheel.read(name)) if name in self.contents else ()
+        except ValueError:
+            return ()
+
+    @cached_property
+    def label(self) -> Label:
+        """What the local version says."""
+        return Label.parse(self.wheel.name.local_version)
+
+    @cached_property
+    def unstable(self) -> dict[str, tuple[str, ...]]:
+        """Library -> symbols of libtorch's C++ interface that it takes."""
+        found = {name: unstable_torch_symbols(library) for name, library in self.named_libraries}
+        return {name: symbols for name, symbols in found.items() if symbols}
+
+
+def _is_bundled(name: str) -> bool:
+    # Bundled libraries were made elsewhere: a path in them says nothing about this build's machine.
+    return name.split("/", maxsplit=1)[0].endswith(".libs")
+
+
+def listed(entries: tuple[str, ...], most: int = 3) -> str:
+    """Return the first entries as one text, and how many more there are."""
+    more = f" and {len(entries) - most} more" if len(entries) > most else ""
+    return ", ".join(entries[:most]) + more

@@ -1,0 +1,35 @@
+"""Checks of the file and of what lies in it: RECORD, names of the build machine, size."""
+
+from __future__ import annotations
+
+from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, AuditedWheel, Found, listed
+from builder.util.limits import ASSET_BYTES
+from builder.wheel.wheelfile import record_problems
+
+
+def record(audited: AuditedWheel) -> Found:
+    """RECORD has the right digest of each file, and each library can be read."""
+    for problem in (*record_problems(audited.wheel), *audited.unreadable):
+        yield ERROR, problem
+
+
+def paths(audited: AuditedWheel) -> Found:
+    """No file names a folder of the machine that built it."""
+    for name, part in audited.contents.items():
+        # Upstream's README and the patches are text that people wrote.
+        written = name.startswith(audited.wheel.in_dist_info("patches/")) or name.endswith(
+            ("/METADATA", ".md", ".txt", "/LICENSE")
+        )
+        if part.build_paths and not written:
+            count = len(part.build_paths)
+            where = f"{count} path{'s' * (count > 1)} of the machine that built it"
+            yield HOUSE_RULE, f"{name} names {where}: {listed(part.build_paths, 2)}"
+
+
+def size(audited: AuditedWheel) -> Found:
+    """A release takes the wheel, and it is no larger than this project's are."""
+    size_bytes, limit_bytes = audited.wheel.path.stat().st_size, audited.size_limit_bytes
+    if size_bytes > ASSET_BYTES:
+        yield ERROR, f"{size_bytes / 1e9:.2f} GB is more than a release can hold (2 GiB)"
+    elif size_bytes > limit_bytes:
+        yield HOUSE_RULE, f"{size_bytes / 1e6:.1f} MB is more than {limit_bytes / 1e6:.0f} MB"

@@ -1,0 +1,70 @@
+"""Checks of the GPU code: which architectures each extension holds, and which it should."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import PurePosixPath
+
+from builder.check.checks.audited_wheel import ERROR, LEAST, NOTE, ONLY, WARNING, AuditedWheel, Found
+from builder.check.checks.evidence import stem
+from builder.target.architectures import Architecture, join
+from builder.util.errors import ArchitectureError
+from builder.wheel.fatbin import cubin_architectures, ptx_architectures
+
+
+def architectures(audited: AuditedWheel) -> Found:
+    """Each extension is there, and holds the cubins of the architectures that the wheel claims."""
+    try:
+        claimed = claimed_architectures(audited)
+    except ArchitectureError as error:
+        yield ERROR, error.message
+        return
+    if not audited.extensions:
+        yield ERROR, "no library in it holds GPU code"
+    for path, part in sorted(audited.extensions.items()):
+        name, cubins = PurePosixPath(path).name, frozenset(cubin_architectures(part.codes))
+        if not cubins:
+            yield ERROR, f"{name} holds no GPU code"
+        expected = expected_architectures(stem(path), claimed)
+        if expected is not None and (missing := expected - cubins):
+            yield ERROR, f"{name} has no cubin for {join(sorted(missing))}"
+        if extra := cubins - claimed:
+            yield WARNING, f"{name} has cubins beyond what the wheel claims: {join(sorted(extra))}"
+        if ptx := ptx_architectures(part.codes):
+            yield NOTE, f"{name} has PTX for {join(ptx)}"
+        if any(code.debug for code in part.codes):
+            yield ERROR, f"{name} has GPU code made for a debugger (-G), which is many times slower"
+    if missing := claimed - audited.architectures:
+        yield ERROR, f"no extension has a cubin for {join(sorted(missing))}"
+    present = {stem(name) for name in audited.extensions}
+    wanted = {name for name in LEAST | ONLY if expected_architectures(name, claimed)}
+    for name in sorted(wanted - present) if present & (LEAST | ONLY).keys() else ():
+        yield ERROR, f"the extension {name} is missing"
+
+
+def expected_architectures(name: str, claimed: Collection[Architecture]) -> frozenset[Architecture] | None:
+    """Return the cubins that an extension must hold; None for a name that is not one of SageAttention's.
+
+    Args:
+        name: The extension's, without endings: `_qattn_sm89`.
+        claimed: The architectures that the wheel is for.
+    """
+    if name in ONLY:
+        return frozenset(claimed) & {Architecture.parse(ONLY[name])}
+    if name in LEAST:
+        least = Architecture.parse(LEAST[name])
+        return frozenset(architecture for architecture in claimed if architecture >= least)
+    return None
+
+
+def claimed_architectures(audited: AuditedWheel) -> frozenset[Architecture]:
+    """Return what a wheel says it is for: by its version, its SBOM, its target, or at last its cubins.
+
+    Raises:
+        ArchitectureError: One of them is not an architecture.
+    """
+    if audited.label.architectures:
+        return frozenset(Architecture.parse(f"sm_{number}") for number in audited.label.architectures)
+    if told := audited.told.get("architectures"):
+        return frozenset(map(Architecture.parse, told.split()))
+    return frozenset(audited.expect.architectures) if audited.expect is not None else audited.architectures

@@ -1,0 +1,132 @@
+"""Checks of METADATA, WHEEL and the file's name: who it is, what it is for and what it requires."""
+
+from __future__ import annotations
+
+import re
+
+from packaging.requirements import Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found, listed
+from builder.check.checks.evidence import unlimited_python_symbols
+from builder.target.architectures import join
+from builder.target.selection import Selection
+from builder.target.targets import local_version
+
+_UPSTREAM_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "12.0")
+
+
+def names(audited: AuditedWheel) -> Found:
+    """METADATA, WHEEL and the file's name agree, and the wheel installs one package."""
+    wheel, metadata = audited.wheel, audited.wheel.metadata
+    name, version = str(metadata["Name"] or ""), str(metadata["Version"] or "")
+    if canonicalize_name(name) != canonicalize_name(wheel.name.distribution):
+        yield ERROR, f"METADATA has the name {name!r} and the file name has {wheel.name.distribution!r}"
+    try:
+        if Version(version) != Version(wheel.name.version.replace("_", "+", 1)):
+            yield ERROR, f"METADATA has the version {version} and the file name has {wheel.name.version}"
+    except InvalidVersion:
+        yield ERROR, f"METADATA has the version {version!r}, which is not a version (PEP 440)"
+    tags = {str(tag) for tag in wheel.wheel_metadata.get_all("Tag", [])}
+    if tags != {str(tag) for tag in wheel.name.tags}:
+        yield ERROR, f"the file WHEEL has the tags {', '.join(sorted(tags)) or 'none'}, unlike the file name"
+    if str(wheel.wheel_metadata["Root-Is-Purelib"]).strip().lower() == "true" and audited.libraries:
+        yield ERROR, "the file WHEEL says that it is pure Python, and it holds shared libraries"
+    own = {wheel.dist_info, wheel.name.distribution, f"{wheel.name.distribution}.libs"}
+    for entry in sorted({member.split("/")[0] for member in wheel.names} - own):
+        yield WARNING, f"it installs {entry} beside {wheel.name.distribution}"
+
+
+def version(audited: AuditedWheel) -> Found:
+    """The local version says what the wheel is for."""
+    label, name, found = audited.label, audited.wheel.name, audited.architectures
+    if audited.expect is not None:
+        chosen = tuple(sorted(found))
+        selection = Selection(chosen, "", chosen == audited.expect.architectures)
+        expected = local_version(audited.expect, selection)
+        if name.local_version != expected:
+            yield ERROR, f"the version {name.version} should end in +{expected}, by its target and its cubins"
+        return
+    capabilities = {architecture.capability for architecture in found}
+    lacking = [text for text in _UPSTREAM_ARCHITECTURES if text not in capabilities]
+    if found and lacking and not label.architectures:
+        only = join(sorted(found))
+        yield HOUSE_RULE, f"it holds only {only} and its version doesn't say so (no {', '.join(lacking)})"
+    if not label.cuda:
+        yield HOUSE_RULE, f"the version {name.version} doesn't say which CUDA it is for"
+    if not label.torch and not label.universal:
+        yield HOUSE_RULE, f"the version {name.version} doesn't say which torch it is for"
+    if label.universal != audited.stable and (label.universal or label.torch):
+        yield ERROR, f"the version {name.version} disagrees with the tag's ABI, {name.abi}"
+
+
+def requirement(audited: AuditedWheel) -> Found:
+    """The wheel requires the torch that its symbols need, and a Python that fits its tag."""
+    torch = audited.torch
+    if audited.expect is not None and (torch is None or not _same(torch, audited.expect.torch_requirement)):
+        yield ERROR, f"requires {torch or 'no torch'}, and the target says {audited.expect.torch_requirement}"
+    elif torch is None and not audited.unstable:
+        yield HOUSE_RULE, "METADATA requires no torch"
+    if audited.stable:
+        yield from _stable(audited)
+    elif audited.unstable:
+        series = pinned_series(torch.specifier) if torch is not None else ""
+        if not series:
+            count = sum(map(len, audited.unstable.values()))
+            where = "libtorch's C++ interface, which changes with each torch version"
+            instead = f"requires {torch or 'no torch'} instead of torch==X.Y.*"
+            yield ERROR, f"takes {count} symbols of {where}, and {instead}"
+        elif audited.label.torch and audited.label.torch != series:
+            yield ERROR, f"requires torch {series} and its version says {audited.label.torch}"
+    yield from _python(audited)
+
+
+def _same(requirement: Requirement, text: str) -> bool:
+    other = Requirement(text)
+    return requirement.specifier == other.specifier and requirement.marker is None and not requirement.extras
+
+
+def _stable(audited: AuditedWheel) -> Found:
+    for name, symbols in sorted(audited.unstable.items()):
+        where = "libtorch's C++ interface, which a stable wheel may not use"
+        yield ERROR, f"{name} takes symbols of {where}: {listed(symbols)}"
+    oldest = min(map(int, re.findall(r"cp3(\d+)", audited.wheel.name.python)), default=0)
+    for name, library in audited.named_libraries:
+        if "libtorch_python.so" in library.needed:
+            yield ERROR, f"{name} needs libtorch_python.so, which is built for one Python"
+        try:
+            symbols = unlimited_python_symbols(library, (3, oldest))
+        except ImportError:
+            yield ERROR, f"{name} takes symbols of CPython; install abi3info to see whether it may"
+            continue
+        if symbols:
+            yield ERROR, f"{name} takes what CPython's limited API of 3.{oldest} lacks: {listed(symbols)}"
+    torch = audited.torch
+    if torch is not None and not any(clause.operator in {">=", "==", "~="} for clause in torch.specifier):
+        yield ERROR, f"requires {torch}, without the oldest torch whose stable interface it uses"
+    elif torch is not None and pinned_series(torch.specifier):
+        yield WARNING, f"requires {torch}: one torch only, though its ABI is stable"
+
+
+def pinned_series(specifier: SpecifierSet) -> str:
+    """Return the one torch series that a requirement allows: `2.11` of `==2.11.*`; empty for several."""
+    for clause in specifier:
+        parts = clause.version.removesuffix(".*").split(".")
+        if (clause.operator == "==" and len(parts) >= 2) or (clause.operator == "~=" and len(parts) == 3):
+            return ".".join(parts[:2])
+    return ""
+
+
+def _python(audited: AuditedWheel) -> Found:
+    text = str(audited.wheel.metadata["Requires-Python"] or "")
+    try:
+        allowed = SpecifierSet(text)
+    except InvalidSpecifier:
+        yield ERROR, f"Requires-Python: {text!r} is not a version specifier"
+        return
+    for tag in audited.wheel.name.python.split("."):
+        match = re.fullmatch(r"cp3(\d+)", tag)
+        if match and f"3.{match[1]}" not in allowed:
+            yield ERROR, f"Requires-Python: {text} excludes the Python of its own tag, {tag}"

@@ -1,0 +1,127 @@
+"""Checks of the shared libraries: what they need, what is bundled, where they search, what they contain."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, NOTE, WARNING, AuditedWheel, Found, listed
+from builder.check.checks.evidence import owner_of_copy
+from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, Owner, owner_of
+from builder.wheel.manylinux import load_policy, reached_tag, violations, way_out
+
+_EXTENSION_SUFFIX = re.compile(r"\.cpython-(?P<number>\d+)(?:-[\w-]+)?\.so")
+
+
+def tag(audited: AuditedWheel) -> Found:
+    """The libraries fit the wheel's tag, and the tag the target."""
+    for platform in audited.platforms:
+        if platform.startswith("manylinux"):
+            policy = load_policy(platform)
+            for name, library in audited.named_libraries:
+                for violation in violations(library, policy):
+                    yield ERROR, f"{name} needs {violation}; {way_out([violation], policy)}"
+    if audited.policy is None and audited.platforms == ["linux_x86_64"]:
+        yield NOTE, f"its symbols fit {reached_tag(audited.libraries.values()) or 'no manylinux tag'}"
+    abi = audited.wheel.name.abi
+    for name, library in audited.named_libraries:
+        if library.machine != "x64" and any(platform.endswith("x86_64") for platform in audited.platforms):
+            yield ERROR, f"{name} is for {library.machine}, and the tag says x86_64"
+        match = _EXTENSION_SUFFIX.search(name)
+        if match and f"cp{match['number']}" not in abi.split("."):
+            yield ERROR, f"{name} is for CPython {match['number']}, and the tag says {abi}"
+    if audited.expect is not None:
+        allowed = [audited.expect.wheel_tag(end) for end in ("linux_x86_64", audited.expect.platform_tag)]
+        if audited.wheel.name.tag not in allowed:
+            yield ERROR, f"the target {audited.expect.name} makes wheels tagged {' or '.join(allowed)}"
+
+
+def libraries(audited: AuditedWheel) -> Found:
+    """Something brings each library that is needed."""
+    for name, library in audited.named_libraries:
+        for soname in library.needed:
+            if soname in audited.inside:
+                continue
+            needs = f"{name} needs {soname}"
+            owner = owner_of(soname, audited.system_libraries)
+            if owner is None:
+                yield ERROR, f"{needs}, which neither torch nor the driver nor the system brings"
+            elif owner is PYTHON:
+                yield ERROR, f"{needs}: {PYTHON.why}"
+            elif owner is DRIVER:
+                yield HOUSE_RULE, f"{needs}: it can't be imported where there is no driver"
+            elif owner is CUDA_RUNTIME:
+                yield from _runtime(audited, soname, needs)
+
+
+def _runtime(audited: AuditedWheel, soname: str, needs: str) -> Found:
+    major = soname.rpartition(".")[2]
+    cuda = audited.expect.cuda if audited.expect else audited.label.cuda
+    if cuda and major.isdigit() and major != cuda.split(".")[0]:
+        yield ERROR, f"{needs}, and the wheel is for CUDA {cuda}"
+    if audited.policy is not None:
+        yield HOUSE_RULE, f"{needs}, which the tag {audited.policy.tag} doesn't promise"
+
+
+def bundled(audited: AuditedWheel) -> Found:
+    """No library is bundled of which a process must have one copy."""
+    copies: dict[Owner, list[str]] = {}
+    for name in audited.contents:
+        owner = owner_of_copy(name)
+        if owner in (TORCH, DRIVER, TORCH_CUDA, PYTHON):
+            copies.setdefault(owner, []).append(PurePosixPath(name).name)
+    for owner, names in copies.items():
+        which = f"{', '.join(names)} ({owner.why})"
+        if owner is TORCH:
+            yield ERROR, f"it brings its own torch, so importing it aborts the interpreter: {which}"
+        elif owner is TORCH_CUDA:
+            yield WARNING, f"it brings second copies: {which}"
+        else:
+            yield ERROR, f"it brings what a wheel must not bring: {which}"
+
+
+def stack(audited: AuditedWheel) -> Found:
+    """No library asks for an executable stack."""
+    for name, library in audited.named_libraries:
+        if library.executable_stack:
+            yield ERROR, f"{name} makes the process's stack executable; newer systems refuse to load it"
+
+
+def debug(audited: AuditedWheel) -> Found:
+    """No library has debug sections."""
+    for name, library in audited.named_libraries:
+        if library.debug_sections:
+            yield HOUSE_RULE, f"{name} has debug sections ({listed(library.debug_sections)})"
+
+
+def rpath(audited: AuditedWheel) -> Found:
+    """Libraries are searched for inside the wheel only."""
+    folders = {str(parent) for name in audited.contents for parent in PurePosixPath(name).parents}
+    for name, library in sorted(audited.libraries.items()):
+        for entry in (*library.rpath, *library.runpath):
+            inside = resolve_origin(entry, name)
+            if inside is None:
+                yield ERROR, f"{name} searches {entry or 'the current folder'} for libraries"
+            elif inside not in folders:
+                yield HOUSE_RULE, f"{name} searches {entry} for libraries, which is not in the wheel"
+
+
+def resolve_origin(entry: str, library: str) -> str | None:
+    """Return where in the installed environment an RPATH entry leads; None if it doesn't start at $ORIGIN.
+
+    Args:
+        entry: One entry: `$ORIGIN/../sageattention.libs`.
+        library: Archive name of the library that has it.
+    """
+    start = re.match(r"\$(?:ORIGIN|\{ORIGIN\})(?=/|$)", entry)
+    if start is None:
+        return None
+    parts = list(PurePosixPath(library).parent.parts)
+    for part in PurePosixPath(entry[start.end() :].lstrip("/")).parts:
+        if part != "..":
+            parts.append(part)
+        elif parts:
+            parts.pop()
+        else:
+            return None
+    return str(PurePosixPath(*parts))
