@@ -88,7 +88,7 @@ class Made:
 
     compiled: Compiled
     jobs: int
-    cache: dict[str, Any]
+    cache: compiler_cache.Stats
 
 
 def build(
@@ -252,7 +252,7 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     if asked.cache:
         say(f"  compiler cache: {stats}")
     say(f"  {compiled.cpu_seconds:.0f} CPU s, at most {compiled.peak_memory_bytes / 1e6:.0f} MB a process")
-    return Made(compiled, plan.jobs, stats.as_dict())
+    return Made(compiled, plan.jobs, stats)
 
 
 def _provenance(

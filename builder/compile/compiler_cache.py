@@ -1,20 +1,19 @@
-"""A compiler cache of this project's own, with ccache behind it.
+"""Sets up the project's own compiler cache: ccache behind a small launcher script.
 
-ccache runs the compiler as its own child, so a compile's CPU time and memory show where they are used, it
-needs no server, and a hit costs a few hundredths of a second: it does not even preprocess. Three things
-are done to make its hits right and frequent:
+ccache runs the compiler as its own child, so a compile's CPU time and memory are counted with the build. It
+needs no server, and a hit costs a few hundredths of a second: it does not even preprocess. Three things make
+its hits right and frequent:
 
-- nvcc preprocesses a source once for the host and once for each architecture, and what a file includes may
-  differ between them. ccache sees one of these passes only, and would miss a change that another one sees.
-  So it runs in its depend mode, in which the list of included files is nvcc's own, made with `-MD`, and
-  that names the files of all passes.
-- The compiler is told apart by a digest of all programs that a compile runs (cicc and ptxas among them),
+- nvcc preprocesses a source once for the host and once for each architecture, and these passes may include
+  different files. ccache sees only one of them, and would miss a change that another one sees. So it runs
+  in its depend mode, which uses nvcc's own list of included files. `-MD` makes that list, of all passes.
+- The compiler is identified by a digest of all programs that a compile runs (cicc and ptxas among them),
   not by the size and time of nvcc alone.
-- The same compile has to be found again from another folder and another environment. Paths in the source
-  tree are made relative (`base_dir`), and other folders that a command line names, such as the
+- The same compile has to be found again from a different folder and a different environment. Paths in the
+  source tree are made relative (`base_dir`). Other folders that a command line names, such as the
   environment's torch headers, are named by a link in the cache, whose path is the same everywhere.
 
-A small launcher script in front of ccache adds `-MD` and puts these links in the paths' places.
+The launcher adds `-MD` and writes these links in place of the paths.
 """
 
 from __future__ import annotations
@@ -24,20 +23,20 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sysconfig
-import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from tempfile import NamedTemporaryFile
 
 from builder.target.options import BuildOptions
+from builder.util import files, process
+from builder.util.digest import file_sha256
 from builder.util.log import warn
 
-# ccache's counters (manual, "Cache statistics") that don't say how a compile ended: its storage, its
-# sizes, details of a hit or miss that another counter counts, and calls that compile nothing.
+# ccache's counters (manual, "Cache statistics") that don't say how a compile ended: its storage, its sizes,
+# details of a hit or miss that another counter counts, and calls that compile nothing.
 _NOT_A_RESULT = re.compile(
     r".*_storage_.*|.*_kibibyte|.*_timestamp|files_in_cache|max_files_in_cache|cleanups_performed|"
     r"direct_cache_miss|preprocessed_cache_miss|called_for_link|called_for_preprocessing|no_input_file"
@@ -50,7 +49,7 @@ _LAUNCHER = """\
 # compiler [argument...]: runs the compiler through ccache.
 compiler=$1
 shift
-# ccache does not look at these, which change what nvcc does.
+# These change what nvcc does, and ccache ignores them.
 [ -z "$NVCC_PREPEND_FLAGS$NVCC_APPEND_FLAGS$NVCC_CCBIN" ] || exec "$compiler" "$@"
 compiles=
 depends=
@@ -73,7 +72,7 @@ while [ "$count" -gt 0 ]; do
   set -- "$@" "$argument"
 done
 if [ "$compiles" ] && [ -z "$depends" ]; then
-  # Where the list would go is not known without -o: then the cache is not sure of its hits.
+  # Without -o it is not known where the list goes, and hits could be wrong.
   [ "$output" ] || exec "$compiler" "$@"
   set -- "$@" -MD -MF "$output.d"
 fi
@@ -92,7 +91,7 @@ class Stats:
     """What a cache did for one build.
 
     Attributes:
-        hits: Compiles that were taken from the cache.
+        hits: Compiles that were answered from the cache.
         misses: Compiles that were run and stored.
         uncached: Compiles that were run and can't be cached, or could not be stored.
         reasons: Why, by ccache's own names.
@@ -107,42 +106,48 @@ class Stats:
         more = f", {self.uncached} not cached ({', '.join(self.reasons)})" if self.uncached else ""
         return f"{self.hits} hit{'s' * (self.hits != 1)}, {self.misses} miss{'es' * (self.misses != 1)}{more}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a JSON record."""
-        return asdict(self)
 
+@dataclass(frozen=True)
+class CompilerCache:
+    """ccache, ready for one build; without arguments, no cache.
 
-class NullCache:
-    """No cache, with the same interface as `CompilerCache`."""
+    Attributes:
+        ccache: The program.
+        launcher: What to put before a compiler's command.
+        env: The environment variables that a build needs in addition; the user's own ccache has no part in
+            them.
+    """
 
-    @property
-    def launcher(self) -> list[str]:
-        """What to put before a compiler's command: nothing."""
-        return []
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What the build's environment needs in addition: nothing."""
-        return {}
+    ccache: Path | None = None
+    launcher: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
 
     def stats(self) -> Stats:
-        """No hits, no misses."""
-        return Stats()
+        """Return what the cache has done for this build until now."""
+        try:
+            if self.ccache is None or Path(self.env["CCACHE_STATSLOG"]).stat().st_size == 0:
+                return Stats()
+            command = [str(self.ccache), "--print-log-stats", "--format", "json"]
+            return parse_stats(process.run(command, env=self.env).output)
+        except (OSError, process.CommandError, ValueError) as error:
+            warn(f"the compiler cache's statistics can't be read: {error}")
+            return Stats()
 
-    def __enter__(self) -> NullCache:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
+@contextmanager
+def use_ccache(
+    folder: Path,
+    size: str,
+    *,
+    identity: str,
+    tree: Path,
+    aliases: Mapping[Path, str] | None = None,
+    ccache: Path | None = None,
+) -> Iterator[CompilerCache]:
+    """Yield a compiler cache for one build.
 
-
-class CompilerCache(NullCache):
-    """ccache for one build, to be used in a `with` statement.
-
-    Where the cache can't be used (no ccache, a folder that can't be written to) it warns and is as good as
-    a `NullCache`; a build never fails for it.
+    If it can't be used (no ccache, or its folder can't be written), this warns and yields one that does
+    nothing; a build never fails for it.
 
     Args:
         folder: Where compiled objects are kept.
@@ -150,101 +155,33 @@ class CompilerCache(NullCache):
         identity: A digest of the compilers, `Toolchain.identity`.
         tree: The source tree; paths in it count relative to the current folder.
         aliases: Other folders that command lines name, each with a name that stands for its content.
-        ccache: The program; None takes the one that is installed in this environment.
+        ccache: The program; None is the one that is installed in this environment.
     """
-
-    def __init__(
-        self,
-        folder: Path,
-        size: str,
-        *,
-        identity: str,
-        tree: Path,
-        aliases: Mapping[Path, str] | None = None,
-        ccache: Path | None = None,
-    ) -> None:
-        self._folder = folder
-        self._size = size
-        self._identity = identity
-        self._tree = tree
-        self._aliases = dict(aliases or {})
-        self._ccache = ccache or installed_ccache()
-        self._launcher: Path | None = None
-        self._config: Path | None = None
-        self._log: Path | None = None
-
-    @property
-    def launcher(self) -> list[str]:
-        """What to put before a compiler's command; empty where there is no cache."""
-        return [str(self._launcher)] if self._launcher else []
-
-    @property
-    def env(self) -> dict[str, str]:
-        """What the build's environment needs in addition; none of it comes from the user's own ccache."""
-        if self._launcher is None:
-            return {}
-        return {"CCACHE_CONFIGPATH": str(self._config), "CCACHE_STATSLOG": str(self._log)}
-
-    def stats(self) -> Stats:
-        """What the cache has done for this build until now."""
-        if self._launcher is None or self._log is None or self._ccache is None:
-            return Stats()
-        if not self._log.exists() or self._log.stat().st_size == 0:
-            return Stats()
-        command = [str(self._ccache), "--print-log-stats", "--format", "json"]
+    ccache = ccache or installed_ccache()
+    cache = CompilerCache()
+    with ExitStack() as stack:
         try:
-            done = subprocess.run(
-                command, env=self.env, capture_output=True, text=True, check=True, timeout=60
-            )
-            return parse_stats(done.stdout)
-        except (OSError, subprocess.SubprocessError, ValueError) as error:
-            warn(f"the compiler cache does not say what it did: {error}")
-            return Stats()
-
-    def __enter__(self) -> CompilerCache:
-        if self._ccache is None:
-            warn("there is no ccache in this environment; compiling without the compiler cache")
-            return self
-        try:
-            self._prepare(self._ccache)
-        except (OSError, subprocess.SubprocessError) as error:
-            self._launcher = None
-            warn(f"the compiler cache in {self._folder} can't be used ({error}); compiling without it")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._log is not None:
-            self._log.unlink(missing_ok=True)
-        self._launcher = self._log = None
-
-    def _prepare(self, ccache: Path) -> None:
-        for name in ("objects", "tmp", "links", "bin"):
-            (self._folder / name).mkdir(parents=True, exist_ok=True)
-        # It has to start, and be able to write: better found out here than in each compile.
-        subprocess.run([str(ccache), "--version"], check=True, capture_output=True, timeout=60)
-        handle, log = tempfile.mkstemp(prefix="stats-", suffix=".log", dir=self._folder / "tmp")
-        os.close(handle)
-        self._log = Path(log)
-        links = {folder: self._link(folder, name) for folder, name in self._aliases.items()}
-        settings = configuration(self._folder, self._size, self._identity, self._tree)
-        self._config = _written(self._folder / "bin", "ccache-{}.conf", settings)
-        self._launcher = _written(self._folder / "bin", "launcher-{}", launcher_script(ccache, links))
-
-    def _link(self, folder: Path, name: str) -> Path:
-        """A link to a folder whose own path only the folder's content decides; moved if it led elsewhere."""
-        link = self._folder / "links" / name
-        if not link.is_symlink() or link.readlink() != folder:
-            part = link.with_name(f".{name}.{os.getpid()}")
-            part.unlink(missing_ok=True)
-            part.symlink_to(folder)
-            part.replace(link)
-        return link
+            if ccache is None:
+                raise FileNotFoundError("there is no ccache in this environment")
+            for name in ("objects", "tmp", "links", "bin"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            # It has to start, and be able to write: better found out here than in each compile.
+            process.run([ccache, "--version"])
+            log = stack.enter_context(NamedTemporaryFile(prefix="stats-", dir=folder / "tmp"))
+            links = {path: _link(path, folder / "links" / name) for path, name in (aliases or {}).items()}
+            config = _write(folder / "bin", "ccache", configuration(folder, size, identity, tree))
+            launcher = _write(folder / "bin", "launcher", launcher_script(ccache, links))
+            env = {"CCACHE_CONFIGPATH": str(config), "CCACHE_STATSLOG": log.name}
+            cache = CompilerCache(ccache, (str(launcher),), env)
+        except (OSError, process.CommandError) as error:
+            warn(f"the compiler cache in {folder} can't be used ({error}); compiling without it")
+        yield cache
 
 
-def open_cache(options: BuildOptions, identity: str, tree: Path, site_packages: Path) -> NullCache:
-    """The compiler cache that a build asks for; use it in a `with` statement.
+def open_cache(
+    options: BuildOptions, identity: str, tree: Path, site_packages: Path
+) -> AbstractContextManager[CompilerCache]:
+    """Return the compiler cache that a build asks for, to use in a `with` statement.
 
     Args:
         options: `cache`, `cache_dir` and `cache_size` count.
@@ -253,29 +190,23 @@ def open_cache(options: BuildOptions, identity: str, tree: Path, site_packages: 
         site_packages: Where torch is installed: its headers are named by their content.
     """
     if not options.cache:
-        return NullCache()
-    headers = site_packages / "torch" / "include"
-    marks = site_packages / "torch" / "version.py"
+        return nullcontext(CompilerCache())
+    headers, version = site_packages / "torch" / "include", site_packages / "torch" / "version.py"
     aliases = {}
-    if headers.is_dir() and marks.is_file():
-        aliases[headers] = "torch-" + hashlib.sha256(marks.read_bytes()).hexdigest()[:16]
-    return CompilerCache(
-        options.cache_dir / "ccache",
-        options.cache_size,
-        identity=identity,
-        tree=tree,
-        aliases=aliases,
-    )
+    if headers.is_dir() and version.is_file():
+        aliases[headers] = f"torch-{file_sha256(version)[:16]}"
+    folder = options.cache_dir / "ccache"
+    return use_ccache(folder, options.cache_size, identity=identity, tree=tree, aliases=aliases)
 
 
 def installed_ccache() -> Path | None:
-    """The ccache of this Python's environment; one on `PATH` is the user's own and stays out of it."""
+    """Return the ccache of this Python's environment; one on `PATH` is the user's own and is not used."""
     program = Path(sysconfig.get_path("scripts")) / "ccache"
     return program if os.access(program, os.X_OK) else None
 
 
 def configuration(folder: Path, size: str, identity: str, tree: Path) -> str:
-    """ccache's configuration file for a build (ccache manual, "Configuration options").
+    """Return ccache's configuration file for a build (ccache manual, "Configuration options").
 
     Args:
         folder: The cache.
@@ -292,7 +223,7 @@ def configuration(folder: Path, size: str, identity: str, tree: Path) -> str:
         "base_dir": os.pathsep.join(trees),
         "depend_mode": "true",
         "hash_dir": "false",
-        # The tree is this build's own copy, written a moment ago: young files are no sign of change.
+        # The tree is this build's own copy, just written: young files don't mean that anything changes them.
         "sloppiness": "include_file_ctime, include_file_mtime",
     }
     # A `$` would start the name of a variable.
@@ -300,11 +231,11 @@ def configuration(folder: Path, size: str, identity: str, tree: Path) -> str:
 
 
 def launcher_script(ccache: Path, links: Mapping[Path, Path]) -> str:
-    """The script that stands before a compiler's command.
+    """Return the script that is put before a compiler's command.
 
     Args:
         ccache: The program.
-        links: Folders, each with the path that takes its place in the arguments.
+        links: Folders, each with the path that replaces it in the arguments.
     """
     longest_first = sorted(links.items(), key=lambda item: len(str(item[0])), reverse=True)
     aliases = [
@@ -316,13 +247,13 @@ def launcher_script(ccache: Path, links: Mapping[Path, Path]) -> str:
 
 
 def parse_stats(text: str) -> Stats:
-    """What `ccache --print-log-stats --format json` says.
+    """Return what `ccache --print-log-stats --format json` says.
 
     Args:
         text: Its output.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is not that.
     """
     counters = json.loads(text)
     if not isinstance(counters, dict) or not all(isinstance(count, int) for count in counters.values()):
@@ -333,12 +264,16 @@ def parse_stats(text: str) -> Stats:
     return Stats(hits, misses, sum(results.values()), tuple(sorted(results)))
 
 
-def _written(folder: Path, name: str, text: str) -> Path:
-    """An executable file named for its content, so that builds at the same time don't disturb each other."""
-    path = folder / name.format(hashlib.sha256(text.encode()).hexdigest()[:16])
-    if not path.is_file() or path.read_text() != text:
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(text)
-        part.chmod(0o755)
-        part.replace(path)
+def _link(folder: Path, link: Path) -> Path:
+    """Make a link to a folder, in place of one that leads elsewhere."""
+    if not link.is_symlink() or link.readlink() != folder:
+        with files.beside(link) as new:
+            new.symlink_to(folder)
+    return link
+
+
+def _write(folder: Path, name: str, text: str) -> Path:
+    """Write an executable file named for its content, so that builds at the same time don't clash."""
+    path = folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    files.write(path, text, executable=True)
     return path

@@ -1,4 +1,4 @@
-"""How many compiler processes this machine can run at once.
+"""Plans how many compiler processes this machine can run at once.
 
 Containers limit cores and memory by control groups, which neither `os.cpu_count` nor `/proc/meminfo`
 shows; both versions of them are read here (kernel documentation, admin-guide/cgroup-v2 and cgroup-v1).
@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-GIB = 1 << 30
-# What the build needs beside its compiler processes: the build backend, the compiler cache, nox.
-RESERVE_BYTES = GIB // 2
+from builder.util.limits import BUILD_RESERVE_BYTES, GIB
 
 _PROC = Path("/proc")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -29,21 +27,21 @@ class JobPlan:
 
 
 def plan_jobs(cores: int, memory_bytes: int, per_job_bytes: int, requested: int | None) -> JobPlan:
-    """Decide how many compiler processes to run at once.
+    """Return how many compiler processes to run at once.
 
     Args:
         cores: What `cores` returned.
         memory_bytes: What `available_memory_bytes` returned.
-        per_job_bytes: The most that one compiler process takes.
-        requested: `--jobs`, which overrides; None plans.
+        per_job_bytes: The most memory that one compiler process uses.
+        requested: `--jobs`, which overrides the plan; None if it isn't given.
 
     Returns:
-        One job or more, and no more than there are cores, or than fit into the memory beside
-        `RESERVE_BYTES`, unless so many were asked for.
+        At least one job, and no more than there are cores, or than fit into the memory beside
+        `BUILD_RESERVE_BYTES`, unless so many were asked for.
     """
     have = f"{_gib(memory_bytes)} free"
     need = f"{_gib(per_job_bytes)} a compiler process"
-    fitting = max(0, memory_bytes - RESERVE_BYTES) // per_job_bytes
+    fitting = max(0, memory_bytes - BUILD_RESERVE_BYTES) // per_job_bytes
     if requested is not None:
         reason = f"{_jobs(requested)}: as asked for"
         if requested > max(1, fitting):
@@ -57,7 +55,7 @@ def plan_jobs(cores: int, memory_bytes: int, per_job_bytes: int, requested: int 
 
 
 def cores(proc: Path = _PROC, cgroup: Path = _CGROUP, affinity: int | None = None) -> int:
-    """Cores that this process may use: its CPU affinity, and less where a cgroup's quota allows less.
+    """Return how many cores this process may use: its CPU affinity, or less if a cgroup's quota is less.
 
     A quota of one and a half cores counts as two: two processes share it without waste.
 
@@ -72,10 +70,10 @@ def cores(proc: Path = _PROC, cgroup: Path = _CGROUP, affinity: int | None = Non
 
 
 def available_memory_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
-    """Memory that this process can still take without swapping, in bytes.
+    """Return how much memory this process can still use without swapping, in bytes.
 
-    The least of the kernel's `MemAvailable` and what each enclosing cgroup's limit leaves over its
-    use, where file cache counts as free, since the kernel gives it up before it kills.
+    It is the least of the kernel's `MemAvailable` and what is left of the limit of each enclosing cgroup.
+    File cache counts as free, since the kernel gives it up before it kills.
 
     Args:
         proc: Where procfs is mounted.
@@ -111,7 +109,7 @@ def _fields(text: str) -> dict[str, int]:
 
 
 def _read_number(path: Path) -> int | None:
-    """The number in a cgroup file; None where the file is missing, or says `max`."""
+    """The number in a cgroup file; None if the file is missing, or says `max`."""
     try:
         text = path.read_text().strip()
     except OSError:
@@ -138,7 +136,7 @@ def _levels(mount: Path, name: str) -> Iterator[Path]:
     """A cgroup's folder and those of its ancestors up to the mount.
 
     In a container the name can be the host's, of which the mount shows only the container's own part
-    as its root; so the root counts as well, and what isn't there is left out.
+    as its root. So the root counts as well, and folders that don't exist are left out.
     """
     parts = [part for part in name.split("/") if part not in ("", "..")]
     for depth in range(len(parts), -1, -1):

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from builder.compile.compiler_cache import Stats
 from builder.compile.frontend import Compiled
 from builder.source.obtain import Source
 from builder.source.patches import Applied
@@ -31,7 +33,7 @@ def make_record(
     torch_version: str,
     compiled: Compiled,
     jobs: int,
-    cache: Mapping[str, Any],
+    cache: Stats,
     fingerprint: str,
     durations_seconds: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def make_record(
             "seconds": round(compiled.seconds, 1),
             "cpu_seconds": round(compiled.cpu_seconds, 1),
             "peak_process_memory_bytes": compiled.peak_memory_bytes,
-            "compiler_cache": dict(cache),
+            "compiler_cache": asdict(cache),
             "files": {
                 name: {
                     "seconds": round(cost.seconds, 2),

@@ -34,3 +34,4 @@ NOTES_CHARACTERS = 125_000
 # torch/extension.h, which only an unpatched tree includes.
 PATCHED_JOB_BYTES = 800 * 10**6
 UNPATCHED_JOB_BYTES = 3_400 * 10**6
+BUILD_RESERVE_BYTES = GIB // 2  # beside the compilers: the build backend, the compiler cache, nox

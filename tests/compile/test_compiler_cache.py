@@ -14,13 +14,13 @@ from made_up_tools import program
 
 from builder.compile.compiler_cache import (
     CompilerCache,
-    NullCache,
     Stats,
     configuration,
     installed_ccache,
     launcher_script,
     open_cache,
     parse_stats,
+    use_ccache,
 )
 from builder.target.options import BuildOptions
 
@@ -157,7 +157,7 @@ def compile_in(tmp_path: Path, gxx: str) -> Callable[..., Stats]:
     """Compile a.cpp of a folder through a cache, with headers in a folder named by its content."""
 
     def call(tree: Path, headers: Path, *, identity: str = "abc", source: str = "a.cpp") -> Stats:
-        with CompilerCache(
+        with use_ccache(
             tmp_path / "cache", "100M", identity=identity, tree=tree, aliases={headers: "headers-1"}
         ) as cache:
             command = [*cache.launcher, gxx, f"-I{headers}", "-c", source, "-o", "a.o"]
@@ -214,7 +214,7 @@ def test_what_changes_the_object_is_a_miss(tmp_path: Path, compile_in: Callable[
 def test_a_failed_compile_fails_and_is_not_kept(tmp_path: Path, gxx: str) -> None:
     tree = _tree(tmp_path / "tree")
     (tree / "a.cpp").write_text("#error made-up trouble\n")
-    with CompilerCache(tmp_path / "cache", "100M", identity="abc", tree=tree) as cache:
+    with use_ccache(tmp_path / "cache", "100M", identity="abc", tree=tree) as cache:
         command = [*cache.launcher, gxx, "-c", "a.cpp", "-o", "a.o"]
         env = {**ENV, **cache.env}
         done = [
@@ -230,8 +230,8 @@ def test_two_builds_count_for_themselves(tmp_path: Path, gxx: str) -> None:
     headers = _headers(tmp_path / "include")
     command = [gxx, f"-I{headers}", "-c", "a.cpp", "-o", "a.o"]
     with (
-        CompilerCache(tmp_path / "cache", "100M", identity="abc", tree=tree) as one,
-        CompilerCache(tmp_path / "cache", "100M", identity="abc", tree=tree) as other,
+        use_ccache(tmp_path / "cache", "100M", identity="abc", tree=tree) as one,
+        use_ccache(tmp_path / "cache", "100M", identity="abc", tree=tree) as other,
     ):
         subprocess.run([*one.launcher, *command], cwd=tree, env={**ENV, **one.env}, check=True)
         subprocess.run([*other.launcher, *command], cwd=tree, env={**ENV, **other.env}, check=True)
@@ -247,8 +247,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "cache").write_text("a file where a folder belongs")
-    with CompilerCache(tmp_path / "cache", "1G", identity="abc", tree=tmp_path) as cache:
-        assert (cache.launcher, cache.env, cache.stats()) == ([], {}, Stats())
+    with use_ccache(tmp_path / "cache", "1G", identity="abc", tree=tmp_path) as cache:
+        assert (cache.launcher, cache.env, cache.stats()) == ((), {}, Stats())
     assert "compiling without it" in capsys.readouterr().err
 
 
@@ -256,8 +256,8 @@ def test_a_ccache_that_does_not_start_is_done_without(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = program(tmp_path / "ccache", "#!/bin/sh\nexit 3\n")
-    with CompilerCache(tmp_path / "cache", "1G", identity="abc", tree=tmp_path, ccache=broken) as cache:
-        assert (cache.launcher, cache.env) == ([], {})
+    with use_ccache(tmp_path / "cache", "1G", identity="abc", tree=tmp_path, ccache=broken) as cache:
+        assert (cache.launcher, cache.env) == ((), {})
     assert "compiling without it" in capsys.readouterr().err
 
 
@@ -270,8 +270,8 @@ def test_ccache_comes_from_this_environment_only() -> None:
 def test_no_cache_has_the_same_interface(tmp_path: Path) -> None:
     options = BuildOptions(cache_dir=tmp_path / "cache", cache=False)
     with open_cache(options, "abc", tmp_path, tmp_path) as cache:
-        assert type(cache) is NullCache
-        assert (cache.launcher, cache.env, cache.stats()) == ([], {}, Stats())
+        assert cache == CompilerCache()
+        assert (cache.launcher, cache.env, cache.stats()) == ((), {}, Stats())
     assert not (tmp_path / "cache").exists()
 
 

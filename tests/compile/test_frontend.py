@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.compile.frontend import Progress, run_build, was_out_of_memory
+from builder.compile.frontend import failure, run_build
 from builder.util.errors import CompileError, OutOfMemoryError
 
 _BACKEND = """
@@ -79,13 +79,19 @@ def test_killed_compiler_is_told_as_out_of_memory_with_the_remedy(tmp_path: Path
     [
         ("g++: fatal error: Killed signal terminated program cc1plus", 1, True),
         ("cudafe++: killed by signal 9 (SIGKILL)", 255, True),
+        ("cc1plus: Cannot allocate memory", 1, True),
         ("ptxas fatal   : Unresolved extern function", 255, False),
         ("error: expected ';'", 1, False),
+        ("error: use of 'skilled'", 1, False),
         ("", -9, True),
     ],
 )
-def test_signs_of_a_kill(line: str, code: int, expected: bool) -> None:
-    assert was_out_of_memory(line, code) is expected
+def test_signs_of_a_kill(tmp_path: Path, line: str, code: int, expected: bool) -> None:
+    (tmp_path / "log").write_text(f"{line}\nninja: build stopped\n")
+    error = failure(tmp_path / "log", code, jobs=1)
+    assert isinstance(error, OutOfMemoryError) is expected
+    assert line in error.message
+    assert ("more memory" in error.remedy) is expected
 
 
 def test_progress_of_an_unpatched_tree_comes_from_ninjas_lines(
@@ -96,15 +102,6 @@ def test_progress_of_an_unpatched_tree_comes_from_ninjas_lines(
         _tree(tmp_path, body), tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=1, events=None
     )
     assert "build/a.o" in capsys.readouterr().out
-
-
-def test_status_names_the_files_in_work() -> None:
-    progress = Progress()
-    progress.take({"event": "plan", "files": ["csrc/a.cu", "csrc/b.cu"]})
-    progress.take({"event": "start", "file": "csrc/a.cu"})
-    assert progress.status(75) == "  [0/2] 1:15 elapsed, in work: a.cu"
-    progress.take({"event": "done", "file": "csrc/a.cu", "ok": False, "error": "x"})
-    assert progress.failed == {"csrc/a.cu": "x"}
 
 
 def test_python_is_the_one_that_runs_the_build(tmp_path: Path) -> None:

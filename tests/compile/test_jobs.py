@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.compile.jobs import GIB, available_memory_bytes, cores, plan_jobs
+from builder.compile.jobs import available_memory_bytes, cores, plan_jobs
+from builder.util.limits import GIB
 
 PER_JOB_BYTES = 8 * GIB // 10
 

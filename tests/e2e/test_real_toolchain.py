@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.compile.compiler_cache import CompilerCache, Stats
+from builder.compile.compiler_cache import Stats, use_ccache
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
 from builder.toolchain import host_compiler as host
@@ -155,7 +155,7 @@ def _cached(
 ) -> tuple[Stats, float]:
     """Compile a.cu of a tree through the cache; returns what the cache did, and the CPU seconds."""
     headers = {SITE_PACKAGES / "torch" / "include": "torch"}
-    with CompilerCache(cache, "1G", identity=tools.identity, tree=tree, aliases=headers) as ours:
+    with use_ccache(cache, "1G", identity=tools.identity, tree=tree, aliases=headers) as ours:
         command = [*ours.launcher, *compile_command(tools, *flags)]
         process = subprocess.Popen(command, cwd=tree, env={**env, **ours.env})
         _, status, usage = os.wait4(process.pid, 0)
