@@ -26,7 +26,8 @@ from builder.toolchain.materials import Material
 from builder.util.errors import RepairError
 from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
-from builder.wheel.wheelfile import Wheel, rewrite
+from builder.wheel.rewrite import rewrite
+from builder.wheel.wheelfile import Wheel
 
 SBOM_NAME = "sageattention.cdx.json"
 AUDITWHEEL_SBOM = "auditwheel.cdx.json"

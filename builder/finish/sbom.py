@@ -173,7 +173,7 @@ def sbom_problems(
         if name not in files:
             problems.append(f"{name} is in the SBOM and not in the wheel")
         elif part.sha256 != files[name]:
-            problems.append(f"{name} has other bytes than the SBOM says")
+            problems.append(f"{name} has a different SHA-256 in the SBOM")
     problems += [
         f"{name} is in the wheel and not in the SBOM" for name in sorted(must_list) if name not in in_wheel
     ]

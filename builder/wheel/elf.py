@@ -1,13 +1,13 @@
-"""What the dynamic loader will read in a shared library, and what should not be in one.
+"""Reads what the dynamic loader reads of a shared library, and what should not be in one.
 
-Only 64-bit little-endian files are read, since wheels here are for x86_64.
+Only 64-bit little-endian files are read, since the wheels are for x86_64.
 Sources: the System V ABI (gABI), and the Linux Standard Base for symbol versions and `PT_GNU_STACK`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,16 +16,12 @@ from elftools.elf.elffile import ELFFile
 
 from builder.util.errors import AuditError
 
-MAGIC = b"\x7fELF"
-FATBIN_SECTION = ".nv_fatbin"
-
 _EXECUTABLE = 0x1  # PF_X
 _VERSION_BYTES = 16  # sizeof(Elf64_Verneed), sizeof(Elf64_Vernaux)
-_FIRST_VERSION_INDEX = 2  # 0 is a local symbol, 1 a global one without a version
 
 
 class ElfError(AuditError):
-    """A file that should be a shared library and can't be read as one."""
+    """A file that should be a shared library, and can't be read as one."""
 
 
 @dataclass(frozen=True, order=True)
@@ -35,19 +31,15 @@ class Symbol:
     Attributes:
         name: As the linker sees it, mangled.
         version: Such as `GLIBC_2.34`; empty without one.
-        library: The SONAME that the version belongs to; empty without one.
-        weak: Whether the loader leaves it null where nobody defines it.
     """
 
     name: str
     version: str = ""
-    library: str = ""
-    weak: bool = False
 
 
 @dataclass(frozen=True)
 class SharedLibrary:
-    """The parts of a shared library that decide whether and with what it loads.
+    """The parts of a shared library that decide whether it loads, and with what.
 
     Attributes:
         machine: `x64`, as pyelftools names it.
@@ -57,10 +49,8 @@ class SharedLibrary:
         runpath: Entries of DT_RUNPATH.
         versions: SONAME of a library -> the symbol versions that are required of it.
         undefined: Dynamic symbols that others must define, sorted.
-        defined: Names of the dynamic symbols that it defines.
         executable_stack: Whether loading it makes the process's stack executable.
         debug_sections: Names of its DWARF sections.
-        compilers: What `.comment` says made it.
         fatbin: The bytes of its `.nv_fatbin` section; empty without one.
     """
 
@@ -71,20 +61,14 @@ class SharedLibrary:
     runpath: tuple[str, ...]
     versions: Mapping[str, tuple[str, ...]]
     undefined: tuple[Symbol, ...]
-    defined: frozenset[str]
     executable_stack: bool
     debug_sections: tuple[str, ...]
-    compilers: tuple[str, ...]
     fatbin: bytes
-
-    def symbols_of_version(self, version: str) -> tuple[str, ...]:
-        """Names of the undefined symbols that carry a version."""
-        return tuple(symbol.name for symbol in self.undefined if symbol.version == version)
 
 
 def is_elf(data: bytes) -> bool:
-    """Whether the bytes start like an ELF file."""
-    return data.startswith(MAGIC)
+    """Return whether the bytes start like an ELF file."""
+    return data.startswith(b"\x7fELF")
 
 
 def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
@@ -95,7 +79,7 @@ def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
         name: What to call it in an error.
 
     Raises:
-        ElfError: The bytes are no 64-bit little-endian ELF file, or a part of them contradicts another.
+        ElfError: The bytes are not a 64-bit little-endian ELF file, or a part of them contradicts another.
     """
     try:
         return _read(data, name)
@@ -124,11 +108,10 @@ def _read(data: bytes, name: str) -> SharedLibrary:
         return tuple(part for value in values(tag, attribute) for part in value.split(":"))
 
     required = _required_versions(sections.get(".gnu.version_r"))
-    undefined, defined = _symbols(sections.get(".dynsym"), sections.get(".gnu.version"), required)
     versions: dict[str, set[str]] = {}
     for library, version in required.values():
         versions.setdefault(library, set()).add(version)
-    fatbin, comment = sections.get(FATBIN_SECTION), sections.get(".comment")
+    fatbin = sections.get(".nv_fatbin")
     return SharedLibrary(
         machine=str(elf.get_machine_arch()),
         soname="".join(values("DT_SONAME", "soname")[:1]),
@@ -136,11 +119,9 @@ def _read(data: bytes, name: str) -> SharedLibrary:
         rpath=paths("DT_RPATH", "rpath"),
         runpath=paths("DT_RUNPATH", "runpath"),
         versions={library: tuple(sorted(names)) for library, names in sorted(versions.items())},
-        undefined=tuple(sorted(undefined)),
-        defined=frozenset(defined),
+        undefined=_undefined(sections.get(".dynsym"), sections.get(".gnu.version"), required),
         executable_stack=_executable_stack(elf),
         debug_sections=tuple(sorted(part for part in sections if part.startswith((".debug_", ".zdebug_")))),
-        compilers=_strings(comment.data()) if comment is not None else (),
         fatbin=bytes(fatbin.data()) if fatbin is not None else b"",
     )
 
@@ -158,45 +139,25 @@ def _required_versions(section: Any) -> dict[int, tuple[str, str]]:
 
 
 def _refuse_more_than_fit(entries: int, section: Any) -> None:
-    """A count that is damaged would be walked for hours."""
+    """Stop at a damaged count, which it would take hours to read to the end."""
     if entries * _VERSION_BYTES > section["sh_size"]:
-        raise ElfError(f"{section.name} counts {entries} entries, more than it can hold.")
+        raise ElfError(f"{section.name} counts {entries} entries, more than fit into it.")
 
 
-def _symbols(
-    table: Any, version_table: Any, required: Mapping[int, tuple[str, str]]
-) -> tuple[list[Symbol], list[str]]:
-    undefined: list[Symbol] = []
-    defined: list[str] = []
-    for index, symbol in _numbered(table):
-        name = str(symbol.name)
-        if not name:
-            continue
-        if symbol["st_shndx"] != "SHN_UNDEF":
-            defined.append(name)
-            continue
-        library, version = "", ""
-        if version_table is not None:
-            number = version_table.get_symbol(index)["ndx"]
-            if isinstance(number, int) and (number & 0x7FFF) >= _FIRST_VERSION_INDEX:
-                library, version = required.get(number & 0x7FFF, ("", ""))
-        weak = symbol["st_info"]["bind"] == "STB_WEAK"
-        undefined.append(Symbol(name, version, library, weak))
-    return undefined, defined
-
-
-def _numbered(table: Any) -> Iterator[tuple[int, Any]]:
-    yield from enumerate(table.iter_symbols() if table is not None else ())
+def _undefined(table: Any, version_table: Any, required: Mapping[int, tuple[str, str]]) -> tuple[Symbol, ...]:
+    found = []
+    for index, symbol in enumerate(table.iter_symbols() if table is not None else ()):
+        if symbol.name and symbol["st_shndx"] == "SHN_UNDEF":
+            number = version_table.get_symbol(index)["ndx"] if version_table is not None else 0
+            # A name instead of a number is a local symbol, or a global one without a version.
+            version = required.get(number & 0x7FFF, ("", ""))[1] if isinstance(number, int) else ""
+            found.append(Symbol(str(symbol.name), version))
+    return tuple(sorted(found))
 
 
 def _executable_stack(elf: Any) -> bool:
     for segment in elf.iter_segments():
         if segment["p_type"] == "PT_GNU_STACK":
             return bool(segment["p_flags"] & _EXECUTABLE)
-    # Without the header the x86 loader takes the old default, an executable stack.
+    # Without the header the x86 loader uses the old default, an executable stack.
     return True
-
-
-def _strings(data: bytes) -> tuple[str, ...]:
-    texts = (part.decode("utf-8", "replace") for part in data.split(b"\0") if part)
-    return tuple(dict.fromkeys(texts))

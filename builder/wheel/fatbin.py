@@ -1,9 +1,9 @@
-"""The GPU code in a shared library, read from its `.nv_fatbin` section without any tool of NVIDIA's.
+"""Lists the GPU code in a shared library's `.nv_fatbin` section, without any of NVIDIA's tools.
 
 NVIDIA publishes no description of this format: the toolkit's `fatbinary_section.h` names the section, and
-the outer magic is common knowledge. The rest was worked out by comparing what nvcc of CUDA 12.4 and 13.0
-writes for known inputs: every architecture with the suffixes `a` and `f`, with and without `-lineinfo`,
-`-G`, `-rdc`, link-time optimisation, and in each compression mode. The tests hold it against
+the outer magic is common knowledge. The rest was found by comparing what nvcc of CUDA 12.4 and 13.0 writes
+for known inputs: every architecture with the suffixes `a` and `f`, with and without `-lineinfo`, `-G`,
+`-rdc`, link-time optimisation, and in each compression mode. The tests compare it with
 `cuobjdump --list-elf`.
 
 The section is a row of containers, one for each compiled source file, with zero bytes between them for
@@ -20,7 +20,8 @@ alignment (8 bytes). All numbers are little-endian.
                 +24  u16 minor, u16 major: version of PTX or of the cubin's ABI
                 +28  u32 architecture as a number: 90 is sm_90
                 +32  u32 offset and +36 u32 length of the source file's name, or 0
-                +40  u64 flags, see `Flag`
+                +40  u64 flags: 1<<1 made for a debugger (-G), 1<<13 LZ4, 1<<15 Zstandard, 1<<20 suffix a,
+                     1<<21 suffix f; others say: 64-bit, made on Linux
                 +48  u64 reserved (a hash in entries for link-time optimisation)
                 +56  u64 size of the payload when unpacked, where it is compressed
 
@@ -34,30 +35,20 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import IntFlag
 
 from builder.target.architectures import Architecture
 from builder.util.errors import AuditError
 
-MAGIC = 0xBA55ED50
+_MAGIC = 0xBA55ED50
 _ALIGNMENT = 8
 _CONTAINER = struct.Struct("<IHHQ")
 _ENTRY = struct.Struct("<HHIQIIHHIIIQQQ")
 _KINDS = {1: "ptx", 2: "cubin", 8: "ltoir"}
+_DEBUG, _SUFFIX_A, _SUFFIX_F = 1 << 1, 1 << 20, 1 << 21
 
 
 class FatbinError(AuditError):
     """A `.nv_fatbin` section that can't be read."""
-
-
-class Flag(IntFlag):
-    """Bits of an entry's flags that matter here (others say: 64-bit, made on Linux)."""
-
-    DEBUG = 1 << 1
-    LZ4 = 1 << 13
-    ZSTD = 1 << 15
-    ARCHITECTURE_SPECIFIC = 1 << 20  # the suffix a
-    FAMILY_SPECIFIC = 1 << 21  # the suffix f
 
 
 @dataclass(frozen=True)
@@ -65,27 +56,19 @@ class Code:
     """One piece of GPU code.
 
     Attributes:
-        kind: `cubin` (runs on its architecture), `ptx` (is compiled by the driver), `ltoir`, or
-            `kind N` for one that is not known here.
+        kind: `cubin` (runs on its architecture), `ptx` (the driver compiles it), `ltoir`, or `kind N` for an
+            unknown one.
         architecture: What it is for.
-        container: Number of its container in the section, from 0: one for each source file.
-        compression: `lz4`, `zstd`, or empty.
         debug: Whether it was made for a debugger (`-G`).
-        size_bytes: As it lies in the file.
-        unpacked_bytes: When unpacked.
     """
 
     kind: str
     architecture: Architecture
-    container: int
-    compression: str
     debug: bool
-    size_bytes: int
-    unpacked_bytes: int
 
 
 def read_fatbin(section: bytes) -> tuple[Code, ...]:
-    """List the GPU code in a `.nv_fatbin` section, in the order of the file.
+    """Return the GPU code in a `.nv_fatbin` section, in the order of the file.
 
     Args:
         section: The section's bytes; empty gives an empty list.
@@ -94,24 +77,21 @@ def read_fatbin(section: bytes) -> tuple[Code, ...]:
         FatbinError: The bytes don't have the layout above.
     """
     found: list[Code] = []
-    offset = 0
-    container = 0
-    while True:
-        offset = _skip_padding(section, offset)
-        if offset == len(section):
-            return tuple(found)
-        offset, codes = _read_container(section, offset, container)
+    offset = _skip_padding(section, 0)
+    while offset < len(section):
+        end, codes = _read_container(section, offset)
         found += codes
-        container += 1
+        offset = _skip_padding(section, end)
+    return tuple(found)
 
 
 def cubin_architectures(codes: Iterable[Code]) -> tuple[Architecture, ...]:
-    """The architectures that there is a cubin for, sorted, each once."""
+    """Return the architectures that there is a cubin for, sorted, each once."""
     return tuple(sorted({code.architecture for code in codes if code.kind == "cubin"}))
 
 
 def ptx_architectures(codes: Iterable[Code]) -> tuple[Architecture, ...]:
-    """The architectures that there is PTX for, sorted, each once."""
+    """Return the architectures that there is PTX for, sorted, each once."""
     return tuple(sorted({code.architecture for code in codes if code.kind == "ptx"}))
 
 
@@ -120,15 +100,15 @@ def _skip_padding(section: bytes, offset: int) -> int:
         offset += 1
     # The magic's first byte is not zero, so a container starts exactly here, on its alignment.
     if offset < len(section) and offset % _ALIGNMENT:
-        raise FatbinError(f"offset {offset:#x}: no fatbin container where one should start.")
+        raise FatbinError(f"offset {offset:#x}: there is no fatbin container where one should start.")
     return offset
 
 
-def _read_container(section: bytes, start: int, container: int) -> tuple[int, list[Code]]:
+def _read_container(section: bytes, start: int) -> tuple[int, list[Code]]:
     if len(section) - start < _CONTAINER.size:
         raise FatbinError(f"offset {start:#x}: the section ends within a container's header.")
     magic, version, header_bytes, entries_bytes = _CONTAINER.unpack_from(section, start)
-    if magic != MAGIC:
+    if magic != _MAGIC:
         raise FatbinError(f"offset {start:#x}: {magic:#010x} is not the magic of a fatbin container.")
     if version != 1 or header_bytes < _CONTAINER.size:
         raise FatbinError(f"offset {start:#x}: unknown container (version {version}, {header_bytes} bytes).")
@@ -138,33 +118,21 @@ def _read_container(section: bytes, start: int, container: int) -> tuple[int, li
     codes: list[Code] = []
     offset = start + header_bytes
     while offset < end:
-        offset, code = _read_entry(section, offset, end, container)
+        offset, code = _read_entry(section, offset, end)
         codes.append(code)
     return end, codes
 
 
-def _read_entry(section: bytes, start: int, end: int, container: int) -> tuple[int, Code]:
+def _read_entry(section: bytes, start: int, end: int) -> tuple[int, Code]:
     if end - start < _ENTRY.size:
         raise FatbinError(f"offset {start:#x}: the container ends within an entry's header.")
     values = _ENTRY.unpack_from(section, start)
-    kind, _, header_bytes, payload_bytes, _, _, _, _, number, _, _, raw_flags, _, unpacked_bytes = values
+    kind, _, header_bytes, payload_bytes, _, _, _, _, number, _, _, flags, _, _ = values
     if header_bytes < _ENTRY.size or start + header_bytes + payload_bytes > end:
         raise FatbinError(f"offset {start:#x}: an entry is longer than its container.")
     if not 10 <= number < 1000:
-        raise FatbinError(f"offset {start:#x}: {number} is no architecture.")
-    feature = ""
-    if raw_flags & Flag.ARCHITECTURE_SPECIFIC:
-        feature = "a"
-    elif raw_flags & Flag.FAMILY_SPECIFIC:
-        feature = "f"
-    compression = "lz4" if raw_flags & Flag.LZ4 else "zstd" if raw_flags & Flag.ZSTD else ""
-    code = Code(
-        kind=_KINDS.get(kind, f"kind {kind}"),
-        architecture=Architecture(number // 10, number % 10, feature),
-        container=container,
-        compression=compression,
-        debug=bool(raw_flags & Flag.DEBUG),
-        size_bytes=payload_bytes,
-        unpacked_bytes=unpacked_bytes if compression else payload_bytes,
-    )
+        raise FatbinError(f"offset {start:#x}: {number} is not an architecture.")
+    suffix = "a" if flags & _SUFFIX_A else "f" if flags & _SUFFIX_F else ""
+    architecture = Architecture(number // 10, number % 10, suffix)
+    code = Code(_KINDS.get(kind, f"kind {kind}"), architecture, bool(flags & _DEBUG))
     return start + header_bytes + payload_bytes, code

@@ -1,7 +1,7 @@
-"""Who brings a shared library to the process that SageAttention is loaded into.
+"""Says who provides a shared library in the process that SageAttention is loaded into.
 
-A wheel may take a library along only where a second copy in the process does no harm. That is so for the
-CUDA runtime, a thin layer over the driver which many libraries link statically; it is not so for torch.
+A wheel may bundle a library only if a second copy in the process does no harm. That is so for the CUDA
+runtime, a thin layer over the driver which many libraries link statically. It is not so for torch.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _LOADER = re.compile(r"ld-linux.*\.so\.\d+|ld64\.so\.\d+|linux-vdso\.so\.\d+")
 
 @dataclass(frozen=True)
 class Owner:
-    """Who brings a group of libraries.
+    """Who provides a group of libraries.
 
     Attributes:
-        name: As it is said in messages.
+        name: For messages.
         patterns: Shell patterns of SONAMEs.
-        why: Why they can or can't be taken along.
-        bundled: Whether a PEP 600 wheel takes them along.
+        why: Why they can or can't be bundled.
+        bundled: Whether a PEP 600 wheel bundles them.
     """
 
     name: str
@@ -78,19 +78,14 @@ SYSTEM = Owner("the system", (), "every system that the platform tag stands for 
 _OWNERS = (TORCH, DRIVER, CUDA_RUNTIME, TORCH_CUDA, PYTHON)
 
 
-def is_loader(soname: str) -> bool:
-    """Whether the name is the dynamic loader's, which is there before any library."""
-    return _LOADER.fullmatch(soname) is not None
-
-
 def owner_of(soname: str, allowed: frozenset[str]) -> Owner | None:
-    """Who brings a library; None where nobody is known to.
+    """Return who provides a library; None if nobody is known to.
 
     Args:
         soname: As DT_NEEDED has it.
-        allowed: The libraries that the platform tag lets a wheel expect (`manylinux.Policy.libraries`).
+        allowed: The libraries that a wheel of its platform tag may expect (`manylinux.Policy.libraries`).
     """
-    if soname in allowed or is_loader(soname):
+    if soname in allowed or _LOADER.fullmatch(soname):
         return SYSTEM
     for owner in _OWNERS:
         if any(fnmatchcase(soname, pattern) for pattern in owner.patterns):

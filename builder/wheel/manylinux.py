@@ -1,7 +1,7 @@
-"""What a manylinux tag promises (PEP 600), and which symbols of a library break that promise.
+"""Says what a manylinux tag promises (PEP 600), and which symbols of a library break that promise.
 
-The figures are auditwheel's own, read from the policy file of the pinned package, so that the check
-before a repair and the repair agree.
+The figures are auditwheel's own, from the policy file of the pinned package, so that the check before a
+repair agrees with the repair.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Violation:
     Attributes:
         library: SONAME of the library that it is required of: `libc.so.6`.
         version: `GLIBC_2.38`.
-        symbols: The symbols that carry it.
+        symbols: The symbols that have it.
         newest: The newest version of the same prefix that the policy has: `GLIBC_2.34`.
     """
 
@@ -68,13 +68,13 @@ class Violation:
 
 
 def load_policy(tag: str) -> Policy:
-    """The promise of a PEP 600 tag for x86_64, or of one of its older names (`manylinux2014_x86_64`).
+    """Return the promise of a PEP 600 tag for x86_64, or of one of its older names (`manylinux2014_x86_64`).
 
-    For a glibc that auditwheel lists no policy for, the next older policy counts, with the glibc versions
-    up to that one.
+    If auditwheel has no policy for its glibc, the next older policy counts, with the glibc versions up to
+    that one.
 
     Raises:
-        RepairError: It is no such tag, or older than every policy.
+        RepairError: It is not such a tag, or older than every policy.
     """
     known = _policies()
     for policy, aliases in known:
@@ -82,7 +82,9 @@ def load_policy(tag: str) -> Policy:
             return policy
     match = _TAG.fullmatch(tag)
     if match is None or match["machine"] != _MACHINE:
-        raise RepairError(f"{tag} is no manylinux tag for {_MACHINE}.", "Such as manylinux_2_34_x86_64.")
+        raise RepairError(
+            f"{tag} is not a manylinux tag for {_MACHINE}.", "Use one such as manylinux_2_34_x86_64."
+        )
     glibc = (int(match["major"]), int(match["minor"]))
     older = [policy for policy, _ in known if policy.glibc <= glibc]
     if not older:
@@ -94,7 +96,7 @@ def load_policy(tag: str) -> Policy:
 
 
 def violations(library: SharedLibrary, policy: Policy) -> tuple[Violation, ...]:
-    """The symbol versions that a library requires and the policy doesn't have."""
+    """Return the symbol versions that a library requires and the policy doesn't have."""
     found: list[Violation] = []
     for needed, versions in library.versions.items():
         for version in versions:
@@ -102,12 +104,13 @@ def violations(library: SharedLibrary, policy: Policy) -> tuple[Violation, ...]:
             allowed = policy.versions.get(prefix)
             if allowed is not None and number not in allowed:
                 newest = f"{prefix}_{max(allowed, key=_sort_key)}" if allowed else f"no {prefix}"
-                found.append(Violation(needed, version, library.symbols_of_version(version), newest))
+                symbols = tuple(symbol.name for symbol in library.undefined if symbol.version == version)
+                found.append(Violation(needed, version, symbols, newest))
     return tuple(found)
 
 
 def reached_tag(libraries: Iterable[SharedLibrary]) -> str:
-    """The oldest manylinux tag whose symbol versions satisfy all libraries; empty where none does."""
+    """Return the oldest manylinux tag whose symbol versions satisfy all libraries; empty if none does."""
     examined = tuple(libraries)
     for policy, _ in _policies():
         if not any(violations(library, policy) for library in examined):
@@ -116,7 +119,7 @@ def reached_tag(libraries: Iterable[SharedLibrary]) -> str:
 
 
 def way_out(found: Iterable[Violation], policy: Policy) -> str:
-    """What to do about symbols that are too new, in one sentence."""
+    """Return what to do about symbols that are too new, in one sentence."""
     image = policy.tag.removesuffix(f"_{_MACHINE}")
     glibc = ".".join(map(str, policy.glibc))
     ways = [f"Build in the {image} image (docker compose up)"]

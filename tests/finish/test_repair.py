@@ -15,8 +15,8 @@ from builder.finish.repair import plan_repair, repair
 from builder.target.targets import load_targets
 from builder.util.errors import RepairError
 from builder.wheel.elf import read_elf
-from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, SYSTEM, TORCH, TORCH_CUDA, owner_of
-from builder.wheel.manylinux import load_policy, reached_tag, violations, way_out
+from builder.wheel.libraries import DRIVER, TORCH, TORCH_CUDA
+from builder.wheel.manylinux import load_policy
 from builder.wheel.wheelfile import Wheel
 
 TARGET = load_targets()["cp312-cu130"]
@@ -28,29 +28,6 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 def with_versions(library: str, version: str, *symbols: str) -> bytes:
     return make_elf(Elf(needed=[library], versions={library: {version: symbols}}))
-
-
-@pytest.mark.parametrize(
-    ("soname", "owner"),
-    [
-        ("libc.so.6", SYSTEM),
-        ("libstdc++.so.6", SYSTEM),
-        ("ld-linux-x86-64.so.2", SYSTEM),
-        ("libtorch.so", TORCH),
-        ("libtorch_cuda_linalg.so", TORCH),
-        ("libc10_cuda.so", TORCH),
-        ("libcuda.so.1", DRIVER),
-        ("libnvidia-ml.so.1", DRIVER),
-        ("libcudart.so.13", CUDA_RUNTIME),
-        ("libcublasLt.so.12", TORCH_CUDA),
-        ("libnvrtc.so.13", TORCH_CUDA),
-        ("libpython3.12.so.1.0", PYTHON),
-        ("libgomp.so.1", None),
-        ("libtbb.so.12", None),
-    ],
-)
-def test_who_brings_a_library(soname: str, owner: object) -> None:
-    assert owner_of(soname, POLICY.libraries) is owner
 
 
 def test_the_plan_comes_from_what_the_wheel_needs() -> None:
@@ -65,51 +42,6 @@ def test_the_plan_comes_from_what_the_wheel_needs() -> None:
     assert plan.bundle == ("libcudart.so.13",)
     assert plan.leave_out == {"libc10.so": TORCH, "libcublas.so.13": TORCH_CUDA, "libcuda.so.1": DRIVER}
     assert plan.unknown == {"libodd.so.1": ("a/_two.so",)}
-
-
-def test_policies() -> None:
-    assert POLICY.glibc == (2, 34)
-    assert load_policy("manylinux2014_x86_64").tag == "manylinux_2_17_x86_64"
-    between = load_policy("manylinux_2_33_x86_64")
-    assert "2.33" in between.versions["GLIBC"]
-    assert "2.34" not in between.versions["GLIBC"]
-    assert between.versions["GLIBCXX"] == load_policy("manylinux_2_31_x86_64").versions["GLIBCXX"]
-    for tag in ("linux_x86_64", "manylinux_2_34_aarch64", "manylinux_2_1_x86_64"):
-        with pytest.raises(RepairError, match=tag):
-            load_policy(tag)
-
-
-@pytest.mark.parametrize(
-    ("library", "version", "symbol", "newest", "way"),
-    [
-        ("libc.so.6", "GLIBC_2.38", "__isoc23_strtol", "GLIBC_2.34", "glibc 2.34 or older"),
-        ("libstdc++.so.6", "GLIBCXX_3.4.30", "_ZNS", "GLIBCXX_3.4.29", "a g++ older than 12"),
-        ("libstdc++.so.6", "GLIBCXX_3.4.32", "_ZNS", "GLIBCXX_3.4.29", "a g++ older than 13.2"),
-        ("libstdc++.so.6", "CXXABI_1.3.15", "_ZNS", "CXXABI_1.3.13", "an older g++"),
-        ("libc.so.6", "GLIBC_ABI_DT_RELR", "", "GLIBC_2.34", "glibc 2.34 or older"),
-    ],
-)
-def test_symbols_that_are_too_new(library: str, version: str, symbol: str, newest: str, way: str) -> None:
-    found = violations(read_elf(with_versions(library, version, symbol)), POLICY)
-    assert [(each.library, each.version, each.newest) for each in found] == [(library, version, newest)]
-    remedy = way_out(found, POLICY)
-    assert "the manylinux_2_34 image (docker compose up)" in remedy
-    assert way in remedy
-
-
-def test_versions_that_no_policy_speaks_of_are_allowed() -> None:
-    library = read_elf(with_versions("libcudart.so.13", "libcudart.so.13", "cudaMalloc"))
-    assert violations(library, POLICY) == ()
-
-
-def test_the_tag_that_symbols_reach() -> None:
-    old, new = (
-        with_versions("libc.so.6", "GLIBC_2.14", "memcpy"),
-        with_versions("libc.so.6", "GLIBC_2.32", "x"),
-    )
-    assert reached_tag([read_elf(old)]) == "manylinux_2_17_x86_64"
-    assert reached_tag([read_elf(old), read_elf(new)]) == "manylinux_2_34_x86_64"
-    assert reached_tag([read_elf(with_versions("libc.so.6", "GLIBC_2.99", "x"))]) == ""
 
 
 def test_symbols_that_lift_the_tag_are_refused_by_name(tmp_path: Path) -> None:

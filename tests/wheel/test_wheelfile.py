@@ -1,31 +1,19 @@
-"""Wheels as files: what is refused, and that equal content gives equal bytes."""
+"""What is read from a wheel, and what is refused."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import os
-import random
 import stat
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 from made_up_libraries import Elf, make_elf, pack_wheel
 
-from builder.wheel.wheelfile import Wheel, WheelError, WheelName, parse_headers, record_problems, rewrite
+from builder.wheel.wheelfile import Wheel, WheelError, WheelName, record_problems
 
 NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
 INFO = "sageattention-2.2.0+cu130.torch2.11.dist-info"
-EPOCH = 1761613216
-# Something to compress: 60 kB of words, many of them more than once.
-WORDS = b" ".join(
-    hashlib.sha256(str(i % 4001).encode()).hexdigest()[: 2 + i % 7].encode() for i in range(12000)
-)
 FILES = {
-    "sageattention/words.txt": WORDS,
     "sageattention/lib/_fused.so": make_elf(Elf()),
     "sageattention/core.py": b"x = 1\n" * 500,
     "sageattention/__init__.py": b"",
@@ -36,7 +24,7 @@ FILES = {
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
-    return pack_wheel(tmp_path / "in", NAME, FILES, ["Requires-Dist: torch==2.11.*"])
+    return pack_wheel(tmp_path / "in", NAME, FILES, ["Requires-Dist: torch==2.11.*", "Author: Jörg"])
 
 
 def zipped(path: Path, members: list[tuple[str, bytes]]) -> Path:
@@ -66,6 +54,7 @@ def test_names_that_are_none(name: str) -> None:
 def test_reading(wheel: Path) -> None:
     with Wheel(wheel) as opened:
         assert opened.dist_info == INFO
+        assert opened.metadata["Name"] == "sageattention"
         assert opened.metadata["Requires-Dist"] == "torch==2.11.*"
         assert opened.wheel_metadata["Tag"] == "cp312-cp312-linux_x86_64"
         assert opened.record["sageattention/core.py"].size_bytes == 3000
@@ -97,7 +86,7 @@ def test_links_are_refused(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_double_names_are_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / NAME, [("a", b"1"), ("a", b"2")])
-    with pytest.raises(WheelError, match="twice"):
+    with pytest.raises(WheelError, match="holds a twice"):
         Wheel(path)
 
 
@@ -146,7 +135,7 @@ def test_record_problems(tmp_path: Path) -> None:
         assert sorted(record_problems(opened)) == [
             "absent.py is in RECORD and not in the wheel",
             "bare.py has no digest in RECORD",
-            "changed.py has other bytes than RECORD says",
+            "changed.py has a different digest in RECORD",
             "extra.py is not in RECORD",
             "size.py is 0 bytes long and RECORD says 7",
             "weak.py has a digest by md5 in RECORD, which PEP 427 doesn't permit",
@@ -157,136 +146,3 @@ def test_a_line_that_is_no_record(tmp_path: Path) -> None:
     path = zipped(tmp_path / NAME, [(f"{INFO}/RECORD", b"one,two\n")])
     with Wheel(path) as opened, pytest.raises(WheelError, match="RECORD has the line 'one,two'"):
         record_problems(opened)
-
-
-def test_order_times_modes_and_record(wheel: Path, tmp_path: Path) -> None:
-    made = rewrite(wheel, tmp_path / "out", epoch=EPOCH)
-    assert made.name == NAME
-    with zipfile.ZipFile(made) as archive:
-        assert archive.testzip() is None
-        infos = archive.infolist()
-        last = [f"{INFO}/{name}" for name in ("LICENSE", "METADATA", "WHEEL", "RECORD")]
-        assert [info.filename for info in infos] == [*sorted(FILES), *last]
-        assert {info.date_time for info in infos} == {(2025, 10, 28, 1, 0, 16)}
-        modes = {info.filename: stat.S_IMODE(info.external_attr >> 16) for info in infos}
-        assert {name for name, mode in modes.items() if mode == 0o755} == set(FILES) - {
-            "sageattention/core.py",
-            "sageattention/__init__.py",
-            "sageattention/words.txt",
-        }
-        assert set(modes.values()) == {0o755, 0o644}
-        assert archive.getinfo("sageattention/core.py").compress_size < 100
-    with Wheel(made) as opened:
-        assert record_problems(opened) == []
-        assert [opened.read(name) for name in FILES] == list(FILES.values())
-
-
-def test_equal_content_gives_equal_bytes(wheel: Path, tmp_path: Path) -> None:
-    once = rewrite(wheel, tmp_path / "once", epoch=EPOCH)
-    shuffled = tmp_path / "shuffled" / NAME
-    shuffled.parent.mkdir()
-    with zipfile.ZipFile(wheel) as source, zipfile.ZipFile(shuffled, "w", zipfile.ZIP_STORED) as archive:
-        members = [(name, source.read(name)) for name in source.namelist()]
-        random.Random(1).shuffle(members)
-        archive.writestr("sageattention/", b"")
-        for name, data in members:
-            archive.writestr(zipfile.ZipInfo(name, (1999, 1, 1, 0, 0, 0)), data)
-    other = rewrite(shuffled, tmp_path / "other", epoch=EPOCH)
-    again = rewrite(once, tmp_path / "again", epoch=EPOCH)
-    assert once.read_bytes() == other.read_bytes() == again.read_bytes()
-    assert rewrite(wheel, tmp_path / "later", epoch=EPOCH + 60).read_bytes() != once.read_bytes()
-
-
-def test_the_bytes_are_known(tmp_path: Path) -> None:
-    """Another Python, zlib, machine or hash seed must not change them; a new `deflate` may, knowingly."""
-    made = rewrite(pack_wheel(tmp_path / "in", NAME, FILES), tmp_path / "out", epoch=EPOCH)
-    assert hashlib.sha256(made.read_bytes()).hexdigest() == KNOWN_DIGEST
-
-
-def test_hash_seed_and_time_zone_do_not_matter(wheel: Path, tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from builder.wheel.wheelfile import rewrite; "
-    code += f"rewrite(Path(sys.argv[1]), Path(sys.argv[2]), epoch={EPOCH})"
-    digests = set()
-    for seed, zone in (("1", "UTC"), ("2", "Asia/Tokyo")):
-        out = tmp_path / seed
-        env = {
-            **os.environ,
-            "PYTHONHASHSEED": seed,
-            "TZ": zone,
-            "PYTHONPATH": str(Path(__file__).parents[2]),
-        }
-        subprocess.run([sys.executable, "-c", code, str(wheel), str(out)], check=True, env=env)
-        digests.add(hashlib.sha256((out / NAME).read_bytes()).hexdigest())
-    assert len(digests) == 1
-
-
-def test_adding_removing_and_editing(wheel: Path, tmp_path: Path) -> None:
-    made = rewrite(
-        wheel,
-        tmp_path / "out",
-        add={
-            "sageattention/new.py": b"new",
-            "sageattention/core.py": b"replaced",
-            "sageattention/ü.txt": b"u",
-        },
-        remove=["sageattention/__init__.py"],
-        edit_metadata=lambda text: text.replace(b"# Read me", b"# Edited"),
-        epoch=0,
-    )
-    with Wheel(made) as opened:
-        assert record_problems(opened) == []
-        assert opened.read("sageattention/core.py") == b"replaced"
-        assert opened.read("sageattention/ü.txt") == b"u"
-        assert "sageattention/__init__.py" not in opened.names
-        assert opened.metadata.get_payload() == "# Edited\n"
-    with zipfile.ZipFile(made) as archive:
-        assert archive.infolist()[0].date_time == (1980, 1, 1, 0, 0, 0)
-
-
-def test_a_new_tag(wheel: Path, tmp_path: Path) -> None:
-    made = rewrite(
-        wheel, tmp_path, tag="cp312-cp312-manylinux_2_34_x86_64.manylinux_2_35_x86_64", epoch=EPOCH
-    )
-    assert made.name.endswith("-cp312-cp312-manylinux_2_34_x86_64.manylinux_2_35_x86_64.whl")
-    with Wheel(made) as opened:
-        assert opened.wheel_metadata.get_all("Tag") == [
-            "cp312-cp312-manylinux_2_34_x86_64",
-            "cp312-cp312-manylinux_2_35_x86_64",
-        ]
-        assert opened.wheel_metadata["Root-Is-Purelib"] == "false"
-
-
-def test_a_signature_that_no_longer_fits_is_left_out(tmp_path: Path) -> None:
-    wheel = pack_wheel(tmp_path / "in", NAME, {f"{INFO}/RECORD.jws": b"{}"})
-    with Wheel(rewrite(wheel, tmp_path / "out", epoch=EPOCH)) as opened:
-        assert f"{INFO}/RECORD.jws" not in opened.names
-
-
-def test_nothing_half_written(wheel: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(WheelError, match="not safe to unpack"):
-        rewrite(wheel, out, add={"../a": b""}, epoch=EPOCH)
-    with pytest.raises(WheelError, match="can't leave out nothing"):
-        rewrite(wheel, out, remove=["nothing"], epoch=EPOCH)
-
-    def fail(_: bytes) -> bytes:
-        raise WheelError("no")
-
-    with pytest.raises(WheelError, match="no"):
-        rewrite(wheel, out, edit_metadata=fail, epoch=EPOCH)
-    assert not out.exists()
-
-
-def test_rewriting_in_place(wheel: Path) -> None:
-    made = rewrite(wheel, wheel.parent, epoch=EPOCH)
-    assert made == wheel
-    assert list(wheel.parent.iterdir()) == [wheel]
-    with zipfile.ZipFile(io.BytesIO(wheel.read_bytes())) as archive:
-        assert archive.testzip() is None
-
-
-def test_headers_with_other_letters() -> None:
-    assert parse_headers("Name: a\nAuthor: Jörg\n\ntext".encode())["Name"] == "a"
-
-
-KNOWN_DIGEST = "6de9ae155875069bb9306e2baa0e8d38810ce1d94aacd5c465686042e87cc5ae"

@@ -11,7 +11,7 @@ from made_up_libraries import Elf, make_elf
 from builder.check.audit import audit_wheel
 from builder.finish.provenance import finalize
 from builder.target.project import Project
-from builder.wheel.wheelfile import rewrite
+from builder.wheel.rewrite import rewrite
 
 
 def test_changed_bytes_with_a_record_that_was_mended(tmp_path: Path) -> None:
@@ -20,7 +20,7 @@ def test_changed_bytes_with_a_record_that_was_mended(tmp_path: Path) -> None:
     made = rewrite(wheel, tmp_path / "out", add={"sageattention/lib/_qattn_sm90.so": other}, epoch=0)
     assert (
         only_error(audit_wheel(made))
-        == "sbom: sageattention/lib/_qattn_sm90.so has other bytes than the SBOM says"
+        == "sbom: sageattention/lib/_qattn_sm90.so has a different SHA-256 in the SBOM"
     )
 
 
