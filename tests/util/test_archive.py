@@ -170,7 +170,7 @@ HOSTILE = {
     "absolute path": ([file("/tmp/evil")], "'/tmp/evil' has an absolute path"),
     "dot dot": ([file("top/../../evil")], "'top/../../evil' leads out of the folder"),
     "dot dot inside": ([file("top/a/../b")], "leads out of the folder with '..'"),
-    "link to absolute": ([link("top/l", "/etc/passwd")], "'top/l' is a link to the absolute path '/etc/"),
+    "link to absolute": ([link("top/l", "/etc/passwd")], "'top/l' is a link out of the folder, to '/etc"),
     "link out": ([link("top/l", "../evil")], "'top/l' is a link out of the folder, to '../evil'"),
     "link far out": ([link("top/a/l", "../../../../etc")], "'top/a/l' is a link out of the folder"),
     "link out by way of a link": (
@@ -182,12 +182,16 @@ HOSTILE = {
         [folder("top/a/b"), link("top/a/b/c", "../.."), link("top/l", "a/b/c/../evil")],
         "'top/l' is a link out of the folder",
     ),
-    "links in circles": ([link("top/a", "b"), link("top/b", "a")], "is a link that goes round in circles"),
+    "lexically inside, outside by a later link": (
+        [folder("top/a/b"), link("top/l", "a/b/c/../evil"), link("top/a/b/c", "../..")],
+        "'top/l' is a link out of the folder",
+    ),
+    "links in circles": ([link("top/a", "b"), link("top/b", "a")], "'top/a' is a link that can't be foll"),
     "file through a link": (
         [link("top/l", "."), file("top/l/evil")],
-        "'top/l/evil' lies under the link 'top/l'",
+        "'top/l/evil' is there twice, or lies under a link",
     ),
-    "file over a link": ([link("top/l", "a"), file("top/l")], "'top/l' lies under the link 'top/l', or"),
+    "file over a link": ([link("top/l", "a"), file("top/l")], "'top/l' is there twice, or lies under a link"),
     "link over a file": ([file("top/l"), link("top/l", "a")], "'top/l' is there twice"),
     "file twice": ([file("top/a"), file("top/a", b"other")], "'top/a' is there twice"),
     "file as folder": ([file("top/a"), file("top/a/b")], "'top/a/b' is there twice, or is a file and"),
@@ -195,13 +199,13 @@ HOSTILE = {
     "hard link absolute": ([hardlink("top/h", "/etc/passwd")], "'top/h' is a hard link to '/etc/passwd'"),
     "hard link to a link": (
         [link("top/l", "a"), hardlink("top/h", "top/l")],
-        "'top/h' is a hard link to 'top/l', which is no file before it",
+        "'top/h' is a hard link to 'top/l', not a file before it",
     ),
-    "hard link to later": ([hardlink("top/h", "top/a"), file("top/a")], "which is no file before it"),
-    "fifo": ([special("top/pipe", tarfile.FIFOTYPE)], "'top/pipe' is a named pipe"),
-    "character device": ([special("top/null", tarfile.CHRTYPE)], "'top/null' is a device"),
-    "block device": ([special("top/sda", tarfile.BLKTYPE)], "'top/sda' is a device"),
-    "unknown type": ([special("top/x", b"Z")], "'top/x' is of the unknown type b'Z'"),
+    "hard link to later": ([hardlink("top/h", "top/a"), file("top/a")], "is a hard link to 'top/a', not a"),
+    "fifo": ([special("top/pipe", tarfile.FIFOTYPE)], "'top/pipe' is not a file, folder or link"),
+    "character device": ([special("top/null", tarfile.CHRTYPE)], "'top/null' is not a file, folder or link"),
+    "block device": ([special("top/sda", tarfile.BLKTYPE)], "'top/sda' is not a file, folder or link"),
+    "unknown type": ([special("top/x", b"Z")], "'top/x' is not a file, folder or link"),
     "no top folder": ([file("setup.py")], "'setup.py' does not lie in 1 leading folder"),
     "two top folders": ([file("one/a"), file("two/b")], "'two/b' lies outside the leading folder 'one'"),
 }  # fmt: skip
@@ -227,10 +231,9 @@ def test_a_member_that_can_t_be_allowed_refuses_the_archive(
         (("../evil", "", stat.S_IFREG | 0o644), "leads out of the folder"),
         (("/evil", "", stat.S_IFREG | 0o644), "has an absolute path"),
         (("top/l", "../../evil", stat.S_IFLNK | 0o777), "is a link out of the folder"),
-        (("top/l", "/etc/passwd", stat.S_IFLNK | 0o777), "is a link to the absolute path"),
-        (("top/l", "a" * 5000, stat.S_IFLNK | 0o777), "is a link whose target is too long"),
-        (("top/pipe", "", stat.S_IFIFO | 0o644), "is of the unknown type 10000"),
-        (("top/dev", "", stat.S_IFCHR | 0o644), "is of the unknown type 20000"),
+        (("top/l", "/etc/passwd", stat.S_IFLNK | 0o777), "is a link out of the folder, to '/etc/passwd'"),
+        (("top/pipe", "", stat.S_IFIFO | 0o644), "is not a file, folder or link"),
+        (("top/dev", "", stat.S_IFCHR | 0o644), "is not a file, folder or link"),
     ],
 )
 def test_hostile_zip_files_are_refused_too(
@@ -244,12 +247,25 @@ def test_hostile_zip_files_are_refused_too(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_zip_files_link_can_t_be_longer_than_a_path(make_zip: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="unable to resolve link"):
+        unpack(make_zip([("top/l", "a" * 5000, stat.S_IFLNK | 0o777)]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_file_of_more_than_the_limit_is_refused(make_zip: Callable[..., Path], tmp_path: Path) -> None:
+    archive = make_zip([("top/a", "x" * 600, 0), ("top/b", "x" * 600, 0)])
+    unpack(archive, tmp_path / "enough", max_bytes=1200)
+    with pytest.raises(DownloadError, match="makes more than 1,199 bytes"):
+        unpack(archive, tmp_path / "out", max_bytes=1199)
+
+
 def test_an_encrypted_zip_file_is_refused(make_zip: Callable[..., Path], tmp_path: Path) -> None:
     archive = make_zip([("top/a", "fine", 0)])
     data = bytearray(archive.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1  # the central directory's flag for it
     archive.write_bytes(data)
-    with pytest.raises(DownloadError, match="'top/a' is encrypted"):
+    with pytest.raises(DownloadError, match=r"'top/a'.* is encrypted"):
         unpack(archive, tmp_path / "out")
 
 
@@ -261,7 +277,7 @@ def test_a_zip_file_that_says_more_than_it_holds_is_refused(
     size = data.index(b"PK\x01\x02") + 24  # the central directory's uncompressed size
     data[size : size + 4] = (6000).to_bytes(4, "little")
     archive.write_bytes(data)
-    with pytest.raises(DownloadError, match="'top/a' ends too early"):
+    with pytest.raises(DownloadError, match="unexpected end of data"):
         unpack(archive, tmp_path / "out")
 
 
