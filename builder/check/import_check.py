@@ -11,7 +11,6 @@ import importlib
 import importlib.metadata
 import json
 import platform
-import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
@@ -150,21 +149,22 @@ def run(python: Path, package: str = DISTRIBUTION, tolerate: Sequence[str] = ())
     Raises:
         AuditError: Something can't be imported, or the interpreter died over it.
     """
-    from builder.util.errors import AuditError  # noqa: PLC0415 - this file also runs where there is no builder
+    # This file also runs where there is no builder.
+    from builder.util.errors import AuditError  # noqa: PLC0415
+    from builder.util.limits import IMPORT_SECONDS  # noqa: PLC0415
+    from builder.util.process import CommandError, run  # noqa: PLC0415
 
     # Isolated, so that neither this file's folder nor a PYTHONPATH stands in for what is installed.
-    command = [str(python), "-I", str(Path(__file__).resolve()), package]
+    command: list[str | Path] = [python, "-I", Path(__file__).resolve(), package]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise AuditError(f"import {package}: no end after {_TIMEOUT_SECONDS} s.") from None
-    last = done.stdout.strip().rpartition("\n")[2]
+        done = run(command, timeout_seconds=IMPORT_SECONDS, check=False)
+    except CommandError as error:
+        raise AuditError(f"import {package}: {error.message}") from None
     try:
-        result = json.loads(last)
+        result = json.loads(done.output.strip().rpartition("\n")[2])
     except json.JSONDecodeError:
-        said = "\n    ".join((done.stderr or done.stdout).strip().splitlines()[-10:])
-        how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
-        raise AuditError(f"Importing {package} ended the interpreter ({how}):\n    {said}") from None
+        ended = f"Importing {package} ended the interpreter ({done.ending}):{done.last_lines()}"
+        raise AuditError(ended) from None
     problems = [text for text in result["problems"] if not any(part in text for part in tolerate)]
     if problems:
         raise AuditError(f"{package} can't be used:\n    " + "\n    ".join(problems))

@@ -1,14 +1,18 @@
-"""What the local version of a wheel says: `cu130.torch2.11.sm89` behind the `+`."""
+"""What a wheel says of its torch and its CUDA version, in its local version and its metadata."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 
 @dataclass(frozen=True)
 class Label:
-    """A local version label in parts; each is empty where it isn't there.
+    """A local version label, `cu130.torch2.11.sm89`, in parts; each is empty where it isn't there.
 
     Attributes:
         cuda: CUDA version, `13.0`.
@@ -35,6 +39,21 @@ class Label:
         )
 
     @property
-    def cuda_tag(self) -> str:
-        """The CUDA version as PyTorch's package indexes name it: `cu130`; empty without one."""
-        return f"cu{self.cuda.replace('.', '')}" if self.cuda else ""
+    def torch_index(self) -> str | None:
+        """PyTorch's package index of builds for the CUDA version; None without one."""
+        return f"https://download.pytorch.org/whl/cu{self.cuda.replace('.', '')}" if self.cuda else None
+
+
+def torch_requirement(requirements: Iterable[object] | None) -> Requirement | None:
+    """Return the requirement on torch among a wheel's `Requires-Dist`; None without one.
+
+    Lines that are not requirements are ignored: the wheel may be anybody's.
+    """
+    for line in requirements or ():
+        try:
+            requirement = Requirement(str(line))
+        except InvalidRequirement:
+            continue
+        if canonicalize_name(requirement.name) == "torch":
+            return requirement
+    return None

@@ -9,48 +9,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
 from packaging.tags import platform_tags
 
+from builder.check.pythons import find_python
+from builder.check.smoketest_choice import belongs_to, choose
 from builder.smoketest.report.outcome import ENDINGS, ExitCode
-from builder.target.targets import Target, find_target, load_targets
+from builder.target.targets import find_target, load_targets
 from builder.toolchain.venv import make_clean_venv
+from builder.util import files
 from builder.util.arguments import Parser
 from builder.util.digest import file_sha256
 from builder.util.errors import BuilderError, UsageError
 from builder.util.log import say, step, warn
 from builder.util.paths import ROOT
+from builder.util.process import CommandError, run, show
 from builder.wheel.wheelfile import Wheel, WheelName
-
-PYTORCH_INDEX = "https://download.pytorch.org/whl"
-
-_CUDA_LABEL = re.compile(r"cu(?:da)?(\d{3})")
-_TORCH_LABEL = re.compile(r"torch(\d+\.\d+)")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A wheel, and what it is tested with.
-
-    Attributes:
-        python: Version or path of the Python.
-        requirement: The torch that is installed first.
-        torch_index: Package index that has it for the wheel's CUDA version; None for the default index.
-    """
-
-    wheel: Path
-    python: str
-    requirement: str
-    torch_index: str | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         UsageError: There is no such wheel.
         TargetError: There is no such target.
     """
-    options = _parser().parse_args(list(sys.argv[1:] if argv is None else argv))
+    options = _parser().parse_args(argv)
     target = find_target(options.target) if options.target else None
     asked = [Path(path).resolve() for path in options.wheel]
     wheels = asked or sorted(Path(options.wheelhouse).resolve().glob("*.whl"))
@@ -131,56 +110,6 @@ def passed_on(options: argparse.Namespace) -> list[str]:
     return given + [f"--{name}={getattr(options, name)}" for name in values]
 
 
-def belongs_to(name: WheelName, target: Target) -> bool:
-    """Whether a wheel is one of a target's, by its file name."""
-    tag = f"{name.python}-{name.abi}" if name.abi == "abi3" else name.python
-    return tag == target.python_tag and name.local_version.split(".")[0] == target.cuda_tag
-
-
-def choose(
-    wheel: Path,
-    requirements: Iterable[str],
-    targets: Iterable[Target],
-    *,
-    platforms: Iterable[str],
-    python: str | None = None,
-) -> Trial | str:
-    """What a wheel is tested with.
-
-    A wheel of one of our targets gets that target's torch: what is newest of those that it allows may be
-    built for another CUDA version. Another's gets what its metadata or its local version names.
-
-    Args:
-        requirements: The wheel's `Requires-Dist`.
-        platforms: Platform tags of this machine.
-        python: Python version for wheels that take several; this one by default.
-
-    Returns:
-        A trial, or why this machine can't run the wheel.
-    """
-    name = WheelName.parse(wheel.name)
-    if name.platform != "any" and not set(name.platform.split(".")) & set(platforms):
-        return f"is for {name.platform}"
-    exact = re.fullmatch(r"cp3(\d+)", name.python)
-    version = python or f"{sys.version_info.major}.{sys.version_info.minor}"
-    if exact and name.abi != "abi3":
-        version = f"3.{exact[1]}"
-    elif exact and int(version.split(".")[1]) < int(exact[1]):
-        return f"needs Python 3.{exact[1]} or later"
-    target = next((one for one in targets if belongs_to(name, one)), None)
-    if target is not None:
-        return Trial(wheel, version, f"torch=={target.torch}", target.torch_index)
-    required = [one for one in map(Requirement, requirements) if one.name == "torch" and one.specifier]
-    torch_label = _TORCH_LABEL.search(name.local_version)
-    cuda_label = _CUDA_LABEL.search(name.local_version)
-    if required:
-        requirement = f"torch{required[0].specifier}"
-    else:
-        requirement = f"torch=={torch_label[1]}.*" if torch_label else "torch"
-    index = f"{PYTORCH_INDEX}/cu{cuda_label[1]}" if cuda_label else None
-    return Trial(wheel, version, requirement, index)
-
-
 def _test(wheel: Path, options: argparse.Namespace) -> Ending:
     """Test one wheel; a failure of its environment is its ending."""
     try:
@@ -219,6 +148,9 @@ def _run(wheel: Path, python: Path, arguments: Sequence[str], *, report: bool) -
     """Run the test in an environment.
 
     Args:
+        wheel: The wheel that is installed there.
+        python: The environment's Python.
+        arguments: Of the test.
         report: Leave report and picture beside the wheel; not for imports alone, which would take the place
             of a real test's.
     """
@@ -227,14 +159,10 @@ def _run(wheel: Path, python: Path, arguments: Sequence[str], *, report: bool) -
     outputs = ["--json", str(report_path), "--html", str(picture_path)] if report else []
     if report:
         report_path.unlink(missing_ok=True)
-    done = subprocess.run(
-        [str(python), "-m", "builder.smoketest", *arguments, *outputs],
-        env=clean_environment(os.environ),
-        # Not the checkout, nor wherever the user is: a folder named sageattention there would be imported.
-        cwd=python.parent,
-        check=False,
-    )
-    return conclude(wheel, done.returncode, report_path if report else None)
+    # By its path, and not with -m: a folder named sageattention where the user is would be imported.
+    command: list[str | Path] = [python, ROOT / "builder" / "smoketest", *arguments, *outputs]
+    status = show(command, env=clean_environment(os.environ))
+    return conclude(wheel, status, report_path if report else None)
 
 
 def conclude(wheel: Path, exit_code: int, report_path: Path | None) -> Ending:
@@ -255,16 +183,17 @@ def conclude(wheel: Path, exit_code: int, report_path: Path | None) -> Ending:
         line = ENDINGS[known[0]] if known else f"FAILED: the test ended with exit code {exit_code}"
         return Ending(wheel, exit_code or ExitCode.FAILURES, line)
     report["wheel"] = {"filename": wheel.name, "sha256": file_sha256(wheel)}
-    beside = report_path.with_name(f".{report_path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(report, indent=1) + "\n")
-    beside.replace(report_path)
+    files.write(report_path, json.dumps(report, indent=1) + "\n")
     return Ending(wheel, exit_code, str(report["headline"]).splitlines()[0])
 
 
-def clean_environment(environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
-    """The environment of a test: this one without what could bring in other packages than the venv's."""
-    kept = {name: value for name, value in environ.items() if name not in ("PYTHONHOME", "VIRTUAL_ENV")}
-    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONNOUSERSITE": "1"}
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return this environment without what could bring other packages than the venv's into a test."""
+    left_out = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV")
+    return {
+        **{name: value for name, value in environ.items() if name not in left_out},
+        "PYTHONNOUSERSITE": "1",
+    }
 
 
 def summary(endings: Sequence[Ending], *, import_only: bool) -> list[str]:
@@ -292,25 +221,14 @@ def worst(endings: Sequence[Ending], *, asked_for: bool) -> int:
     return next((code for code in codes if code != ExitCode.PASS), ExitCode.PASS)
 
 
-def find_python(version: str) -> Path | None:
-    """A Python of a version that is on this machine; none is downloaded."""
-    if version == f"{sys.version_info.major}.{sys.version_info.minor}":
-        return Path(sys.executable)
-    command = [sys.executable, "-m", "uv", "python", "find", "--no-python-downloads", version]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        answer = shutil.which(f"python{version}") or ""
-    return Path(answer) if answer else None
-
-
 def gpu_is_here() -> bool:
-    """Whether the machine has an NVIDIA GPU with a driver, as far as can be told without torch."""
+    """Return whether the machine has an NVIDIA GPU with a driver, as far as can be seen without torch."""
     if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists():
         return True
     if shutil.which("nvidia-smi") is None:
         return False
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        warn(f"nvidia-smi fails: {(listed.stdout or listed.stderr).strip()[:200]}")
-    return "GPU 0" in listed.stdout
+    try:
+        return "GPU 0" in run(["nvidia-smi", "-L"]).output
+    except CommandError as error:
+        warn(error.message)
+        return False

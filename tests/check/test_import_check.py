@@ -9,30 +9,12 @@ import venv
 from pathlib import Path
 
 import pytest
+from made_up_environments import GOOD, TORCH, environment
 
+from builder.check import import_check
 from builder.check.import_check import NO_DRIVER, extension_modules, libraries, run
 from builder.util.errors import AuditError
 
-TORCH = """
-import types
-__version__ = "2.11.0+cu130"
-version = types.SimpleNamespace(cuda="13.0")
-registered = []
-
-class Schema:
-    def __init__(self, name, overload=""):
-        self.name, self.overload_name = name, overload
-    def __str__(self):
-        return f"{self.name}(Tensor a) -> ()"
-
-_C = types.SimpleNamespace(_jit_get_all_schemas=lambda: [Schema("aten::add"), *registered])
-"""
-FUSED = """
-import torch
-torch.registered.append(torch.Schema("sage::fuse"))
-def fuse(): pass
-def _own(): pass
-"""
 SWALLOWING = """
 def sageattn(): pass
 try:
@@ -40,30 +22,6 @@ try:
 except BaseException:
     pass
 """
-GOOD = {
-    "__init__.py": "def sageattn(): pass\ndef sageattn_varlen(): pass\n",
-    "_fused.py": FUSED,
-    "_qattn_sm90.py": "def attend(): pass\n",
-    "lib/_fused.so": "",
-    "lib/_qattn_sm90.so": "",
-}
-
-
-def environment(folder: Path, files: dict[str, str], torch: str = TORCH) -> Path:
-    """A virtual environment with a made-up torch and sageattention; returns its Python."""
-    venv.create(folder, with_pip=False)
-    site_packages = next(folder.glob("lib/python3*/site-packages"))
-    (site_packages / "torch.py").write_text(torch)
-    info = site_packages / "sageattention-2.2.0+cu130.torch2.11.dist-info"
-    info.mkdir()
-    lines = ["Metadata-Version: 2.4", "Name: sageattention", "Version: 2.2.0+cu130.torch2.11"]
-    lines += ["Requires-Dist: torch==2.11.*", "Requires-Python: >=3.10"]
-    (info / "METADATA").write_text("\n".join(lines) + "\n")
-    (info / "RECORD").write_text("".join(f"sageattention/{name},,\n" for name in files))
-    for name, text in files.items():
-        (site_packages / "sageattention" / name).parent.mkdir(parents=True, exist_ok=True)
-        (site_packages / "sageattention" / name).write_text(text)
-    return folder / "bin" / "python"
 
 
 def test_names_of_extensions() -> None:
@@ -97,7 +55,7 @@ def test_a_good_wheel(tmp_path: Path) -> None:
 
 def test_the_json(tmp_path: Path) -> None:
     python = environment(tmp_path / "venv", GOOD)
-    script = Path(__file__).parents[2] / "builder" / "check" / "import_check.py"
+    script = import_check.__file__
     done = subprocess.run([python, "-I", script], capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert result["package"] == {

@@ -17,6 +17,7 @@ from builder.util.paths import ROOT
 
 Done = subprocess.CompletedProcess[str]
 Isolated = Callable[[Path, dict[str, str], list[str]], Done]
+FAKE_TORCH = "import types; __version__, version = '2', types.SimpleNamespace(cuda='13')"
 NEEDS_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
@@ -105,3 +106,19 @@ def test_a_copys_worker_finds_the_copy(tmp_path: Path) -> None:
     )
     assert done.returncode in (ExitCode.TORCH_NOT_IMPORTABLE, ExitCode.SAGEATTENTION_NOT_IMPORTABLE)
     assert "import      torch " in done.stdout, done.stdout + done.stderr
+
+
+def test_a_folder_named_sageattention_where_the_user_is_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "torch.py").write_text(FAKE_TORCH)
+    (tmp_path / "sageattention").mkdir()
+    (tmp_path / "sageattention" / "__init__.py").touch()
+    done = subprocess.run(
+        [sys.executable, "-S", str(ROOT / "builder" / "smoketest"), "--import-only"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "packages")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "No module named 'sageattention'" in done.stdout

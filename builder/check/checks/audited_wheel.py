@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from packaging.requirements import Requirement
 
 from builder.check.checks.evidence import build_paths, owner_of_copy, stem, unstable_torch_symbols
-from builder.check.label import Label
+from builder.check.label import Label, torch_requirement
 from builder.finish.provenance import SBOM_NAME, provenance_of
 from builder.finish.sbom import ReadMaterial, read_sbom
 from builder.target.architectures import Architecture
@@ -140,15 +139,8 @@ class AuditedWheel:
 
     @cached_property
     def torch(self) -> Requirement | None:
-        """The requirement on torch; None without. Lines of METADATA that can't be read are ignored."""
-        for line in self.wheel.metadata.get_all("Requires-Dist", []):
-            try:
-                requirement = Requirement(str(line))
-            except InvalidRequirement:
-                continue
-            if canonicalize_name(requirement.name) == "torch":
-                return requirement
-        return None
+        """The requirement on torch; None without."""
+        return torch_requirement(self.wheel.metadata.get_all("Requires-Dist"))
 
     @cached_property
     def told(self) -> Mapping[str, str]:

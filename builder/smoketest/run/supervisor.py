@@ -56,7 +56,8 @@ def supervise(options: Options, follow: Callable[[Row], None], worker: list[str]
         worker: Command of a worker; the order is its last argument. This Python by default.
     """
     run = Run()
-    command = worker or [sys.executable, "-m", "builder.smoketest", "--worker"]
+    # By its path, and not with -m: a folder named sageattention where the user is would be imported.
+    command = worker or [sys.executable, str(Path(__file__).resolve().parents[1]), "--worker"]
     why = ""
     while not run.finished and run.workers < MOST_WORKERS:
         run.workers += 1
@@ -92,7 +93,6 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
             stdout=noise,
             stderr=noise,
             pass_fds=(write_end,),
-            env=worker_environment(),
         )
         os.close(write_end)
         timed_out = False
@@ -119,13 +119,6 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
         run.rows[begun] = failed
         follow(failed)
     return why
-
-
-def worker_environment() -> dict[str, str]:
-    """The environment of a worker: this one, with the project's folder in Python's path."""
-    root = str(Path(__file__).resolve().parents[3])
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
 
 
 def _events(descriptor: int, limit_s: float) -> Iterator[dict[str, Any] | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import pytest
@@ -139,10 +138,3 @@ tell("end")
 def test_an_order_survives_its_way() -> None:
     order = Order(Options(seed=3), ("a", "b"), {"k": "why"}, 5)
     assert Order.from_json(order.to_json()) == order
-
-
-def test_the_checkout_is_in_the_workers_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-    paths = supervisor.worker_environment()["PYTHONPATH"].split(os.pathsep)
-    assert paths[1:] == ["/elsewhere"]
-    assert os.path.exists(os.path.join(paths[0], "builder", "smoketest"))  # noqa: PTH110, PTH118
