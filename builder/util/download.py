@@ -1,39 +1,37 @@
 """Downloads that are verified before anything uses them.
 
-A file is streamed to `<name>.part`, resumed there after a broken connection (RFC 9110, "Range Requests":
-`Range` with `If-Range`), checked for size and SHA-256, and only then renamed into the cache. So what the
-cache holds under its final name is whole and right.
+A file is streamed to `<name>.part`, continued there after a broken connection (RFC 9110, "Range Requests":
+`Range` with `If-Range`), checked for size and SHA-256, and only then renamed. So a file that the cache has
+under its final name is whole and right.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import requests
-import urllib3.exceptions
+from urllib3 import BaseHTTPResponse, Retry
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
+from builder.util import limits
 from builder.util.digest import file_sha256
+from builder.util.download_progress import DownloadProgress, megabytes
 from builder.util.errors import DownloadError
+from builder.util.files import locked
 from builder.util.log import say, warn
 
-_CHUNK_BYTES = 1 << 18
+_CHUNK_BYTES = 256 * limits.KIB
 _RETRIED_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_LONGEST_WAIT_SECONDS = 60.0
-# So much in one attempt shows that the connection is worth going on with, however often it breaks.
-_PROGRESS_BYTES = 1 << 20
+# So much in one attempt shows that it is worth continuing, however often the connection breaks.
+_PROGRESS_BYTES = limits.MIB
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -44,50 +42,57 @@ def download(
     cache_dir: Path,
     *,
     progress: bool = True,
-    attempts: int = 5,
-    timeout_seconds: float = 60.0,
+    attempts: int = limits.ATTEMPTS,
+    timeout_seconds: float = limits.REQUEST_SECONDS,
     backoff_seconds: float = 1.0,
 ) -> Path:
-    """Have a file in the cache, from there or from its address.
+    """Return a file of the cache, downloaded if it is not there.
 
     Args:
         url: An http or https address.
-        sha256: The digest that it must have. With None there is nothing to verify and nothing to know
-            an earlier copy by, so it is downloaded each time.
+        sha256: The digest that it must have. With None nothing can be verified, nor an earlier copy
+            recognised, so it is downloaded each time.
         size_bytes: The size that it must have, where it is known.
         cache_dir: The folder of downloads; made if missing.
-        progress: Show how far it is: a bar on a terminal, else a line every tenth.
+        progress: Show how far it is: a bar on a terminal, elsewhere a line every tenth.
         attempts: How often in a row to try while nothing comes.
         timeout_seconds: How long to wait for a connection, and for each next piece.
-        backoff_seconds: Pause before the second attempt; each further one is twice as long.
+        backoff_seconds: Half the pause before the third attempt; each further one is twice as long. The
+            second follows at once.
 
     Returns:
         The verified file, `<start of its sha256>-<name>` in the cache.
 
     Raises:
-        DownloadError: It can't be had, or is not what it must be; nothing is left under its name.
+        DownloadError: It can't be obtained, or is not what it must be; nothing is left under its name.
     """
     name = _file_name(url)
     key = sha256[:16] if sha256 else hashlib.sha256(url.encode()).hexdigest()[:16]
     final = cache_dir / f"{key}-{name}"
     wanted = _Wanted(url, name, sha256, size_bytes)
+    patience = Retry(
+        total=attempts - 1,
+        backoff_factor=backoff_seconds,
+        backoff_max=limits.LONGEST_BACKOFF_SECONDS,
+        retry_after_max=limits.LONGEST_BACKOFF_SECONDS,
+    )
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with _only_one(final, name):
+        lock = final.with_name(f"{final.name}.lock")
+        with locked(lock, lambda: say(f"  waiting for another process that downloads {name}")):
             if sha256 is not None and final.exists():
                 if file_sha256(final) == sha256:
                     return final
-                warn(f"{final} does not have its hash any more; downloading it again")
+                warn(f"{final} has a different SHA-256 than when it was downloaded; downloading it again")
                 final.unlink()
             part = _Part(final.with_name(f"{final.name}.part"), wanted)
-            _fetch(part, wanted, _Patience(attempts, timeout_seconds, backoff_seconds), progress)
+            _fetch(part, wanted, patience, timeout_seconds, progress)
             part.path.replace(final)
             part.forget()
     except OSError as error:
         if error.errno in _DISK_FULL:
             raise DownloadError(
                 f"No space for {name} in {cache_dir} ({error.strerror}).",
-                "Free some, or put the cache elsewhere with --cache-dir DIR; the download then goes on.",
+                "Free some, or put the cache elsewhere with --cache-dir DIR; the download then continues.",
             ) from error
         raise DownloadError(
             f"{name} can't be written to {cache_dir}: {error}.",
@@ -104,28 +109,16 @@ class _Wanted:
     size_bytes: int | None
 
 
-@dataclass(frozen=True)
-class _Patience:
-    attempts: int
-    timeout_seconds: float
-    backoff_seconds: float
-
-    def wait(self, failures: int, asked_seconds: float) -> None:
-        """Sleep before the attempt after this many failures in a row, or as long as the server asks."""
-        seconds = max(self.backoff_seconds * 2 ** (failures - 1), asked_seconds)
-        time.sleep(min(seconds, _LONGEST_WAIT_SECONDS))
-
-
 class _Transient(Exception):  # noqa: N818 - not an error yet: it is tried again
     """A failure that may pass.
 
     Attributes:
-        wait_seconds: What the server asked for with `Retry-After`.
+        response: The server's answer, if there was one; it may ask for a pause with `Retry-After`.
     """
 
-    def __init__(self, reason: str, wait_seconds: float = 0.0) -> None:
+    def __init__(self, reason: str, response: BaseHTTPResponse | None = None) -> None:
         super().__init__(reason)
-        self.wait_seconds = wait_seconds
+        self.response = response
 
 
 class _Part:
@@ -165,15 +158,15 @@ class _Part:
         self._mark.unlink(missing_ok=True)
 
 
-def _fetch(part: _Part, wanted: _Wanted, patience: _Patience, progress: bool) -> None:
+def _fetch(part: _Part, wanted: _Wanted, patience: Retry, timeout_seconds: float, progress: bool) -> None:
     """Bring the part to the whole, verified file."""
     again = False
-    failures = 0
+    retries = patience
     with requests.Session() as session:
         while True:
             before = part.size_bytes
             try:
-                _attempt(session, part, wanted, patience.timeout_seconds, progress)
+                _attempt(session, part, wanted, timeout_seconds, progress)
                 problem = _problem(part, wanted)
                 if not problem:
                     return
@@ -184,25 +177,37 @@ def _fetch(part: _Part, wanted: _Wanted, patience: _Patience, progress: bool) ->
                 warn(f"{problem} Starting again from its first byte.")
                 again = True
             except _Transient as error:
-                failures = 1 if part.size_bytes - before >= _PROGRESS_BYTES else failures + 1
-                if failures >= patience.attempts:
-                    raise DownloadError(
-                        f"{wanted.url} could not be downloaded: {error}; tried {failures} times.",
-                        "Check the connection (and the proxy, where there is one), then run again: it goes "
-                        "on where it stopped.",
-                    ) from None
-                warn(f"{wanted.name}: {error}; trying again")
-                patience.wait(failures, error.wait_seconds)
+                if part.size_bytes - before >= _PROGRESS_BYTES:
+                    retries = patience
+                retries = _next_try(retries, error, wanted)
+
+
+def _next_try(retries: Retry, error: _Transient, wanted: _Wanted) -> Retry:
+    """Wait for the next attempt, or give up; return what is left of the patience."""
+    try:
+        left = retries.increment(error=error)
+    except MaxRetryError:
+        raise DownloadError(
+            f"{wanted.url} could not be downloaded: {error}; tried {len(retries.history) + 1} times.",
+            "Check the connection (and the proxy, where there is one), then run again: it continues where "
+            "it stopped.",
+        ) from None
+    warn(f"{wanted.name}: {error}; trying again")
+    try:
+        left.sleep(error.response)
+    except InvalidHeader:
+        left.sleep()
+    return left
 
 
 def _problem(part: _Part, wanted: _Wanted) -> str:
-    """What is wrong with a file that came whole; empty where nothing is."""
+    """Return what is wrong with a whole file; empty where nothing is."""
     if wanted.size_bytes is not None and part.size_bytes != wanted.size_bytes:
         return f"{wanted.url} has {part.size_bytes:,} bytes, expected {wanted.size_bytes:,}."
     if wanted.sha256 is not None:
         got = file_sha256(part.path)
         if got != wanted.sha256:
-            return f"{wanted.url} has the wrong bytes: expected sha256 {wanted.sha256}, got {got}."
+            return f"{wanted.url} has a different SHA-256: expected {wanted.sha256}, got {got}."
     return ""
 
 
@@ -213,9 +218,9 @@ def _attempt(
 
     Raises:
         _Transient: Worth another try.
-        DownloadError: Not so.
+        DownloadError: Not worth one.
     """
-    # Compressed on the way, ranges would count other bytes than the file's.
+    # In a compressed answer, ranges would not count the file's own bytes.
     headers = {"Accept-Encoding": "identity"}
     if not part.validator and not wanted.sha256:
         part.restart()  # nothing would tell whether the rest is of the same file
@@ -231,20 +236,20 @@ def _attempt(
                 return
             part.remember(response.headers)
             _check_space(part, total, wanted)
-            _store(response, part, total, _Progress(wanted.name, total, progress))
+            _store(response, part, total, DownloadProgress(wanted.name, total, progress))
     except (
         requests.exceptions.InvalidURL,
         requests.exceptions.InvalidSchema,
         requests.exceptions.MissingSchema,
         requests.exceptions.TooManyRedirects,
     ) as error:
-        raise DownloadError(f"{wanted.url} is an address that can't be downloaded: {error}.") from None
+        raise DownloadError(f"{wanted.url} can't be downloaded: {error}.") from None
     except requests.exceptions.SSLError as error:
         raise DownloadError(
             f"{wanted.url}: no trusted connection: {error}.",
             "Behind a proxy with its own certificate, name that in REQUESTS_CA_BUNDLE.",
         ) from None
-    except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
+    except (requests.exceptions.RequestException, HTTPError) as error:
         raise _Transient(_in_short(error)) from None
 
 
@@ -259,30 +264,25 @@ def _check_status(response: requests.Response, part: _Part, wanted: _Wanted) -> 
         if total is not None and int(total[1]) == part.size_bytes:
             return  # all of it is here already
         part.restart()
-        raise _Transient("the server has no such range of it")
+        raise _Transient("the server does not have that range of it")
     said = f"the server answered {status} {response.reason or ''}".rstrip()
     if status in _RETRIED_STATUS:
-        raise _Transient(said, _retry_after_seconds(response))
+        raise _Transient(said, response.raw)
     raise DownloadError(
         f"{wanted.url} could not be downloaded: {said}.",
         "Check the address; it may have moved." if status in {404, 410} else "",
     )
 
 
-def _retry_after_seconds(response: requests.Response) -> float:
-    text = response.headers.get("Retry-After", "")
-    return float(text) if re.fullmatch(r"\d{1,5}", text) else 0.0
-
-
 def _place(response: requests.Response, part: _Part, wanted: _Wanted) -> int | None:
-    """See where in the file this answer starts, and how long the whole is (None where it isn't said)."""
+    """Check where in the file an answer starts; return the whole file's size, None where it is not known."""
     if response.status_code == requests.codes.requested_range_not_satisfiable:
         return part.size_bytes
     if response.status_code == requests.codes.partial_content:
         got = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
         if got is None or int(got[1]) != part.size_bytes:
             part.restart()
-            raise _Transient("the server sent another range than asked for")
+            raise _Transient("the server sent a different range")
         total = int(got[3]) if got[3] != "*" else None
     else:
         part.restart()  # the whole from its start: the server knows no ranges, or the file has changed
@@ -304,13 +304,13 @@ def _check_space(part: _Part, total: int | None, wanted: _Wanted) -> None:
     free = shutil.disk_usage(part.path.parent).free
     if needed > free:
         raise DownloadError(
-            f"No space for {wanted.name} in {part.path.parent}: it needs {_size(needed)}, and {_size(free)} "
-            "are free.",
+            f"No space for {wanted.name} in {part.path.parent}: it needs {megabytes(needed)}, "
+            f"and {megabytes(free)} are free.",
             "Free some, or put the cache elsewhere with --cache-dir DIR.",
         )
 
 
-def _store(response: requests.Response, part: _Part, total: int | None, progress: _Progress) -> None:
+def _store(response: requests.Response, part: _Part, total: int | None, progress: DownloadProgress) -> None:
     with part.path.open("ab") as file, progress:
         progress.at(file.tell())
         for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
@@ -325,68 +325,8 @@ def _store(response: requests.Response, part: _Part, total: int | None, progress
         raise _Transient(f"the connection ended after {size:,} of {total:,} bytes")
 
 
-class _Progress:
-    """How far a download is: a bar that is drawn anew on a terminal, else a line every tenth."""
-
-    _WIDTH = 30
-    _REDRAW_SECONDS = 0.1
-    _LINE_BYTES = 4 << 20
-
-    def __init__(self, name: str, total: int | None, shown: bool) -> None:
-        self._name = name
-        self._total = total
-        self._bar = shown and sys.stdout.isatty()
-        self._lines = shown and not self._bar
-        self._start = time.monotonic()
-        self._first: int | None = None
-        self._last = 0
-        self._drawn = 0.0
-        self._next_line = 0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._draw(self._last)
-            say()
-
-    def at(self, size_bytes: int) -> None:
-        """Say that this much of the file is here."""
-        if self._first is None:
-            self._first = size_bytes
-        self._last = size_bytes
-        if self._bar and time.monotonic() - self._drawn >= self._REDRAW_SECONDS:
-            self._draw(size_bytes)
-        if self._lines and (size_bytes >= self._next_line or size_bytes == self._total):
-            self._print(size_bytes)
-
-    def _draw(self, size_bytes: int) -> None:
-        self._drawn = time.monotonic()
-        rate = (size_bytes - (self._first or 0)) / max(self._drawn - self._start, 0.001)
-        bar = ""
-        if self._total:
-            filled = self._WIDTH * size_bytes // self._total
-            bar = f"[{'#' * filled}{' ' * (self._WIDTH - filled)}] {100 * size_bytes // self._total:3d}% of "
-            bar += f"{_size(self._total)}"
-        print(f"\r\033[K  {self._name} {bar or _size(size_bytes)}, {_size(int(rate))}/s", end="", flush=True)
-
-    def _print(self, size_bytes: int) -> None:
-        share = (
-            f"{100 * size_bytes // self._total}% of {_size(self._total)}"
-            if self._total
-            else _size(size_bytes)
-        )
-        say(f"  {self._name}: {share}")
-        self._next_line = size_bytes + max(self._LINE_BYTES, (self._total or 0) // 10)
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:,.1f} MB"
-
-
 def _in_short(error: Exception) -> str:
-    """One line of an error, which for requests and urllib3 is often a tower of them."""
+    """Return the innermost cause in one line: requests and urllib3 wrap errors in errors."""
     cause: BaseException = error
     while isinstance(cause.__context__, Exception):
         cause = cause.__context__
@@ -396,15 +336,3 @@ def _in_short(error: Exception) -> str:
 def _file_name(url: str) -> str:
     last = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
     return re.sub(r"[^\w.+-]", "_", last, flags=re.ASCII).lstrip(".")[-100:] or "download"
-
-
-@contextmanager
-def _only_one(final: Path, name: str) -> Iterator[None]:
-    """Let one process at a time download a file; the others wait, and find it in the cache."""
-    with final.with_name(f"{final.name}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"  waiting for another process that downloads {name}")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
