@@ -1,7 +1,10 @@
-"""GitHub's REST API, as far as releases and watching need it.
+"""A client of GitHub's REST API, for what releases and the look for newer versions need.
 
-The token goes into one header and nowhere else: it is asked for by name in the environment, shown by no
-`repr`, sent only over https or to this machine, and taken out of every message that leaves this module.
+The token goes into one header and nowhere else: no `repr` shows it, it is sent only over https or to this
+machine, and it is removed from every message that leaves this module.
+
+Waiting and trying again is this module's own, not urllib3's `Retry`: GitHub's rate limits have headers of
+their own, and what makes something new is tried again only after a look at what is there.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 import requests
 from requests.auth import AuthBase
 
+from builder.util import limits
 from builder.util.errors import ReleaseError, UsageError
 from builder.util.log import warn
 
@@ -22,12 +26,6 @@ API_URL = "https://api.github.com"
 API_VERSION = "2022-11-28"
 TOKEN_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN")
 
-ATTEMPTS = 5
-_LONGEST_BACKOFF_SECONDS = 60.0
-# Longer than this nobody wants to wait for a rate limit to end; a run again later costs nothing.
-LONGEST_WAIT_SECONDS = 900.0
-_TIMEOUT_SECONDS = (30.0, 300.0)
-_CHUNK_BYTES = 1 << 20
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -44,19 +42,19 @@ class GitHubError(ReleaseError):
 
 
 class TransientError(GitHubError):
-    """A failure that may be gone at the next try.
+    """A failure that may not happen again at the next try.
 
     Attributes:
         wait_seconds: How long the server asks to wait; None where it does not say.
     """
 
     def __init__(self, message: str, status: int | None = None, wait_seconds: float | None = None) -> None:
-        super().__init__(message, "Run the same command again: it goes on where it stopped.", status)
+        super().__init__(message, "Run the same command again: it continues where it stopped.", status)
         self.wait_seconds = wait_seconds
 
 
 def token_from(environ: Mapping[str, str]) -> str | None:
-    """The token from `GITHUB_TOKEN` or `GH_TOKEN`; None where neither is set."""
+    """Return the token from `GITHUB_TOKEN` or `GH_TOKEN`; None where neither is set."""
     for name in TOKEN_VARIABLES:
         if token := environ.get(name, "").strip():
             return token
@@ -64,7 +62,7 @@ def token_from(environ: Mapping[str, str]) -> str | None:
 
 
 def wait_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """How long an answer asks to wait, from `Retry-After` or GitHub's rate-limit headers.
+    """Return how long an answer asks to wait, from `Retry-After` or GitHub's rate-limit headers.
 
     Args:
         headers: The answer's headers.
@@ -80,7 +78,7 @@ def wait_seconds(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def is_transient(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether a status is worth another try: a server's error, or a rate limit (which may be a 403)."""
+    """Return whether a status is worth another try: a server's error, or a rate limit (also with 403)."""
     limited = "Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0"
     return status >= 500 or status == 429 or (status == 403 and limited)
 
@@ -90,13 +88,13 @@ class Api:
 
     Args:
         url: Its address: `https://api.github.com`, or `https://HOST/api/v3`.
-        token: Sent with each request; None asks as nobody.
+        token: Sent with each request; None for requests without one.
         sleep: How to wait, in seconds.
         attempts: How often to try what may work at the next try.
-        longest_wait_seconds: A server that asks for a longer wait is not waited for.
+        longest_wait_seconds: A longer wait is an error.
 
     Raises:
-        UsageError: The token would be sent over an open connection.
+        UsageError: The token would be sent over an unencrypted connection.
     """
 
     def __init__(
@@ -105,8 +103,8 @@ class Api:
         token: str | None,
         *,
         sleep: Callable[[float], None] = time.sleep,
-        attempts: int = ATTEMPTS,
-        longest_wait_seconds: float = LONGEST_WAIT_SECONDS,
+        attempts: int = limits.ATTEMPTS,
+        longest_wait_seconds: float = limits.LONGEST_WAIT_SECONDS,
     ) -> None:
         self.url = url.rstrip("/")
         self.attempts = attempts
@@ -121,11 +119,11 @@ class Api:
         self._refuse_open(self.url)
 
     def get(self, path: str) -> Any:
-        """One resource, as JSON values."""
+        """Return one resource, as JSON values."""
         return self._json("GET", self._address(path))
 
     def find(self, path: str) -> Any | None:
-        """One resource; None where there is none."""
+        """Return one resource; None if it does not exist."""
         try:
             return self.get(path)
         except GitHubError as error:
@@ -134,22 +132,22 @@ class Api:
             raise
 
     def list(self, path: str) -> Iterator[Any]:
-        """Every element of a list, page after page."""
+        """Yield every element of a list, page after page."""
         url: str | None = f"{self._address(path)}?{urlencode({'per_page': 100})}"
         while url is not None:
             response = self._retried("GET", url)
             yield from self._values(response)
             following = response.links.get("next", {}).get("url")
             if following is not None and urlsplit(following).netloc != urlsplit(self.url).netloc:
-                raise GitHubError(f"The next page is said to be at another host: {following}.")
+                raise GitHubError(f"The next page is at another host, which is not allowed: {following}.")
             url = following
 
     def patch(self, path: str, values: Mapping[str, Any]) -> Any:
-        """Change a resource; doing so twice does no harm."""
+        """Change a resource and return it; doing so twice does no harm."""
         return self._json("PATCH", self._address(path), json=values)
 
     def delete(self, path: str) -> None:
-        """Remove a resource; one that is gone already is no error."""
+        """Remove a resource; it may be gone already."""
         try:
             self._retried("DELETE", self._address(path))
         except GitHubError as error:
@@ -157,15 +155,15 @@ class Api:
                 raise
 
     def post_once(self, path: str, values: Mapping[str, Any]) -> Any:
-        """Make a resource, in one try: after a failure nobody knows whether it was made.
+        """Make a resource in one try, and return it: after a failure nobody knows whether it was made.
 
         Raises:
-            TransientError: The caller looks what is there, waits (`wait`), and tries again.
+            TransientError: The caller looks at what is there, waits (`wait`), and tries again.
         """
         return self._values(self._once("POST", self._address(path), json=values))
 
     def upload_once(self, url: str, name: str, content: BinaryIO, size_bytes: int, content_type: str) -> Any:
-        """Send a release's asset, in one try.
+        """Send a release's asset in one try, and return it.
 
         Args:
             url: The release's `upload_url`, with or without its template.
@@ -180,22 +178,22 @@ class Api:
         url = f"{url.partition('{')[0]}?{urlencode({'name': name})}"
         self._refuse_open(url)
         headers = {"Content-Type": content_type, "Content-Length": str(size_bytes)}
-        # requests sends an empty file with chunks and without its length, which the API refuses.
+        # requests sends an empty file in chunks and without its length, which the API refuses.
         data: BinaryIO | bytes = content if size_bytes else b""
         return self._values(self._once("POST", url, data=data, headers=headers))
 
     def sha256_of(self, path: str) -> str:
-        """Download an asset, and say what its digest is."""
+        """Return the SHA-256 of an asset, which is downloaded for it."""
         digest = hashlib.sha256()
         response = self._retried(
             "GET", self._address(path), headers={"Accept": "application/octet-stream"}, stream=True
         )
         try:
             with response:
-                for chunk in response.iter_content(_CHUNK_BYTES):
+                for chunk in response.iter_content(limits.CHUNK_BYTES):
                     digest.update(chunk)
         except requests.RequestException as error:
-            raise TransientError(self.scrub(f"{path}: broke off: {error}")) from None
+            raise TransientError(self.scrub(f"{path}: the connection broke: {error}")) from None
         return digest.hexdigest()
 
     def wait(self, attempt: int, error: TransientError) -> None:
@@ -203,21 +201,21 @@ class Api:
 
         Args:
             attempt: How many tries there were.
-            error: What the last one met.
+            error: How the last one failed.
 
         Raises:
-            TransientError: There were enough tries, or the server asks for too long a wait.
+            TransientError: That error: there were enough tries, or the wait would be too long.
         """
         seconds = error.wait_seconds
         if seconds is None:
-            seconds = min(_LONGEST_BACKOFF_SECONDS, 2.0 ** (attempt - 1))
+            seconds = min(limits.LONGEST_BACKOFF_SECONDS, 2.0 ** (attempt - 1))
         if attempt >= self.attempts or seconds > self._longest_wait_seconds:
             raise error
         warn(f"{error.message} Trying again in {seconds:.0f} s.")
         self._sleep(seconds)
 
     def scrub(self, text: str) -> str:
-        """A text without the token."""
+        """Return a text without the token."""
         return text.replace(self._token, "***") if self._token else text
 
     def _address(self, path: str) -> str:
@@ -239,7 +237,7 @@ class Api:
             return response.json()
         except requests.JSONDecodeError:
             raise GitHubError(
-                f"{_place(response.url)} answers {response.status_code} without JSON."
+                f"{_place(response.url)} answers {response.status_code}, but not with JSON."
             ) from None
 
     def _retried(self, method: str, url: str, **arguments: Any) -> requests.Response:
@@ -254,9 +252,9 @@ class Api:
     def _once(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **arguments: Any
     ) -> requests.Response:
-        """One request; any answer but a success is an error.
+        """Send one request; any answer but a success is an error.
 
-        Nothing of the exceptions beneath is kept: they may hold the request with its headers.
+        The exceptions of requests are not chained to it: they may hold the request with its headers.
         """
         sent = {"Accept": "application/vnd.github+json", **(headers or {})}
         try:
@@ -264,7 +262,7 @@ class Api:
                 method,
                 url,
                 headers=sent,
-                timeout=_TIMEOUT_SECONDS,
+                timeout=(limits.REQUEST_SECONDS, limits.UPLOAD_SECONDS),
                 allow_redirects=method == "GET",
                 **arguments,
             )
@@ -276,7 +274,9 @@ class Api:
         said = self.scrub(_message(response))
         text = f"{method} {_place(url)}: {response.status_code} {response.reason}{said}"
         if response.is_redirect:
-            raise GitHubError(f"{text}: moved.", "Give the repository's new name.", response.status_code)
+            raise GitHubError(
+                f"{text}: it has moved.", "Give the repository's new name.", response.status_code
+            )
         if is_transient(response.status_code, response.headers):
             raise TransientError(
                 f"{text}.", response.status_code, wait_seconds(response.headers, time.time())
@@ -285,7 +285,7 @@ class Api:
 
 
 class _Bearer(AuthBase):
-    """Puts the token into a request; being an `auth`, it also keeps `.netrc` from replacing it."""
+    """Puts the token into a request; as an `auth`, it also prevents `.netrc` from replacing it."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
@@ -297,12 +297,12 @@ class _Bearer(AuthBase):
 
 
 def _place(url: str) -> str:
-    """An address without its query."""
+    """Return an address without its query."""
     return url.partition("?")[0]
 
 
 def _message(response: requests.Response) -> str:
-    """What the API says of an error: its message, and the errors beneath."""
+    """Return what the API says about an error: its message, and the errors under it."""
     try:
         values = response.json()
         message = str(values.get("message", ""))
@@ -318,7 +318,7 @@ def _message(response: requests.Response) -> str:
 
 def _remedy(status: int) -> str:
     if status == requests.codes.unauthorized:
-        return "The token is not valid (any more): set another one in GITHUB_TOKEN."
+        return "The token is not valid, or not any more: set another one in GITHUB_TOKEN."
     if status in (requests.codes.forbidden, requests.codes.not_found):
         return "Check the repository's name, and that the token has write access to its contents."
     return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.server
-import io
 import json
 import re
 import subprocess
@@ -32,7 +31,7 @@ from made_up_wheels import (
 from builder.publish import catalogue, release
 from builder.publish.notes import release_notes
 from builder.util.errors import AuditError, BuilderError, ReleaseError, UsageError
-from builder.util.github import Api, GitHubError, TransientError, is_transient, wait_seconds
+from builder.util.github import GitHubError, TransientError
 
 TOKEN = "ghp_thisTokenMustNeverBeSeen0123456789"
 REPOSITORY = "someone/wheels"
@@ -619,16 +618,6 @@ def test_without_a_token_or_a_repository_it_says_what_is_missing(
         played.run("--repository", "nonsense")
 
 
-def test_a_token_is_sent_over_https_or_to_this_machine_only() -> None:
-    Api("https://api.example.invalid", TOKEN)
-    Api("http://127.0.0.1:1", TOKEN)
-    with pytest.raises(UsageError, match="https only"):
-        Api("http://api.example.invalid", TOKEN)
-    api = Api("https://api.example.invalid", TOKEN)
-    with pytest.raises(UsageError, match="https only"):
-        api.upload_once("http://uploads.example.invalid/{?name}", "a", io.BytesIO(b"a"), 1, "text/plain")
-
-
 def test_no_netrc_replaces_the_token(played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
@@ -636,32 +625,6 @@ def test_no_netrc_replaces_the_token(played: Played, tmp_path: Path, monkeypatch
     monkeypatch.setenv("NETRC", str(netrc))
     played.run()
     assert played.release()["draft"] is False
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "transient"),
-    [
-        (500, {}, True),
-        (503, {}, True),
-        (429, {}, True),
-        (403, {}, False),
-        (403, {"Retry-After": "1"}, True),
-        (403, {"X-RateLimit-Remaining": "0"}, True),
-        (403, {"X-RateLimit-Remaining": "59"}, False),
-        (404, {}, False),
-        (422, {}, False),
-    ],
-)
-def test_what_is_worth_another_try(status: int, headers: dict[str, str], transient: bool) -> None:
-    assert is_transient(status, headers) is transient
-
-
-def test_how_long_to_wait() -> None:
-    assert wait_seconds({"Retry-After": "30"}, 0) == 30
-    assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1100"}, 1000) == 100
-    assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "900"}, 1000) == 0
-    assert wait_seconds({"X-RateLimit-Remaining": "7", "X-RateLimit-Reset": "1100"}, 1000) is None
-    assert wait_seconds({}, 0) is None
 
 
 def test_the_command_refuses_wheels_that_fail_the_projects_audit(played: Played) -> None:

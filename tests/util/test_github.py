@@ -1,0 +1,188 @@
+"""The client of GitHub's API, against a server on this machine that gives the answers of a test in turn."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from builder.util.errors import UsageError
+from builder.util.github import Api, GitHubError, TransientError, is_transient, token_from, wait_seconds
+
+TOKEN = "ghp_thisTokenMustNeverBeSeen0123456789"
+
+
+class Server:
+    """A server that gives its answers in turn, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.asked: list[str] = []
+        self.sent: list[bytes] = []
+        self.waits: list[float] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                server.asked.append(f"{self.command} {self.path} {self.headers['Authorization']}")
+                server.sent.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+                status, headers, content = server.answers.pop(0)
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = handle_any
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        self.api = Api(self.url, TOKEN, sleep=self.waits.append)
+
+    def will_answer(self, status: int, value: Any = None, **headers: str) -> None:
+        content = b"" if value is None else json.dumps(value).encode()
+        self.answers.append(
+            (status, {name.replace("_", "-"): text for name, text in headers.items()}, content)
+        )
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+    thread.join()
+
+
+def test_the_token_comes_from_the_environment() -> None:
+    assert token_from({"GITHUB_TOKEN": " a ", "GH_TOKEN": "b"}) == "a"
+    assert token_from({"GITHUB_TOKEN": "", "GH_TOKEN": "b"}) == "b"
+    assert token_from({}) is None
+
+
+def test_a_list_is_read_page_after_page(server: Server) -> None:
+    server.will_answer(200, [1, 2], Link=f'<{server.url}/things?page=2>; rel="next"')
+    server.will_answer(200, [3])
+    assert list(server.api.list("things")) == [1, 2, 3]
+    assert server.asked == [
+        f"GET /things?per_page=100 Bearer {TOKEN}",
+        f"GET /things?page=2 Bearer {TOKEN}",
+    ]
+
+
+def test_the_token_does_not_follow_a_list_to_another_host(server: Server) -> None:
+    server.will_answer(200, [1], Link='<https://example.invalid/things?page=2>; rel="next"')
+    with pytest.raises(GitHubError, match="next page"):
+        list(server.api.list("things"))
+
+
+def test_what_is_not_there_is_none_or_gone_already(server: Server) -> None:
+    server.will_answer(404, {"message": "Not Found"})
+    assert server.api.find("things/1") is None
+    server.will_answer(404, {"message": "Not Found"})
+    server.api.delete("things/1")
+    server.will_answer(403, {"message": "Forbidden"})
+    with pytest.raises(GitHubError, match="Forbidden"):
+        server.api.find("things/1")
+
+
+def test_a_change_is_tried_again_and_a_new_thing_is_not(server: Server) -> None:
+    server.will_answer(502)
+    server.will_answer(429, None, Retry_After="7")
+    server.will_answer(200, {"id": 1})
+    assert server.api.patch("things/1", {"name": "a"}) == {"id": 1}
+    assert server.sent == [b'{"name": "a"}'] * 3
+    assert server.waits == [1.0, 7.0]
+    server.will_answer(502)
+    with pytest.raises(TransientError, match="502"):
+        server.api.post_once("things", {"name": "a"})
+    assert len(server.asked) == 4
+
+
+def test_tries_and_waits_have_an_end(server: Server) -> None:
+    for _ in range(5):
+        server.will_answer(500)
+    with pytest.raises(TransientError, match="500"):
+        server.api.get("things")
+    assert server.waits == [1.0, 2.0, 4.0, 8.0]
+    server.will_answer(503, None, Retry_After="901")
+    with pytest.raises(TransientError, match="503"):
+        server.api.get("things")
+    assert len(server.waits) == 4
+
+
+def test_an_asset_is_sent_with_its_length_even_where_it_is_empty(server: Server) -> None:
+    for content in (b"wheel", b""):
+        server.will_answer(201, {"id": 1})
+        url = f"{server.url}/uploads{{?name,label}}"
+        server.api.upload_once(url, "a+b.whl", io.BytesIO(content), len(content), "application/zip")
+    assert server.sent == [b"wheel", b""]
+    assert server.asked[0].startswith("POST /uploads?name=a%2Bb.whl Bearer ")
+
+
+def test_an_assets_digest_is_that_of_its_bytes(server: Server) -> None:
+    server.answers.append((200, {}, b"wheel"))
+    assert server.api.sha256_of("assets/1") == hashlib.sha256(b"wheel").hexdigest()
+    server.answers.append((200, {"Content-Length": "9"}, b"wheel"))
+    with pytest.raises(TransientError, match="the connection broke"):
+        server.api.sha256_of("assets/1")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [(302, "it has moved"), (200, "not with JSON"), (401, "Bad credentials")],
+)
+def test_an_answer_that_can_t_be_used_is_named(server: Server, status: int, said: str) -> None:
+    content = b'{"message": "Bad credentials"}' if status == 401 else b"<html>"
+    server.answers.append((status, {"Location": "/elsewhere"} if status == 302 else {}, content))
+    with pytest.raises(GitHubError, match=said):
+        server.api.patch("things/1", {})
+    assert len(server.asked) == 1
+
+
+def test_a_token_is_sent_over_https_or_to_this_machine_only() -> None:
+    Api("https://api.example.invalid", TOKEN)
+    Api("http://127.0.0.1:1", TOKEN)
+    with pytest.raises(UsageError, match="https only"):
+        Api("http://api.example.invalid", TOKEN)
+    api = Api("https://api.example.invalid", TOKEN)
+    with pytest.raises(UsageError, match="https only"):
+        api.upload_once("http://uploads.example.invalid/{?name}", "a", io.BytesIO(b"a"), 1, "text/plain")
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "transient"),
+    [
+        (500, {}, True),
+        (503, {}, True),
+        (429, {}, True),
+        (403, {}, False),
+        (403, {"Retry-After": "1"}, True),
+        (403, {"X-RateLimit-Remaining": "0"}, True),
+        (403, {"X-RateLimit-Remaining": "59"}, False),
+        (404, {}, False),
+        (422, {}, False),
+    ],
+)
+def test_what_is_worth_another_try(status: int, headers: dict[str, str], transient: bool) -> None:
+    assert is_transient(status, headers) is transient
+
+
+def test_how_long_to_wait() -> None:
+    assert wait_seconds({"Retry-After": "30"}, 0) == 30
+    assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1100"}, 1000) == 100
+    assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "900"}, 1000) == 0
+    assert wait_seconds({"X-RateLimit-Remaining": "7", "X-RateLimit-Reset": "1100"}, 1000) is None
+    assert wait_seconds({}, 0) is None
