@@ -19,9 +19,10 @@ from builder.compile import compiler_cache
 from builder.compile import jobs as resources
 from builder.compile.frontend import Compiled, run_build
 from builder.compile.variables import Work, build_variables
-from builder.finish import provenance, repair
+from builder.finish import repair
+from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
-from builder.finish.provenance import PatchFile, read_patch_files
+from builder.finish.provenance import PatchFile, Provenance, read_patch_files
 from builder.finish.record import for_wheel, learnt_costs, make_record
 from builder.finish.wheelhouse import locked, publish, read_record, up_to_date
 from builder.source.obtain import Source, obtain
@@ -255,18 +256,15 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     return Made(compiled, plan.jobs, stats)
 
 
-def _provenance(
-    job: Job, source: Source, applied: Sequence[Applied], tools: Toolchain
-) -> provenance.Provenance:
+def _provenance(job: Job, source: Source, applied: Sequence[Applied], tools: Toolchain) -> Provenance:
     """Return what the wheels say of how they were made."""
     summaries = {patch.name: patch.summary for patch in applied}
     used = [*(package.material() for package in installed_packages(_site_packages())), *tools.components]
-    return provenance.Provenance(
+    return Provenance(
         target=job.target,
         architectures=job.selection.architectures,
         source=source,
         patches=tuple(replace(patch, summary=summaries.get(patch.name, "")) for patch in job.patches),
-        patch_count=len(applied),
         tools=tuple({part.name: part for part in used}.values()),
         project=job.project,
         epoch=job.release.source_date_epoch,
@@ -274,18 +272,18 @@ def _provenance(
 
 
 def _finish(
-    job: Job, built: Path, tools: Toolchain, told: provenance.Provenance, record: Mapping[str, Any]
+    job: Job, built: Path, tools: Toolchain, told: Provenance, record: Mapping[str, Any]
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Repair, complete and check both wheels; returns them with their records, the basic one first."""
     with job.durations.step("repair", f"Repairing the wheel for {job.target.platform_tag}"):
         repaired = repair.repair(built, job.target, job.scratch / "repaired", [tools.cuda_home / "lib64"])
-        basic = provenance.finalize(built, told, job.scratch / "basic")
-        full = provenance.finalize(
+        basic = finalize(built, told, job.scratch / "basic")
+        full = finalize(
             repaired.wheel,
             told,
             job.scratch / "full",
             bundled=repaired.bundled,
-            runtime_license=provenance.runtime_license_text(_site_packages()),
+            runtime_license=runtime_license_text(_site_packages()),
         )
         for library in repaired.bundled:
             say(f"  bundled: {library.soname}")

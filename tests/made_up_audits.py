@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from made_up_libraries import Elf, fatbin, make_elf, pack_wheel
+from made_up_provenance import TOLD
 
 from builder.check.audit_report import AuditReport
-from builder.finish.provenance import PatchFile, Provenance, finalize
+from builder.finish.finalize import finalize
+from builder.finish.provenance import Provenance
 from builder.finish.repair import BundledLibrary
-from builder.source.obtain import Source
-from builder.target.project import Project
 from builder.target.targets import load_targets
-from builder.toolchain.materials import Material
 
 TARGETS = load_targets()
 NATIVE, STABLE = TARGETS["cp312-cu130"], TARGETS["abi3-cu130"]
@@ -36,24 +36,7 @@ BUNDLED = BundledLibrary(RUNTIME, "libcudart.so.13", "e" * 64, "nvidia-cuda-runt
 
 def told(stable: bool = False) -> Provenance:
     target = STABLE if stable else NATIVE
-    return Provenance(
-        target=target,
-        architectures=target.architectures,
-        source=Source(
-            kind="release",
-            version="2.2.0",
-            location="https://example.org/a.tar.gz",
-            sha256="d" * 64,
-            license="Apache-2.0",
-            tree=Path(),
-            tag="v2.2.0",
-        ),
-        patches=(PatchFile("0001-build.toml", b"what = 'one'\n", "one"),),
-        patch_count=1,
-        tools=(Material("build-tool", "nvidia-cuda-nvcc", "13.0.88", "a" * 64),),
-        project=Project("wheels", "https://example.org/wheels", "f" * 40),
-        epoch=1761613216,
-    )
+    return replace(TOLD, target=target, architectures=target.architectures)
 
 
 def raw_wheel(

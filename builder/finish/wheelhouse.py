@@ -1,30 +1,29 @@
-"""The wheelhouse: finished wheels, each with its JSON record beside it.
+"""Keeps the wheelhouse: finished wheels, each with its JSON record beside it.
 
-Only whole wheels are ever seen here: a wheel and its record are written under temporary names on the same
-file system and renamed, the record last, and a wheel counts as there only with a record that fits it.
+A wheel and its record are written beside their places and then moved there, the record last. A wheel counts
+only with a record that fits it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+from builder.util import files
 from builder.util.digest import file_sha256
 from builder.util.errors import UsageError
 
 
 def record_path(wheel: Path) -> Path:
-    """Where a wheel's record lies: `<wheel file name>.json` beside it."""
+    """Return the path of a wheel's record: `<wheel file name>.json` beside it."""
     return wheel.with_name(wheel.name + ".json")
 
 
 def read_record(wheel: Path) -> dict[str, Any] | None:
-    """A wheel's record, or None where there is none that can be read."""
+    """Return a wheel's record; None if there is none that can be read."""
     try:
         record = json.loads(record_path(wheel).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -33,52 +32,41 @@ def read_record(wheel: Path) -> dict[str, Any] | None:
 
 
 def publish(wheels: list[tuple[Path, dict[str, Any]]], wheelhouse: Path) -> list[Path]:
-    """Put finished wheels and their records into the wheelhouse, all or none.
-
-    Every byte is written under a temporary name first; then all are renamed into place.
+    """Put finished wheels and their records into the wheelhouse, all or none; return the wheels' new paths.
 
     Args:
         wheels: Wheels and their records.
         wheelhouse: The folder; made if missing.
 
-    Returns:
-        The wheels' new paths.
-
     Raises:
-        UsageError: The wheelhouse can't be written to.
+        UsageError: The wheelhouse can't be written.
     """
-    moves: list[tuple[Path, Path]] = []
+    published = [wheelhouse / wheel.name for wheel, _ in wheels]
     try:
-        wheelhouse.mkdir(parents=True, exist_ok=True)
-        for wheel, record in wheels:
-            final = wheelhouse / wheel.name
-            staged = wheelhouse / f".{wheel.name}.{os.getpid()}.part"
-            moves.append((staged, final))
-            shutil.copyfile(wheel, staged)
-            staged_record = record_path(staged)
-            moves.append((staged_record, record_path(final)))
-            staged_record.write_text(json.dumps(record, indent=2) + "\n")
-        for staged, final in moves:
-            staged.replace(final)
+        # What is entered last is moved into place first: the wheels before their records.
+        with ExitStack() as stack:
+            for path, (_, record) in zip(published, wheels, strict=True):
+                staged = stack.enter_context(files.beside(record_path(path)))
+                staged.write_text(json.dumps(record, indent=2) + "\n")
+            for path, (wheel, _) in zip(published, wheels, strict=True):
+                shutil.copyfile(wheel, stack.enter_context(files.beside(path)))
     except OSError as error:
-        for staged, _ in moves:
-            staged.unlink(missing_ok=True)
         raise UsageError(
             f"The wheelhouse {wheelhouse} can't be written: {error}.",
-            "Give another one with --wheelhouse DIR.",
+            "Choose another one with --wheelhouse DIR.",
         ) from error
-    return [final for _, final in moves[::2]]
+    return published
 
 
 def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
-    """The wheels of an earlier build with the same inputs, if they are still whole.
+    """Return the wheels of an earlier build with the same inputs.
 
     Args:
         wheelhouse: The folder.
         fingerprint: Digest of all that goes into the build.
 
     Returns:
-        Their paths; empty where one is missing or its bytes are not those of its record.
+        Their paths; empty if one is missing, or its SHA-256 is not that of its record.
     """
     found: list[Path] = []
     expected = 0
@@ -93,21 +81,14 @@ def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
     return found if found and len(found) == expected else []
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one build; a second build of the same target at the same time is refused.
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Return a lock on a folder, to hold in a `with` statement: one build at a time works in it.
 
     Raises:
         UsageError: Another process holds it.
     """
-    import fcntl  # noqa: PLC0415 - POSIX only, as is the build
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(
-                f"Another build is at work in {folder}.", "Wait for it, or stop it and run again."
-            ) from error
-        yield
+    def busy() -> None:
+        raise UsageError(f"Another build is running in {folder}.", "Wait for it, or stop it and run again.")
+
+    return files.locked(folder / ".lock", busy)

@@ -47,6 +47,10 @@ class Material:
     url: str = ""
     properties: tuple[tuple[str, str], ...] = ()
 
+    def fact(self, name: str) -> str:
+        """Return one of the properties; empty without it."""
+        return dict(self.properties).get(name, "")
+
 
 @dataclass(frozen=True)
 class Installed:

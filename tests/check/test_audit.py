@@ -26,7 +26,7 @@ from made_up_audits import (
 from made_up_libraries import Elf, fatbin, make_elf, pack_wheel
 
 from builder.check.audit import CHECKS, UNPATCHED, audit_wheel, main, target_of
-from builder.finish.provenance import finalize
+from builder.finish.finalize import finalize
 from builder.util.errors import AuditError, UsageError
 
 

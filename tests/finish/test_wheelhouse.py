@@ -89,5 +89,5 @@ def test_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:
     with locked(tmp_path):
         refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
-    assert "Another build is at work" in refused.stderr
+    assert "Another build is running" in refused.stderr
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"

@@ -12,10 +12,10 @@ from packaging.requirements import Requirement
 
 from builder.check.checks.evidence import build_paths, owner_of_copy, stem, unstable_torch_symbols
 from builder.check.label import Label, torch_requirement
-from builder.finish.provenance import SBOM_NAME, provenance_of
-from builder.finish.sbom import ReadMaterial, read_sbom
+from builder.finish.sbom import SBOM_NAME, provenance_of, read_sbom
 from builder.target.architectures import Architecture
 from builder.target.targets import Target
+from builder.toolchain.materials import Material
 from builder.util.errors import AuditError
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf
 from builder.wheel.fatbin import Code, cubin_architectures, read_fatbin
@@ -151,7 +151,7 @@ class AuditedWheel:
             return {}
 
     @cached_property
-    def materials(self) -> tuple[ReadMaterial, ...]:
+    def materials(self) -> tuple[Material, ...]:
         """The components of the wheel's own SBOM; empty without one that can be read."""
         name = self.wheel.in_dist_info(f"sboms/{SBOM_NAME}")
         try:

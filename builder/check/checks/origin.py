@@ -7,8 +7,8 @@ from packaging.requirements import Requirement
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found
 from builder.check.checks.evidence import owner_of_copy
-from builder.finish.provenance import RUNTIME_LICENSE, SBOM_NAME
-from builder.finish.sbom import read_sbom, sbom_problems
+from builder.finish.core_metadata import RUNTIME_LICENSE
+from builder.finish.sbom import SBOM_NAME, read_sbom, sbom_problems
 from builder.target.architectures import join
 from builder.wheel.fatbin import cubin_architectures
 from builder.wheel.libraries import CUDA_RUNTIME
@@ -36,10 +36,10 @@ def sbom(audited: AuditedWheel) -> Found:
     for part in audited.materials:
         if part.kind == "extension" and (extension := audited.extensions.get(part.name)):
             cubins = join(cubin_architectures(extension.codes), " ")
-            if part.properties.get("architectures", "") != cubins:
+            if part.fact("architectures") != cubins:
                 yield ERROR, f"{part.name} has cubins for {cubins}, and the SBOM says otherwise"
-        if part.kind == "source" and part.properties.get("verified") != "true":
-            yield WARNING, f"built from an unverified source: {part.properties.get('location') or part.name}"
+        if part.kind == "source" and part.fact("verified") != "true":
+            yield WARNING, f"built from an unverified source: {part.fact('location') or part.name}"
     required = str(audited.torch or "").replace(" ", "")
     if (told := audited.told.get("torch")) and required and Requirement(told) != Requirement(required):
         yield ERROR, f"the SBOM says {told}, and METADATA requires {required}"

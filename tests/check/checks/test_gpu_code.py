@@ -11,7 +11,7 @@ from made_up_libraries import Elf, container, entry, fatbin
 
 from builder.check.audit import audit_wheel
 from builder.check.checks.gpu_code import expected_architectures
-from builder.finish.provenance import finalize
+from builder.finish.finalize import finalize
 from builder.target.architectures import Architecture
 
 

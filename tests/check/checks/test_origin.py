@@ -9,7 +9,7 @@ from made_up_audits import EXTENSIONS, INFO, NAME, NATIVE, RUNTIME, found, only_
 from made_up_libraries import Elf, make_elf
 
 from builder.check.audit import audit_wheel
-from builder.finish.provenance import finalize
+from builder.finish.finalize import finalize
 from builder.target.project import Project
 from builder.wheel.rewrite import rewrite
 
