@@ -3,65 +3,45 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import FrameType
 
 from builder.util.errors import BuilderError, UsageError
 from builder.util.log import fail
 
+# Each command's module, which is imported only for it: it may need what other commands' environments lack.
+COMMANDS = {
+    "build": "pipeline",
+    "reproduce": "reproduce",
+    "smoketest": "check.smoketest_wheels",
+    "compatibility": "check.compatibility",
+    "audit": "check.audit",
+    "index": "publish.index",
+    "release": "publish.release",
+    "outdated": "publish.outdated",
+}
 _INTERRUPTED = 130
 
 
-def _build(arguments: Sequence[str]) -> int:
-    from builder.pipeline import build  # noqa: PLC0415
-    from builder.target.options import parse_build_options  # noqa: PLC0415 - each command imports what it needs
-    from builder.target.targets import find_target  # noqa: PLC0415
-
-    name, *rest = arguments or [""]
-    target = find_target(name)
-    build(target, parse_build_options(rest, os.environ, prog=f"nox -s build-{name} --"))
-    return 0
-
-
-def _main_of(module: str) -> Callable[[Sequence[str]], int]:
-    def run(arguments: Sequence[str]) -> int:
-        return int(importlib.import_module(f"builder.{module}").main(list(arguments)))
-
-    return run
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "build": _build,
-    "smoketest": _main_of("check.smoketest_wheels"),
-    "audit": _main_of("check.audit"),
-    "reproduce": _main_of("reproduce"),
-    "compatibility": _main_of("check.compatibility"),
-    "index": _main_of("publish.index"),
-    "release": _main_of("publish.release"),
-    "outdated": _main_of("publish.outdated"),
-}
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and return its exit code.
 
-    Returns:
-        Its exit status; that of the error class where it failed (builder/errors.py), 130 when interrupted.
+    Where the command fails, that is the exit code of the error's class (`builder.util.errors`); 130 where
+    it was interrupted.
     """
     signal.signal(signal.SIGTERM, _stop)
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     try:
         if name not in COMMANDS:
             raise UsageError(f"No command {name!r}.", f"Commands: {', '.join(COMMANDS)}.")
-        return COMMANDS[name](rest)
+        return int(importlib.import_module(f"builder.{COMMANDS[name]}").main(rest))
     except BuilderError as error:
         fail(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        fail("interrupted; nothing was changed")
+        fail("interrupted")
         return _INTERRUPTED
 
 

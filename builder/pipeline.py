@@ -29,10 +29,10 @@ from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, apply_series
 from builder.source.series import Series, load_series
 from builder.target import architectures
-from builder.target.options import BuildOptions
+from builder.target.options import BuildOptions, parse_build_options
 from builder.target.project import Project, load_project
 from builder.target.selection import Selection, local_architectures, select
-from builder.target.targets import Target
+from builder.target.targets import Target, find_target
 from builder.target.upstream import PATCHES_DIR, Release, load_release
 from builder.toolchain import venv as environment
 from builder.toolchain.choice import resolve
@@ -90,6 +90,21 @@ class Made:
     compiled: Compiled
     jobs: int
     cache: compiler_cache.Stats
+
+
+def main(argv: Sequence[str]) -> int:
+    """Build a target.
+
+    Args:
+        argv: The target's name, then the options.
+
+    Returns:
+        0: a build that fails raises an error.
+    """
+    name, *rest = [*argv] or [""]
+    target = find_target(name)
+    build(target, parse_build_options(rest, os.environ, prog=f"nox -s build-{name} --"))
+    return 0
 
 
 def build(

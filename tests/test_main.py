@@ -1,0 +1,54 @@
+"""The commands: how they end, and what a user sees of a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from builder.__main__ import COMMANDS, main
+from builder.util.paths import ROOT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "error: No command ''.\n  Commands: build, reproduce, smoketest,"),
+        (["bild"], 2, "error: No command 'bild'."),
+        (["build"], 2, "error: No target ''.\n  Targets: abi3-cu128,"),
+        (["build", "cp399-cu130"], 2, "error: No target 'cp399-cu130'."),
+        (["build", "cp312-cu130", "--job", "3"], 2, "See nox -s build-cp312-cu130 -- --help."),
+        (["build", "cp312-cu130", "--arch", "7.0"], 10, "error: --arch 7.0: the target has no such"),
+        (["reproduce", "cp312-cu130", "--job", "3"], 2, "See nox -s reproduce-cp312-cu130 -- --help."),
+    ],
+)
+def test_a_mistake_is_one_error_with_the_exit_code_of_its_kind(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == code
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_its_help(name: str) -> None:
+    target = ["cp312-cu130"] if name in {"build", "reproduce"} else []
+    command = [sys.executable, "-m", "builder", name, *target, "--help"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: nox -s ")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_an_interrupted_command_ends_with_130_and_without_a_traceback(name: str) -> None:
+    code = (
+        "import os, signal, sys, time, types; import builder.__main__ as commands\n"
+        # A shell's background job starts with the signal ignored, and so does all that it runs.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "def wait(arguments): os.kill(os.getpid(), signal." + name + "); time.sleep(60)\n"
+        "sys.modules['builder.wait'] = types.SimpleNamespace(main=wait)\n"
+        "commands.COMMANDS['wait'] = 'wait'\n"
+        "sys.exit(commands.main(['wait']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
