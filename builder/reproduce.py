@@ -1,7 +1,7 @@
 """Builds a target twice under different conditions, and compares the wheels byte for byte.
 
-What differs between the two builds: the folder (and the length of its name), the number of jobs, Python's
-hash seed, and the time. Neither uses the compiler cache, so that everything is really compiled twice.
+The two builds differ in their folder (and the length of its name), their number of jobs, Python's hash seed,
+and the time. Neither uses the compiler cache, so that everything is compiled twice.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ _ATTRIBUTES = ("date_time", "external_attr", "compress_type", "create_system", "
 
 
 def first_difference(one: Path, other: Path) -> str:
-    """What differs first between two wheels: a member's name, data or attributes; empty where nothing does.
+    """Return the first difference between two wheels, empty where there is none.
+
+    It names the member, and what of it differs: its data or an attribute. In a library, it names the section.
 
     Args:
         one: A wheel.
-        other: A wheel that should hold the same bytes.
-
-    Returns:
-        One sentence that names the member, and of a library the section.
+        other: A wheel that should have the same bytes.
     """
     if file_sha256(one) == file_sha256(other):
         return ""
@@ -45,7 +44,7 @@ def first_difference(one: Path, other: Path) -> str:
         if only:
             return f"{only[0]} is in one wheel only"
         if names != other_names:
-            return "the members stand in another order"
+            return "the members are in a different order"
         for name in names:
             data, other_data = left.read(name), right.read(name)
             if data != other_data:
@@ -54,7 +53,7 @@ def first_difference(one: Path, other: Path) -> str:
             for attribute in _ATTRIBUTES:
                 if getattr(info, attribute) != getattr(other_info, attribute):
                     return f"{name}: {attribute} differs"
-    return "the archives' own structure differs"
+    return "the structure of the archives differs"
 
 
 def _where(data: bytes, other: bytes) -> str:
@@ -72,13 +71,13 @@ def _where(data: bytes, other: bytes) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build a target twice and compare.
+    """Build a target twice and compare the wheels.
 
     Args:
         argv: The target's name, then a build's options.
 
     Returns:
-        0 where all wheels are equal.
+        0: all wheels are equal.
 
     Raises:
         ReproducibilityError: A wheel differs; the message names the first difference.
@@ -91,7 +90,7 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         root = Path(folder)
         wheels: list[list[Path]] = []
-        # The second folder's name is longer, so that a path in a wheel would move what follows it.
+        # The second folder's name is longer, so that a path in a wheel would move what comes after it.
         for work, jobs, seed in (("a", options.jobs, 1), ("another-folder", 1, 2)):
             say(f"\n== build in {root / work}, jobs: {jobs or 'as planned'}, hash seed {seed}")
             wheels.append(
@@ -106,20 +105,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 def compare(first: Sequence[Path], second: Sequence[Path]) -> int:
-    """Compare two builds' wheels, and say so.
+    """Compare the wheels of two builds; returns 0 where they are equal.
 
     Raises:
         ReproducibilityError: They differ.
     """
     names = [[wheel.name for wheel in wheels] for wheels in (first, second)]
     if names[0] != names[1]:
-        raise ReproducibilityError(f"The two builds made other wheels: {names[0]} and {names[1]}.")
+        raise ReproducibilityError(f"The two builds made different wheels: {names[0]} and {names[1]}.")
     for one, other in zip(first, second, strict=True):
         difference = first_difference(one, other)
         if difference:
             raise ReproducibilityError(
                 f"{one.name} is not reproducible: {difference}.",
-                "Both builds ran here, with the same compilers: the difference comes from the build itself.",
+                "Both builds ran here with the same compilers, so the build itself makes the difference.",
             )
         say(f"equal: {one.name} ({one.stat().st_size} bytes, sha256 {file_sha256(one)})")
     return 0

@@ -19,7 +19,7 @@ _REMEDY = "Build upstream's release that this series was written for, or with --
 
 @dataclass(frozen=True)
 class Applied:
-    """An entry that was applied: for the build's record. `sha256` covers the files that it adds."""
+    """An entry that was applied, for the build's record; `sha256` covers the files that it adds."""
 
     name: str
     sha256: str
@@ -34,7 +34,7 @@ class _Tree:
         self._changed: dict[str, str | None] = {}
 
     def read(self, file: str) -> str | None:
-        """Take a checked relative path; return the text with its line ends as they are, None if absent."""
+        """Return the text of a file, with its line ends as they are; None if it is not there."""
         if file in self._changed:
             return self._changed[file]
         path = self.root / file
@@ -59,18 +59,15 @@ class _Tree:
 
 
 def apply_series(series: Series, tree: Path) -> list[Applied]:
-    """Apply every entry in order, or change nothing.
+    """Apply every entry in order, or change nothing; returns what was applied, in order.
 
     Args:
         series: What `load_series` returned.
         tree: The scratch copy of upstream's tree, which is changed in place.
 
-    Returns:
-        What was applied, in order.
-
     Raises:
-        PatchError: An entry does not apply; the message names entry, file and hunk or rule. The tree
-            is as it was.
+        PatchError: An entry does not apply; the message names entry, file, and hunk or replacement. The
+            tree is as it was.
     """
     work = _Tree(tree)
     applied = []
@@ -96,10 +93,10 @@ def _apply_rewrite(rewrite: Rewrite, work: _Tree) -> str:
         found = hashlib.sha256(before.encode("utf-8", "surrogateescape")).hexdigest() if before else ""
         if found != addition.replaces:
             state = (
-                "is not the file that this was written to replace" if before else "is not there to replace"
+                "is not the file that this was written to replace" if before else "not found, so not replaced"
             )
             if before and not addition.replaces:
-                state = "is there already"
+                state = "already exists"
             raise PatchError(f"{rewrite.name}: {file} {state}.", _REMEDY)
         work.set(file, addition.content)
     total, touched = 0, set()
@@ -145,7 +142,7 @@ def _apply_patch(patch: Patch, work: _Tree) -> str:
     except UnidiffParseError as error:
         raise PatchError(f"{patch.name}: not a unified diff: {error}.") from None
     if not files:
-        raise PatchError(f"{patch.name}: holds no hunk.")
+        raise PatchError(f"{patch.name}: no hunk found in it.")
     hunks = added = 0
     for file in files:
         if _apply_file(patch.name, file, work):
@@ -169,11 +166,11 @@ def _apply_file(name: str, diff: PatchedFile, work: _Tree) -> bool:
     text = work.read(file)
     if new:
         if text is not None:
-            raise PatchError(f"{name}: {file} is there already.", _REMEDY)
+            raise PatchError(f"{name}: {file} already exists.", _REMEDY)
         text = ""
     elif text is None:
-        raise PatchError(f"{name}: {file} is not there.", _REMEDY)
-    # Lines end at "\n" alone: a "\r" before it is part of the line, and is compared.
+        raise PatchError(f"{name}: {file} not found.", _REMEDY)
+    # Only "\n" ends a line: a "\r" before it is part of the line, and is compared.
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     result: list[str] = []
     done = 0
@@ -183,14 +180,14 @@ def _apply_file(name: str, diff: PatchedFile, work: _Tree) -> bool:
         if at is None:
             raise PatchError(
                 f"{name}: hunk {number} of {len(diff)} does not apply to {file} (near line "
-                f"{hunk.source_start}): its lines are not there.",
+                f"{hunk.source_start}): its lines were not found.",
                 _REMEDY,
             )
         result += lines[done:at] + after
         done = at + len(before)
     result += lines[done:]
     if gone and result:
-        raise PatchError(f"{name}: removes {file}, which holds more than the patch knows.", _REMEDY)
+        raise PatchError(f"{name}: removes {file}, which has other content than the patch.", _REMEDY)
     work.set(file, None if gone else "".join(result))
     return new
 
@@ -201,7 +198,7 @@ def _sides(hunk: Hunk) -> tuple[list[str], list[str]]:
     after: list[str] = []
     last: tuple[list[str], ...] = ()
     for line in hunk:
-        if line.line_type == "\\":  # "No newline at end of file" speaks of the line before it
+        if line.line_type == "\\":  # "No newline at end of file" is about the line before it
             for side in last:
                 side[-1] = side[-1].rstrip("\n")
             continue
@@ -212,7 +209,7 @@ def _sides(hunk: Hunk) -> tuple[list[str], list[str]]:
 
 
 def _place(lines: list[str], before: list[str], hunk: Hunk, done: int) -> int | None:
-    """Return the index nearest to the hunk's own at which its lines stand, not before `done`."""
+    """Return the index nearest to the hunk's own at which its lines are, not before `done`."""
     if not before:
         return done if hunk.source_start == 0 or not lines else min(hunk.source_start, len(lines))
     expected = hunk.source_start - 1

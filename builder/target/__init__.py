@@ -1,1 +1,1 @@
-"""The first step: what to build, and the release that it is built from."""
+"""The first step: what to build, for which architectures, and from which release."""

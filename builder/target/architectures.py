@@ -48,7 +48,7 @@ _FIRST_MAJOR_WITH_FEATURE = {"a": 9, "f": 10}
 
 @dataclass(frozen=True, order=True)
 class Architecture:
-    """One compute capability, with its feature suffix ("", "a" or "f"); they sort by number."""
+    """A compute capability with its feature suffix ("", "a" or "f"); architectures sort by number."""
 
     major: int
     minor: int
@@ -56,7 +56,7 @@ class Architecture:
 
     @classmethod
     def parse(cls, text: str) -> Architecture:
-        """Read `8.9`, `9.0a`, `sm_90a`, `sm90a` or `compute_90a`.
+        """Return the architecture that is written `8.9`, `9.0a`, `sm_90a`, `sm90a` or `compute_90a`.
 
         Raises:
             ArchitectureError: The text is none of these.
@@ -81,16 +81,16 @@ class Architecture:
 
     @property
     def number(self) -> str:
-        """As in `sm_90a`: `90a`."""
+        """The number in `sm_90a`: `90a`."""
         return f"{self.major}{self.minor}{self.feature}"
 
     @property
     def gencode(self) -> str:
-        """The value of nvcc's `-gencode` that makes a cubin of it."""
+        """The value of nvcc's `-gencode` for a cubin of it."""
         return f"arch=compute_{self.number},code=sm_{self.number}"
 
     def runs_on(self, gpu: Architecture) -> bool:
-        """Whether a cubin for this architecture runs on a GPU of that capability.
+        """Return whether a cubin for this architecture runs on a GPU of that capability.
 
         CUDA C++ Programming Guide, "Binary Compatibility": on the same major version with the same
         or a higher minor one. Code with the suffix `a` runs on exactly its own capability.
@@ -101,12 +101,12 @@ class Architecture:
 
 
 def join(architectures: Iterable[Architecture], separator: str = ", ") -> str:
-    """The architectures in one string, in the given order."""
+    """Return the architectures in one string, in the given order."""
     return separator.join(map(str, architectures))
 
 
 def parse_cuda_version(text: str) -> tuple[int, int]:
-    """`"12.8"` as `(12, 8)`; further parts are ignored.
+    """Return `"12.8"` as `(12, 8)`; further parts are ignored.
 
     Raises:
         ValueError: The text does not start with two numbers.
@@ -118,7 +118,7 @@ def parse_cuda_version(text: str) -> tuple[int, int]:
 
 
 def why_not_compilable(architecture: Architecture, cuda_version: str) -> str:
-    """Why this CUDA version can't compile this architecture; empty where it can.
+    """Return why this CUDA version can't compile this architecture; empty where it can.
 
     Args:
         architecture: What to compile for.
@@ -131,7 +131,7 @@ def why_not_compilable(architecture: Architecture, cuda_version: str) -> str:
     first, dropped = known
     if architecture.feature:
         if architecture.major < _FIRST_MAJOR_WITH_FEATURE[architecture.feature]:
-            return f"compute capability {architecture.capability} has no {architecture} form"
+            return f"compute capability {architecture.capability} has no architecture {architecture}"
         first = max(first, _FIRST_CUDA_WITH_FEATURE[architecture.feature])
     if cuda < first:
         return f"{architecture} needs CUDA {first[0]}.{first[1]} or newer, and this is {cuda_version}"
@@ -141,14 +141,14 @@ def why_not_compilable(architecture: Architecture, cuda_version: str) -> str:
 
 
 def refuse_uncompilable(architectures: Iterable[Architecture], cuda_version: str) -> None:
-    """Stop a build whose compiler lacks one of its architectures.
+    """Raise an error where the compiler lacks an architecture of the build.
 
     Args:
         architectures: What to compile for.
-        cuda_version: That of the compiler that will be used, `"12.4"`.
+        cuda_version: The compiler's, `"12.4"`.
 
     Raises:
-        ArchitectureError: Names every architecture that this CUDA version can't compile.
+        ArchitectureError: It can't compile for some; the message names every one.
     """
     wanted = tuple(architectures)
     reasons = {architecture: why_not_compilable(architecture, cuda_version) for architecture in wanted}

@@ -1,4 +1,4 @@
-"""What was asked of a build: its arguments and the environment, read once and checked."""
+"""A build's options: its arguments and the environment, read once and checked."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class BuildOptions:
     Attributes:
         source: Directory, archive or address to build from; None is the pinned release.
         no_patches: Build what upstream would.
-        cuda_home: A CUDA toolkit to use in place of the target's packages; None takes those.
+        cuda_home: A CUDA toolkit to use in place of the target's packages; None for those.
         cuda_home_from: Where `cuda_home` was given: `--cuda-home`, `CUDA_HOME`, or empty.
-        allow_cuda_minor: Take a `cuda_home` of another minor version.
-        arch: What `--arch` says; None takes the local GPUs', or all of the target's.
+        allow_cuda_minor: Accept a `cuda_home` of a different minor version.
+        arch: The value of `--arch`; None for the local GPUs', or all of the target's.
         jobs: Compiler processes at once; None plans them from cores and memory.
         force: Build even where the wheelhouse is up to date.
         cache: Use a compiler cache.
         cache_dir: Downloads, toolchains and the compiler cache.
         cache_size: Limit of the compiler cache: a number with K, M, G or T (powers of 1024).
-        wheelhouse: Where finished wheels go.
+        wheelhouse: The folder for finished wheels.
         torch_index: Package index for torch in place of the target's.
-        keep_build: Leave the scratch folder for a look.
-        verbose: Show the compiler's output as well as logging it.
+        keep_build: Keep the scratch folder.
+        verbose: Show each command and its output, the compiler's too.
     """
 
     source: str | None = None
@@ -56,9 +56,10 @@ class BuildOptions:
 
 
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """`$SAGEATTENTION_BUILD_CACHE`, else `sageattention-build` where caches go (XDG Base Directory).
+    """Return `$SAGEATTENTION_BUILD_CACHE`, or `sageattention-build` in the user's cache folder.
 
-    A relative `XDG_CACHE_HOME` is ignored, as that specification asks.
+    That folder is from the XDG Base Directory Specification, which says to ignore a relative
+    `XDG_CACHE_HOME`.
 
     Raises:
         UsageError: Neither variable is set and there is no home directory.
@@ -71,14 +72,14 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
     home = environ.get("HOME", "")
     if not home:
         raise UsageError(
-            "There is no place for the cache: HOME is not set.",
-            "Give one with --cache-dir DIR or SAGEATTENTION_BUILD_CACHE.",
+            "There is no folder for the cache: HOME is not set.",
+            "Name one with --cache-dir DIR or SAGEATTENTION_BUILD_CACHE.",
         )
     return Path(home) / ".cache" / "sageattention-build"
 
 
 def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
-    """The parser of a build session's arguments.
+    """Return the parser of a build session's arguments.
 
     Args:
         prog: How the user calls it, for `--help`.
@@ -86,7 +87,7 @@ def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
     parser = Parser(
         prog=prog,
         description="Build, check and store the wheels of one target.",
-        epilog="CUDA_HOME is used as if given with --cuda-home.",
+        epilog="CUDA_HOME works like --cuda-home.",
         allow_abbrev=False,
     )
     what = parser.add_argument_group("what to build")
@@ -94,10 +95,12 @@ def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
         "--source",
         type=_not_empty,
         metavar="DIR|ARCHIVE|URL",
-        help="build this in place of the pinned release: a checkout (never written to), a .tar.* or .zip, or "
-        "the address of one; the wheel then says that its source is unverified",
+        help="build this in place of the pinned release: a checkout (it is only read), a .tar.* or .zip file, "
+        "or the address of one; the wheel then says that its source is unverified",
     )
-    what.add_argument("--no-patches", action="store_true", help="build what upstream would, faults and all")
+    what.add_argument(
+        "--no-patches", action="store_true", help="build upstream's code as it is, with its faults"
+    )
     what.add_argument(
         "--arch",
         type=_not_empty,
@@ -113,13 +116,13 @@ def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
         help="use this CUDA toolkit in place of the target's packages; its version must be the target's",
     )
     tools.add_argument(
-        "--allow-cuda-minor", action="store_true", help="take a CUDA toolkit of another minor version"
+        "--allow-cuda-minor", action="store_true", help="accept a CUDA toolkit of a different minor version"
     )
     tools.add_argument(
         "--torch-index",
         type=_not_empty,
         metavar="URL",
-        help="package index to take torch from in place of the target's",
+        help="install torch from this package index, in place of the target's",
     )
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -128,18 +131,20 @@ def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
         metavar="N",
         help="compiler processes at once (default: what cores and free memory allow)",
     )
-    work.add_argument("--force", action="store_true", help="build even if the wheelhouse is up to date")
-    work.add_argument("--keep-build", action="store_true", help="leave the build's folder for a look")
-    work.add_argument("--verbose", action="store_true", help="show the compiler's output")
+    work.add_argument("--force", action="store_true", help="build even if the wheels are up to date")
+    work.add_argument("--keep-build", action="store_true", help="keep the build's scratch folder")
+    work.add_argument(
+        "--verbose", action="store_true", help="show each command and its output, the compiler's too"
+    )
     places = parser.add_argument_group("places")
     places.add_argument(
-        "--wheelhouse", type=_not_empty, metavar="DIR", help="where wheels go (default: wheelhouse/)"
+        "--wheelhouse", type=_not_empty, metavar="DIR", help="folder for the wheels (default: wheelhouse/)"
     )
     places.add_argument(
         "--cache-dir",
         type=_not_empty,
         metavar="DIR",
-        help="downloads, toolchains and compiled objects (default: $SAGEATTENTION_BUILD_CACHE, or "
+        help="folder for downloads, toolchains and compiled objects (default: $SAGEATTENTION_BUILD_CACHE, or "
         "sageattention-build in $XDG_CACHE_HOME or ~/.cache)",
     )
     places.add_argument(
@@ -162,7 +167,7 @@ def parse_build_options(
     relative_to: Path | None = None,
     prog: str = "nox -s build-TARGET --",
 ) -> BuildOptions:
-    """Read a build's arguments and environment.
+    """Return a build's options, from its arguments and the environment.
 
     Args:
         arguments: What follows `--` on nox's command line.
@@ -183,7 +188,7 @@ def parse_build_options(
 
     cuda_home, cuda_home_from = values.cuda_home, "--cuda-home"
     if cuda_home is None:
-        # Empty is as good as unset: that is how a shell unsets it for one command.
+        # Empty counts as unset: that is how one unsets it for one command in a shell.
         cuda_home, cuda_home_from = environ.get("CUDA_HOME"), "CUDA_HOME"
     return BuildOptions(
         source=_absolute_source(values.source, base) if values.source else None,
@@ -205,7 +210,7 @@ def parse_build_options(
 
 
 def is_url(text: str) -> bool:
-    """Whether `--source` names an address rather than a path."""
+    """Return whether `--source` names an address and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 

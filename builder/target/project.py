@@ -1,7 +1,7 @@
-"""What this project calls itself, in one place, and which commit of it is at work.
+"""The project's own name and address, and the commit of it that is used.
 
-`project.toml` beside this file says where the project lives. A fork need not edit it: while its `url` is
-empty, the address is that of the repository that GitHub Actions runs for, or of git's remote `origin`.
+`project.toml` beside this file has them. A fork need not edit it: if its `url` is empty, the address is that
+of the repository that GitHub Actions runs for, or of git's remote `origin`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class Project:
     """This project.
 
     Attributes:
-        name: What it calls itself.
+        name: Its name.
         url: Its address; empty where none is known.
-        revision: The git commit at work, with `+changes` where files differ from it; empty without git.
+        revision: The git commit that is used, with `+changes` where files differ from it; empty without git.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Project:
 
 
 def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PROJECT_FILE) -> Project:
-    """Read the project's name, address and revision.
+    """Return the project's name, address and revision.
 
     Args:
         environ: `GITHUB_REPOSITORY` and `GITHUB_SERVER_URL` count, as GitHub Actions sets them.
@@ -59,7 +59,7 @@ def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PRO
 
 
 def address_of_remote(remote: str) -> str:
-    """The page of a git remote, without user name, password or `.git`; empty where it is no web address.
+    """Return the page of a git remote, without user name, password or `.git`; empty where it has none.
 
     `git@github.com:owner/name.git` and `https://token@github.com/owner/name` are both
     `https://github.com/owner/name`.
@@ -84,7 +84,7 @@ def _revision(root: Path) -> str:
     commit = _git(root, "rev-parse", "HEAD")
     if not commit:
         return ""
-    # Only what goes into a build counts: a wheel in the wheelhouse changes nothing.
+    # Only what goes into a build counts.
     changed = _git(root, "status", "--porcelain", "--", "builder", "patches", "targets")
     return f"{commit}+changes" if changed else commit
 

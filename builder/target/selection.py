@@ -29,22 +29,22 @@ class Selection:
 
 
 def read_compute_capabilities(output: str) -> tuple[str, ...]:
-    """The distinct capabilities, ascending, in what `nvidia-smi --query-gpu=compute_cap` printed.
+    """Return the distinct capabilities in what `nvidia-smi --query-gpu=compute_cap` printed, ascending.
 
-    Lines that are no capability (`[N/A]`, as old drivers and GPUs in a fault answer) are left out.
+    Other lines are ignored, such as `[N/A]`, which old drivers and faulty GPUs answer.
     """
     found = {line.strip() for line in output.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())}
     return tuple(sorted(found, key=parse_cuda_version))
 
 
 def local_architectures(nvidia_smi: str = "nvidia-smi") -> tuple[str, ...]:
-    """Compute capabilities of this machine's GPUs, each once, ascending; empty without a GPU.
+    """Return the compute capabilities of this machine's GPUs, each once, ascending; empty without a GPU.
 
     torch is not asked: it may be missing, or too old for the GPU.
 
     Args:
-        nvidia_smi: The driver's tool, by name or path. Where it is missing there is no driver and
-            thus no GPU that could be used.
+        nvidia_smi: The driver's tool, by name or path. Where it is missing there is no driver, and
+            so no GPU that can be used.
     """
     command = shutil.which(nvidia_smi)
     if command is None:
@@ -58,17 +58,17 @@ def local_architectures(nvidia_smi: str = "nvidia-smi") -> tuple[str, ...]:
 
 
 def select(requested: str | None, target_archs: Sequence[Architecture], local: Sequence[str]) -> Selection:
-    """Decide what to build for.
+    """Return the architectures to build for.
 
     Args:
         requested: The value of `--arch`: `all`, `local`, or architectures separated by `;`, `,` or
-            spaces. None takes the local GPUs', or all of the target's where there is no GPU.
+            spaces. None is the local GPUs', or all of the target's where there is no GPU.
         target_archs: What the target lists.
         local: Compute capabilities of the local GPUs, as `local_architectures` returns them.
 
     Raises:
-        ArchitectureError: Something was asked for that the target lacks, or a local GPU runs none of
-            the target's architectures. Nothing is dropped in silence.
+        ArchitectureError: The target lacks something that was asked for, or a local GPU runs none of
+            its architectures. Nothing is dropped silently.
     """
     everything = tuple(sorted(set(target_archs)))
     if requested is None:
@@ -82,7 +82,7 @@ def select(requested: str | None, target_archs: Sequence[Architecture], local: S
         if not local:
             raise ArchitectureError(
                 "--arch local: no GPU found on this machine (nvidia-smi names none).",
-                f'Name the architectures, such as --arch "{everything[-1]}", or take --arch all.',
+                f'Name the architectures, such as --arch "{everything[-1]}", or use --arch all.',
             )
         return _select_local(everything, local)
     return _select_named(wanted, everything)
@@ -107,7 +107,7 @@ def _select_local(everything: tuple[Architecture, ...], local: Sequence[str]) ->
             unusable.append(capability)
     if unusable:
         usable = tuple(sorted(set(chosen.values())))
-        remedy = f'Build for the other GPUs with --arch "{join(usable, ";")}", or' if usable else "Take"
+        remedy = f'Build for the other GPUs with --arch "{join(usable, ";")}", or use' if usable else "Use"
         raise ArchitectureError(
             f"The local GPU of compute capability {', '.join(unusable)} runs none of the target's "
             f"architectures ({join(everything)}).",
@@ -132,7 +132,7 @@ def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selectio
     for name in names:
         if name.endswith("+ptx"):
             raise ArchitectureError(
-                f"--arch {name}: wheels hold no PTX: what a driver makes of it for a newer GPU is untested.",
+                f"--arch {name}: wheels contain no PTX, because what drivers make of it is untested.",
                 f"Choose from {join(everything)}.",
             )
         asked = Architecture.parse(name)

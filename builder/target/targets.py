@@ -1,13 +1,11 @@
-"""Targets: what can be built, as the files in `targets/` say it.
+"""Targets: what can be built, as the files in `targets/` describe it.
 
-One TOML file is one target and so one nox session; adding `cp313-cu130.toml` needs no Python. Every
-key of it is checked here, so that a wrong file is refused by name and key before anything runs.
+Each TOML file is a target, with its own nox sessions; adding `cp313-cu130.toml` needs no Python. Every
+key is checked here, so that a wrong file is refused by name and key before anything runs.
 
 The compiler of a CUDA version is the same for each Python, torch and ABI, and its pins and hashes are
-the longest part. So it stands once, in `targets/toolchains/<cuda tag>.toml`, which a target's `cuda`
-finds; a target stays eight short lines, and a hash has one place. (Inheriting one target's table from
-another was the alternative: then deleting an old target breaks a new one.) A target that needs a
-compiler of its own has a `[toolchain]` table, which is used in place of the shared file.
+the longest part. So they are in one place, `targets/toolchains/<cuda tag>.toml`, which a target's `cuda`
+names. A target that needs a different compiler has a `[toolchain]` table, which replaces that file.
 
 This module needs nothing but the standard library, `packaging`, and `tomli` before Python 3.11, since
 nox reads the targets with it.
@@ -31,10 +29,10 @@ from builder.util.paths import ROOT
 TARGETS_DIR = ROOT / "targets"
 TOOLCHAINS = "toolchains"
 
-# The stable headers that the patched sources are written against (torch/csrc/stable) are there from 2.10.
+# The patched sources use torch's stable headers (torch/csrc/stable), which torch has from 2.10 on.
 OLDEST_TORCH = (2, 10)
 OLDEST_PYTHON = (3, 10)
-# A stable wheel's compiled code uses nothing of CPython, and its Python modules need this much.
+# A stable wheel's compiled code uses nothing of CPython; its Python modules need this version.
 STABLE_PYTHON_TAG = "cp310"
 
 _PYTHON = r"3\.\d{1,2}"
@@ -49,7 +47,7 @@ _OPTIONAL = ("torch_minimum", "toolchain")
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that can be built.
+    """What can be built: one wheel, in its basic and its PEP 600 form.
 
     Attributes:
         name: `cp312-cu130`, or `abi3-cu130`; the file's name and the session's.
@@ -81,12 +79,12 @@ class Target:
 
     @property
     def stable(self) -> bool:
-        """Whether the wheel keeps to the stable ABIs of CPython and torch."""
+        """Whether the wheel uses only the stable ABIs of CPython and torch."""
         return self.abi == "stable"
 
     @property
     def cuda_tag(self) -> str:
-        """As PyTorch writes it: `cu130`."""
+        """The CUDA version as PyTorch writes it: `cu130`."""
         return cuda_tag(self.cuda)
 
     @property
@@ -105,7 +103,7 @@ class Target:
         return f"torch>={self.torch_minimum}" if self.stable else f"torch=={self.torch_series}.*"
 
     def wheel_tag(self, platform: str) -> str:
-        """The whole compatibility tag for a platform: `cp312-cp312-linux_x86_64`."""
+        """Return the whole compatibility tag for a platform: `cp312-cp312-linux_x86_64`."""
         tag = self.python_tag if self.stable else f"{self.python_tag}-{self.python_tag}"
         return f"{tag}-{platform}"
 
@@ -119,16 +117,16 @@ class Target:
 
 
 def cuda_tag(cuda: str) -> str:
-    """A CUDA version as PyTorch writes it: `13.0` is `cu130`."""
+    """Return a CUDA version as PyTorch writes it: `13.0` is `cu130`."""
     return "cu" + cuda.replace(".", "")
 
 
 def local_version(target: Target, selection: Selection) -> str:
-    """The wheel's local version label (PEP 440), which says what it is for.
+    """Return the wheel's local version label (PEP 440), which says what it is for.
 
     `cu130.torch2.11`, or `cu130.universal` with a stable ABI, which sorts after `torch…` so that pip
     prefers it. A wheel that lacks some of the target's architectures names those that it has
-    (`cu130.torch2.11.sm89`), so that nobody publishes it by mistake.
+    (`cu130.torch2.11.sm89`), so that it is not published by mistake.
     """
     label = (
         f"{target.cuda_tag}.universal" if target.stable else f"{target.cuda_tag}.torch{target.torch_series}"
@@ -139,7 +137,7 @@ def local_version(target: Target, selection: Selection) -> str:
 
 
 def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR) -> dict[str, Target]:
-    """Every target of a folder, by name, in the order of their names.
+    """Return every target of a folder, by name, sorted.
 
     Raises:
         TargetError: There is none, or one is wrong.
@@ -151,10 +149,10 @@ def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR
 
 
 def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
-    """One target by its name.
+    """Return one target by its name.
 
     Raises:
-        UsageError: There is none of that name.
+        UsageError: There is no target of that name.
         TargetError: A target's file is wrong.
     """
     targets = load_targets(directory)
@@ -164,7 +162,7 @@ def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
 
 
 def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
-    """Read and check one target's file.
+    """Read and check one target's file, and return the target.
 
     Args:
         path: The file; `toolchains/` is looked for beside it.
@@ -208,7 +206,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     if path.name != f"{name}.toml":
         raise TargetError(
             f"{path}: the file's name disagrees with its keys: abi {abi}, python {python}, cuda {cuda}.",
-            f"Name it {name}.toml, or put the keys right.",
+            f"Rename it to {name}.toml, or correct the keys.",
         )
     return target
 
@@ -254,7 +252,7 @@ def _read_torch_minimum(table: toml.Table, abi: str, torch: str) -> str | None:
 def _read_index(table: toml.Table, cuda: str) -> str:
     url = table.address("torch_index").rstrip("/")
     last = url.rpartition("/")[2]
-    # A mirror may have folders of its own; one that is named for a CUDA version must be the right one.
+    # A mirror may have other folders, but one that is named for a CUDA version must be the right one.
     table.check(
         "torch_index",
         re.fullmatch(r"cu\d+", last) is None or last == cuda_tag(cuda),

@@ -1,6 +1,6 @@
 """The pinned release of SageAttention that a target builds, as `patches/<tag>/upstream.toml` describes it.
 
-The file lies beside the patches because it changes with them: a patch series is for one release.
+The file is beside the patches because it changes with them: a patch series is for one release.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Release:
 
 
 def load_release(patches_dir: Path) -> Release:
-    """Read `upstream.toml` of one release's folder of patches.
+    """Return the release that a folder of patches is for.
 
     Args:
         patches_dir: The release's own folder, such as `patches/v2.2.0`.
 
     Raises:
-        TargetError: The file is missing or wrong; names file and key.
+        TargetError: Its `upstream.toml` is missing or wrong; the message names file and key.
     """
     path = patches_dir / FILE_NAME
     if not path.is_file():

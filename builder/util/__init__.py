@@ -1,1 +1,1 @@
-"""What every step uses: errors, messages, digests, downloads, archives."""
+"""What several steps use: errors, messages, files, commands, TOML, downloads, archives."""

@@ -1,4 +1,4 @@
-"""Every limit of size and time, in one place. Those of the smoke test are figures of its own."""
+"""Every limit of size and time, in one place. The smoke test has its own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UPLOAD_SECONDS = 300  # an answer of a release's API, which comes when the whole
 REACHABLE_SECONDS = 8  # an index that is only asked whether it is there
 LONGEST_BACKOFF_SECONDS = 60  # a pause before another attempt
 LONGEST_WAIT_SECONDS = 900  # for a rate limit to end; running again later costs nothing
-STALE_SECONDS = 24 * 3600  # no build takes so long: what is older is left over from one that was killed
+STALE_SECONDS = 24 * 3600  # no build takes so long: older files are from one that was killed
 
 ATTEMPTS = 5  # how often in a row something is tried that may work the next time
 

@@ -1,4 +1,4 @@
-"""Where things lie in the checkout."""
+"""The folder of the checkout."""
 
 from pathlib import Path
 

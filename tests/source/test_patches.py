@@ -116,7 +116,7 @@ def test_new_files_and_removed_files(bench: Workbench) -> None:
 def test_a_new_file_does_not_overwrite(bench: Workbench) -> None:
     bench.file("new.txt", "there\n")
     bench.patch("0001-new.patch", "--- /dev/null\n+++ b/new.txt\n@@ -0,0 +1 @@\n+one\n")
-    with pytest.raises(PatchError, match=r"new\.txt is there already"):
+    with pytest.raises(PatchError, match=r"new\.txt already exists"):
         bench.apply()
 
 
@@ -181,7 +181,7 @@ def test_a_file_is_replaced_only_if_it_is_the_expected_one(bench: Workbench) -> 
     with pytest.raises(PatchError, match=r"old\.py is not the file that this was written to replace"):
         bench.apply()
     path.unlink()
-    with pytest.raises(PatchError, match=r"old\.py is not there to replace"):
+    with pytest.raises(PatchError, match=r"old\.py not found, so not replaced"):
         bench.apply()
 
 
@@ -190,5 +190,5 @@ def test_an_added_file_does_not_overwrite(bench: Workbench) -> None:
     (bench.patches / "files").mkdir()
     (bench.patches / "files" / "new.py").write_text("x = 1\n")
     bench.rewrite("0001-add.toml", "[[add]]\nfile = 'new.py'\n")
-    with pytest.raises(PatchError, match=r"new\.py is there already"):
+    with pytest.raises(PatchError, match=r"new\.py already exists"):
         bench.apply()

@@ -86,8 +86,8 @@ def test_cuda_13_keeps_turing() -> None:
 
 def test_unknown_capabilities_and_impossible_suffixes_are_refused() -> None:
     assert "no CUDA version is known" in why_not_compilable(Architecture(9, 5), "13.0")
-    assert "has no 8.9a form" in why_not_compilable(Architecture(8, 9, "a"), "13.0")
-    assert "has no 9.0f form" in why_not_compilable(Architecture(9, 0, "f"), "13.0")
+    assert "has no architecture 8.9a" in why_not_compilable(Architecture(8, 9, "a"), "13.0")
+    assert "has no architecture 9.0f" in why_not_compilable(Architecture(9, 0, "f"), "13.0")
 
 
 def test_a_compiler_that_lacks_an_architecture_stops_the_build_with_a_way_out() -> None:

@@ -218,7 +218,7 @@ def test_a_name_that_disagrees_with_the_content_is_refused(targets: Path, name: 
     with pytest.raises(TargetError) as caught:
         load_target(write(targets, NATIVE, name))
     assert f"{name}.toml: the file's name disagrees" in caught.value.message
-    assert "Name it cp313-cu130.toml" in caught.value.remedy
+    assert "Rename it to cp313-cu130.toml" in caught.value.remedy
 
 
 def test_a_cuda_version_without_a_toolchain_says_which_file_to_add(targets: Path) -> None:
