@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_modules_import_each_other_in_no_circle() -> None:
 
 def test_no_two_modules_share_a_name() -> None:
     names = [path.stem for path in MODULES if path.stem != "__main__"]
-    assert sorted(names) == sorted(set(names))
+    assert not {name for name in names if names.count(name) > 1}
 
 
 def test_no_two_public_classes_share_a_name() -> None:
@@ -75,7 +76,7 @@ def test_no_two_public_classes_share_a_name() -> None:
         for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
     ]
-    assert sorted(names) == sorted(set(names))
+    assert not {name for name in names if names.count(name) > 1}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(BUILDER).as_posix())
@@ -93,11 +94,12 @@ def test_no_folder_is_a_crowd() -> None:
     assert not crowds
 
 
-def test_each_module_of_a_step_has_its_test_file() -> None:
+def test_each_module_that_does_something_has_its_test_file() -> None:
     missing = {
         path.relative_to(BUILDER).as_posix()
         for path in MODULES
         if path.parent != BUILDER and path.relative_to(BUILDER).parts[0] != "smoketest"
+        if re.search(r"^ *(def|class) ", path.read_text(encoding="utf-8"), re.M)
         if not (ROOT / "tests" / path.relative_to(BUILDER).parent / f"test_{path.stem}.py").is_file()
     }
     assert not missing

@@ -95,8 +95,8 @@ def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
         "--source",
         type=_not_empty,
         metavar="DIR|ARCHIVE|URL",
-        help="build this in place of the pinned release: a checkout (it is only read), a .tar.* or .zip file, "
-        "or the address of one; the wheel then says that its source is unverified",
+        help="build this in place of the pinned release: a checkout (only read), a .tar.* or .zip file, or "
+        "the address of one; the wheel then says that its source is unverified",
     )
     what.add_argument(
         "--no-patches", action="store_true", help="build upstream's code as it is, with its faults"

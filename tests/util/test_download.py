@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
-import pty
 import random
 import re
 import socket
@@ -456,37 +454,3 @@ def test_a_cache_that_can_t_be_written_is_said(host: Host, tmp_path: Path) -> No
 def test_names_in_the_cache_are_plain(host: Host, cache: Path, path: str, name: str) -> None:
     url = host.url.removesuffix("/redist/cuda_nvcc.tar.xz") + path
     assert download(url, SHA256, None, cache, progress=False) == cache / f"{SHA256[:16]}-{name}"
-
-
-def test_without_a_terminal_progress_is_a_few_lines(
-    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    host.content = b"\0" * (48 << 20)
-    get(host, cache, hashlib.sha256(host.content).hexdigest(), progress=True)
-    lines = capsys.readouterr().out.splitlines()
-    assert 8 <= len(lines) <= 12
-    assert lines[-1] == "  cuda_nvcc.tar.xz: 100% of 50.3 MB"
-    assert all(re.fullmatch(r"  cuda_nvcc\.tar\.xz: \d+% of 50\.3 MB", line) for line in lines)
-
-
-def test_on_a_terminal_progress_is_a_bar(host: Host, cache: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from builder.util.download import download\n"
-        "download(sys.argv[1], sys.argv[2], None, Path(sys.argv[3]))"
-    )
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-c", code, host.url, SHA256, str(cache)], cwd=ROOT, stdout=theirs
-    ) as process:
-        os.close(theirs)
-        shown = b""
-        try:
-            while piece := os.read(ours, 4096):
-                shown += piece
-        except OSError:
-            pass  # how Linux says that the other side is closed
-        os.close(ours)
-    assert process.returncode == 0
-    last = shown.decode().rstrip().rpartition("\r")[2]
-    assert last.startswith(f"\x1b[K  cuda_nvcc.tar.xz [{'#' * 30}] 100% of 3.0 MB, ")
-    assert last.endswith("MB/s")
