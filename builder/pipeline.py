@@ -34,10 +34,11 @@ from builder.target.project import Project, load_project
 from builder.target.selection import Selection, local_architectures, select
 from builder.target.targets import Target, find_target
 from builder.target.upstream import PATCHES_DIR, Release, load_release
-from builder.toolchain import venv as environment
+from builder.toolchain import torch_packages
 from builder.toolchain.choice import resolve
 from builder.toolchain.compilers import Toolchain, build_environment
 from builder.toolchain.materials import installed_packages
+from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import limits
 from builder.util.digest import file_sha256
 from builder.util.log import Durations, say, show_details, warn
@@ -220,7 +221,7 @@ def _prepare(job: Job) -> tuple[str, Toolchain]:
     """Install torch and the compilers; return torch's version, and the compilers."""
     target = job.target
     with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
-        torch_version = environment.install(target, job.options, Path(sys.executable))
+        torch_version = torch_packages.install(target, job.options, Path(sys.executable))
     with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
         tools = resolve(target, job.options, _site_packages())
         architectures.refuse_uncompilable(job.selection.architectures, tools.cuda_version)
@@ -328,11 +329,11 @@ def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
         checks.update(report.checks)
     index = job.options.torch_index or job.target.torch_index
     requirements = [f"torch=={job.target.torch}"]
-    python = environment.make_clean_venv(job.scratch / "venv", sys.executable, requirements, index)
+    python = make_clean_venv(job.scratch / "venv", sys.executable, requirements, index)
     # Upstream links its Hopper extension to the driver.
     tolerated = [] if job.patched else [import_check.NO_DRIVER]
     for wheel in wheels:
-        environment.install_wheel(python, wheel)
+        install_wheel(python, wheel)
         say(f"  {wheel.name}")
         for line in import_check.run(python, tolerate=tolerated):
             say(f"    {line}")

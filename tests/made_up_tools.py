@@ -135,6 +135,17 @@ def wheel_of_package(
     return path
 
 
+def torch_wheel(index: Path, version: str, cuda: str | None, *requires: str) -> None:
+    """Put a made-up torch into an index's folder."""
+    code = f"__version__ = {version!r}\ncuda = {cuda!r}\n"
+    wheel_of_package(index / "torch", "torch", version, {"torch/version.py": code}, requires)
+
+
+def site_packages_of(python: Path) -> Path:
+    """The folder that a virtual environment's packages are in."""
+    return next(python.parent.parent.glob("lib/python*/site-packages"))
+
+
 def make_archive(path: Path, top: str, files: Mapping[str, str]) -> Path:
     """A .tar.xz with one top folder, as NVIDIA's archives are."""
     tree = write_tree(path.parent / "tree" / top, files)

@@ -18,7 +18,7 @@ from builder.compile.compiler_cache import Stats, use_ccache
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
 from builder.toolchain import host_compiler as host
-from builder.toolchain import venv as environment
+from builder.toolchain import torch_packages
 from builder.toolchain.choice import resolve
 from builder.toolchain.compilers import Toolchain, build_environment
 from builder.wheel.elf import read_elf
@@ -70,7 +70,7 @@ def target() -> Target:
 def tools(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
     """The compiler of CUDA 13.0, put together in an empty cache."""
     options = BuildOptions(cache_dir=tmp_path_factory.mktemp("cache"))
-    version = environment.install(target, options, Path(sys.executable))
+    version = torch_packages.install(target, options, Path(sys.executable))
     assert version.startswith("2.11.0")
     return resolve(target, options, SITE_PACKAGES)
 

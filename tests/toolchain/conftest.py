@@ -1,17 +1,20 @@
-"""A made-up CUDA compiler in packages, and what the builder chooses of it."""
+"""A made-up CUDA compiler in packages, and made-up package indexes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from made_up_tools import gxx, install_package, target, toolkit
+from made_up_tools import gxx, install_package, target, toolkit, torch_wheel, wheel_of_package
+from static_server import StaticServer, serving
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain.choice import resolve
 from builder.toolchain.compilers import Toolchain
+from builder.toolchain.venv import make_clean_venv
 
 
 @pytest.fixture
@@ -38,3 +41,37 @@ def have(tmp_path: Path, site_packages: Path) -> Callable[..., Toolchain]:
         return resolve(wanted or target(), asked, site_packages, {"PATH": str(path)})
 
     return call
+
+
+@pytest.fixture
+def default_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticServer]:
+    """The default index, with torch for CUDA 13.0 and a compiler package."""
+    with serving(tmp_path / "default") as index:
+        for name in ("UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
+        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+        monkeypatch.setenv("UV_NO_CONFIG", "1")
+        monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+        torch_wheel(index.folder, "2.11.0", "13.0")
+        needs = ("nvidia-cuda-nvcc==13.0.88.*; extra == 'nvcc'",)
+        wheel_of_package(
+            index.folder / "cuda-toolkit", "cuda-toolkit", "13.0.2", requires=needs, extras=("nvcc",)
+        )
+        wheel_of_package(index.folder / "nvidia-cuda-nvcc", "nvidia-cuda-nvcc", "13.0.88")
+        yield index
+
+
+@pytest.fixture
+def torch_index(tmp_path: Path) -> Iterator[StaticServer]:
+    """An index as PyTorch's: its torch has a local version, and it mirrors a compiler package, too old."""
+    with serving(tmp_path / "pytorch") as index:
+        torch_wheel(index.folder, "2.11.0+cu130", "13.0")
+        wheel_of_package(index.folder / "cuda-toolkit", "cuda-toolkit", "12.0.0")
+        yield index
+
+
+@pytest.fixture
+def python(tmp_path: Path, default_index: StaticServer) -> Path:
+    """The Python of an empty environment."""
+    return make_clean_venv(tmp_path / "venv", sys.executable, [])

@@ -1,257 +1,25 @@
-"""What is installed from where, with the real uv, made-up packages and local package indexes."""
+"""Environments hold what was asked for; with the real uv, made-up packages and a local package index."""
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from made_up_tools import install_package, target, wheel_of_package
-from static_server import StaticServer, serving
+from made_up_tools import site_packages_of, wheel_of_package
+from static_server import StaticServer
 
-from builder.target.options import BuildOptions
 from builder.toolchain.materials import installed_packages
-from builder.toolchain.venv import (
-    InstalledTorch,
-    install,
-    install_wheel,
-    installed_torch,
-    make_clean_venv,
-    unmet,
-    why_not_torch,
-)
+from builder.toolchain.venv import install_wheel, make_clean_venv, pip_uninstall, why_unreachable
 from builder.util.errors import TorchEnvironmentError
-from builder.util.paths import ROOT
-
-TARGET = target(toolchain_packages=("cuda-toolkit[nvcc]==13.0.2",))
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (
-            "import typing\n__version__ = '2.11.0+cu130'\ncuda: Optional[str] = '13.0'\nhip = None\n",
-            InstalledTorch("2.11.0+cu130", "13.0"),
-        ),
-        ("__version__ = '2.11.0+cpu'\ncuda: Optional[str] = None\n", InstalledTorch("2.11.0+cpu", None)),
-        ("__version__ = '2.11.0'\n", InstalledTorch("2.11.0", None)),
-        ("debug = False\n", None),
-        ("not Python", None),
-        (None, None),
-    ],
-)
-def test_torchs_versions_are_read_without_importing_it(
-    tmp_path: Path, text: str | None, found: InstalledTorch | None
-) -> None:
-    (tmp_path / "torch").mkdir()
-    (tmp_path / "torch" / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    if text is not None:
-        (tmp_path / "torch" / "version.py").write_text(text)
-    assert installed_torch(tmp_path) == found
-
-
-@pytest.mark.parametrize(
-    ("torch", "reason"),
-    [
-        (InstalledTorch("2.11.0+cu130", "13.0"), ""),
-        (InstalledTorch("2.11.0", "13.0"), ""),
-        (InstalledTorch("2.11.0+cu128", "12.8"), "built for CUDA 12.8, and the target is CUDA 13.0"),
-        (InstalledTorch("2.11.0+cpu", None), "without CUDA"),
-        (InstalledTorch("2.11.1+cu130", "13.0"), "the target is torch 2.11.0"),
-        (InstalledTorch("2.10.0+cu130", "13.0"), "the target is torch 2.11.0"),
-    ],
-)
-def test_which_torch_fits(torch: InstalledTorch, reason: str) -> None:
-    said = why_not_torch(torch, TARGET)
-    assert reason in said
-    assert bool(said) is bool(reason)
-
-
-def test_unmet_requirements_with_extras(tmp_path: Path) -> None:
-    wanted = ["cuda-toolkit[cccl,nvcc]==13.0.2", "torch==2.11.0"]
-    assert unmet(tmp_path, wanted) == wanted
-    install_package(tmp_path, "torch", "2.11.0")
-    install_package(
-        tmp_path,
-        "cuda-toolkit",
-        "13.0.2",
-        requires=(
-            "nvidia-cuda-nvcc==13.0.88.*; extra == 'nvcc'",
-            "nvidia-cuda-cccl==13.0.85.*; extra == 'cccl'",
-            "nvidia-cublas==13.1.*; extra == 'cublas'",
-        ),
-        extras=("nvcc", "cccl", "cublas"),
-    )
-    install_package(tmp_path, "nvidia_cuda.nvcc", "13.0.88")
-    install_package(tmp_path, "nvidia-cuda-cccl", "13.1.0")
-    assert [text.partition(";")[0] for text in unmet(tmp_path, wanted)] == ["nvidia-cuda-cccl==13.0.85.*"]
-    assert unmet(tmp_path, ["cuda-toolkit[nvcc]==13.0.2", "torch==2.11.0"]) == []
-    assert unmet(tmp_path, ["torch==2.12.0"]) == ["torch==2.12.0"]
-
-
-# Installing: two indexes on local servers, one that stands for the default index and one for PyTorch's.
-
-
-def _torch_wheel(index: StaticServer, version: str, cuda: str | None, *requires: str) -> None:
-    code = f"__version__ = {version!r}\ncuda = {cuda!r}\n"
-    wheel_of_package(index.folder / "torch", "torch", version, {"torch/version.py": code}, requires)
-
-
-@pytest.fixture
-def default_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticServer]:
-    """The default index, with torch for CUDA 13.0 and a compiler package."""
-    with serving(tmp_path / "default") as index:
-        for name in ("UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_OFFLINE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
-        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
-        monkeypatch.setenv("UV_NO_CONFIG", "1")
-        monkeypatch.setenv("UV_HTTP_RETRIES", "0")
-        _torch_wheel(index, "2.11.0", "13.0")
-        needs = ("nvidia-cuda-nvcc==13.0.88.*; extra == 'nvcc'",)
-        wheel_of_package(
-            index.folder / "cuda-toolkit", "cuda-toolkit", "13.0.2", requires=needs, extras=("nvcc",)
-        )
-        wheel_of_package(index.folder / "nvidia-cuda-nvcc", "nvidia-cuda-nvcc", "13.0.88")
-        yield index
-
-
-@pytest.fixture
-def torch_index(tmp_path: Path) -> Iterator[StaticServer]:
-    """An index as PyTorch's: its torch has a local version, and it mirrors a compiler package, too old."""
-    with serving(tmp_path / "pytorch") as index:
-        _torch_wheel(index, "2.11.0+cu130", "13.0")
-        wheel_of_package(index.folder / "cuda-toolkit", "cuda-toolkit", "12.0.0")
-        yield index
-
-
-@pytest.fixture
-def python(tmp_path: Path, default_index: StaticServer) -> Path:
-    """The Python of an empty environment."""
-    return make_clean_venv(tmp_path / "venv", sys.executable, [])
-
-
-@pytest.fixture
-def have(tmp_path: Path, python: Path) -> Callable[..., str]:
-    """`install` into that environment."""
-
-    def call(index: str = "http://127.0.0.1:9/whl", **options: object) -> str:
-        asked = BuildOptions(cache_dir=tmp_path, **options)  # type: ignore[arg-type]
-        return install(target(torch_index=index), asked, python)
-
-    return call
-
-
-def _site_packages(python: Path) -> Path:
-    return next(python.parent.parent.glob("lib/python*/site-packages"))
-
-
-def test_torch_comes_from_the_targets_index(
-    have: Callable[..., str], python: Path, torch_index: StaticServer, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert have(torch_index.url) == "2.11.0+cu130"
-    parts = {part.name: part for part in installed_packages(_site_packages(python))}
-    assert parts["cuda-toolkit"].version == "13.0.2"
-    assert parts["nvidia-cuda-nvcc"].version == "13.0.88"
-    assert "warning" not in capfd.readouterr().err
-
-
-def test_what_torch_needs_is_installed_as_it_is_locked(
-    have: Callable[..., str], python: Path, torch_index: StaticServer
-) -> None:
-    """By version alone: an index may have rebuilt what it mirrors."""
-    lock = (ROOT / "builder" / "constraints.txt").read_text()
-    locked = re.search(r"^jinja2==(\S+)", lock, re.MULTILINE)
-    assert locked
-    _torch_wheel(torch_index, "2.11.0+cu130", "13.0", "jinja2")
-    for version in (locked[1], "99.0"):
-        wheel_of_package(torch_index.folder / "jinja2", "jinja2", version)
-    have(torch_index.url)
-    assert (_site_packages(python) / f"jinja2-{locked[1]}.dist-info").is_dir()
-
-
-def test_what_is_there_is_left_alone(
-    have: Callable[..., str], default_index: StaticServer, torch_index: StaticServer
-) -> None:
-    have(torch_index.url)
-    asked = len(default_index.requests) + len(torch_index.requests)
-    assert have(torch_index.url) == "2.11.0+cu130"
-    assert len(default_index.requests) + len(torch_index.requests) == asked
-
-
-def test_the_default_index_serves_where_the_targets_cannot_be_reached(
-    have: Callable[..., str], capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert have() == "2.11.0"
-    assert (
-        "can't be reached (no connection); installing torch from the default index" in capfd.readouterr().err
-    )
-
-
-def test_the_default_index_serves_where_the_targets_does_not_deliver(
-    have: Callable[..., str], torch_index: StaticServer, capfd: pytest.CaptureFixture[str]
-) -> None:
-    # As PyTorch's own index does, this one names files on another host.
-    page = '<a href="http://127.0.0.1:9/torch-2.11.0%2Bcu130-py3-none-any.whl">torch-2.11.0+cu130-py3-none-any.whl</a>'
-    (torch_index.folder / "torch" / "index.html").write_text(page)
-    assert have(torch_index.url) == "2.11.0"
-    assert "does not deliver torch 2.11.0" in capfd.readouterr().err
-
-
-def test_a_torch_index_that_was_asked_for_is_not_replaced(have: Callable[..., str], python: Path) -> None:
-    with pytest.raises(TorchEnvironmentError) as caught:
-        have(torch_index="http://127.0.0.1:9/other")
-    assert "http://127.0.0.1:9/other can't be reached" in caught.value.message
-    assert installed_torch(_site_packages(python)) is None
-
-
-def test_an_index_without_torch_is_not_taken(
-    have: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with serving(tmp_path / "empty") as index:
-        assert have(index.url) == "2.11.0"
-    assert "it answers 404" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(("cuda", "message"), [("12.8", "built for CUDA 12.8"), (None, "without CUDA")])
-def test_torch_for_another_cuda_stops_the_build(
-    have: Callable[..., str], default_index: StaticServer, cuda: str | None, message: str
-) -> None:
-    _torch_wheel(default_index, "2.11.0", cuda)
-    with pytest.raises(TorchEnvironmentError, match=message) as caught:
-        have()
-    assert "--torch-index" in caught.value.remedy
-
-
-def test_torch_for_another_cuda_is_replaced(
-    have: Callable[..., str], default_index: StaticServer, torch_index: StaticServer
-) -> None:
-    _torch_wheel(default_index, "2.11.0", None)
-    with pytest.raises(TorchEnvironmentError):
-        have()
-    assert have(torch_index.url) == "2.11.0+cu130"
-
-
-def test_a_toolkit_of_the_users_saves_the_compilers_packages(have: Callable[..., str], python: Path) -> None:
-    have(cuda_home=Path("/opt/cuda"), cuda_home_from="--cuda-home")
-    names = [part.name for part in installed_packages(_site_packages(python))]
-    assert names == ["torch"]
-
-
-def test_what_no_index_has_is_an_error(tmp_path: Path, python: Path) -> None:
-    missing = target(toolchain_packages=("cuda-toolkit[nvcc]==99.0",))
-    with pytest.raises(TorchEnvironmentError, match=r"cuda-toolkit\[nvcc\]==99\.0 could not be installed"):
-        install(missing, BuildOptions(cache_dir=tmp_path), python)
 
 
 def test_a_clean_venv_holds_what_was_asked_for(tmp_path: Path, default_index: StaticServer) -> None:
     python = make_clean_venv(tmp_path / "clean", sys.executable, ["torch==2.11.*"], "http://127.0.0.1:9/whl")
-    names = [part.name for part in installed_packages(_site_packages(python))]
+    names = [part.name for part in installed_packages(site_packages_of(python))]
     assert names == ["torch"]
     again = make_clean_venv(tmp_path / "clean", sys.executable, [])
-    assert installed_packages(_site_packages(again)) == ()
+    assert installed_packages(site_packages_of(again)) == ()
 
 
 def test_a_clean_venv_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
@@ -265,10 +33,23 @@ def test_a_wheel_takes_the_place_of_one_of_its_name(tmp_path: Path, python: Path
             tmp_path / number, "ours", "1.0", {"ours/__init__.py": f"NUMBER = {number}\n"}
         )
         install_wheel(python, wheel)
-        assert (_site_packages(python) / "ours" / "__init__.py").read_text() == f"NUMBER = {number}\n"
+        assert (site_packages_of(python) / "ours" / "__init__.py").read_text() == f"NUMBER = {number}\n"
 
 
 def test_a_wheel_whose_requirements_are_nowhere_is_an_error(tmp_path: Path, python: Path) -> None:
     wheel = wheel_of_package(tmp_path / "wheel", "ours", "1.0", requires=("nowhere==1",))
     with pytest.raises(TorchEnvironmentError, match=r"ours-1\.0-py3-none-any\.whl can't be installed"):
         install_wheel(python, wheel)
+
+
+def test_a_package_is_removed(tmp_path: Path, python: Path) -> None:
+    install_wheel(python, wheel_of_package(tmp_path / "wheel", "ours", "1.0"))
+    assert pip_uninstall(python, "ours") == 0
+    assert installed_packages(site_packages_of(python)) == ()
+
+
+def test_why_an_index_can_or_cannot_be_reached(default_index: StaticServer) -> None:
+    assert why_unreachable(default_index.url) == ""
+    assert why_unreachable(f"{default_index.url}/none/") == "it answers 404 File not found"
+    assert why_unreachable("http://127.0.0.1:9") == "no connection"
+    assert why_unreachable("http://[") == "InvalidURL"
