@@ -105,15 +105,15 @@ def join(architectures: Iterable[Architecture], separator: str = ", ") -> str:
     return separator.join(map(str, architectures))
 
 
-def parse_cuda_version(text: str) -> tuple[int, int]:
-    """Return `"12.8"` as `(12, 8)`; further parts are ignored.
+def major_minor(text: str) -> tuple[int, int]:
+    """Return the start of a version as numbers: `(12, 8)` for `12.8.1`.
 
     Raises:
         ValueError: The text does not start with two numbers.
     """
     match = re.match(r"(\d+)\.(\d+)", text)
     if match is None:
-        raise ValueError(f"{text!r} is not a CUDA version")
+        raise ValueError(f"{text!r} does not start with a major and a minor version")
     return int(match[1]), int(match[2])
 
 
@@ -124,7 +124,7 @@ def why_not_compilable(architecture: Architecture, cuda_version: str) -> str:
         architecture: What to compile for.
         cuda_version: Major and minor, `"12.8"`.
     """
-    cuda = parse_cuda_version(cuda_version)
+    cuda = major_minor(cuda_version)
     known = _CUDA_VERSIONS.get((architecture.major, architecture.minor))
     if known is None:
         return f"no CUDA version is known to compile compute capability {architecture.capability}"

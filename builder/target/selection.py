@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from builder.target.architectures import Architecture, join, parse_cuda_version
+from builder.target.architectures import Architecture, join, major_minor
 from builder.util import process
 from builder.util.errors import ArchitectureError
 from builder.util.log import warn
@@ -34,7 +34,7 @@ def read_compute_capabilities(output: str) -> tuple[str, ...]:
     Other lines are ignored, such as `[N/A]`, which old drivers and faulty GPUs answer.
     """
     found = {line.strip() for line in output.splitlines() if re.fullmatch(r"\d+\.\d", line.strip())}
-    return tuple(sorted(found, key=parse_cuda_version))
+    return tuple(sorted(found, key=major_minor))
 
 
 def local_architectures(nvidia_smi: str = "nvidia-smi") -> tuple[str, ...]:

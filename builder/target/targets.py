@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from builder.target.architectures import Architecture, join, parse_cuda_version, why_not_compilable
+from builder.target.architectures import Architecture, join, major_minor, why_not_compilable
 from builder.target.pins import Archive, Pins, read_pins
 from builder.target.selection import Selection
 from builder.target.upstream import PATCHES_DIR, Release, load_release, read_architectures
@@ -175,7 +175,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     table.keys(_REQUIRED, _OPTIONAL)
     abi = table.one_of("abi", ("native", "stable"))
     python = table.text("python", _PYTHON, "a Python version such as 3.12")
-    table.check("python", parse_cuda_version(python) >= OLDEST_PYTHON, f"{python} is older than 3.10")
+    table.check("python", major_minor(python) >= OLDEST_PYTHON, f"{python} is older than 3.10")
     cuda = table.text("cuda", _CUDA, "a CUDA version such as 13.0")
     torch = table.text("torch", _TORCH, "a torch release such as 2.11.0")
     _check_torch(table, "torch", torch)
@@ -224,7 +224,7 @@ def _check_torch(table: toml.Table, key: str, version: str) -> None:
     oldest = ".".join(map(str, OLDEST_TORCH))
     table.check(
         key,
-        parse_cuda_version(version) >= OLDEST_TORCH,
+        major_minor(version) >= OLDEST_TORCH,
         f"torch {version} is older than {oldest}, the first with the stable headers that the sources use",
     )
 
@@ -243,7 +243,7 @@ def _read_torch_minimum(table: toml.Table, abi: str, torch: str) -> str | None:
     _check_torch(table, key, minimum)
     table.check(
         key,
-        parse_cuda_version(minimum) <= parse_cuda_version(torch),
+        major_minor(minimum) <= major_minor(torch),
         f"{minimum} is newer than the torch that it is built with, {torch}",
     )
     return minimum

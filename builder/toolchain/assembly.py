@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from builder.target.architectures import parse_cuda_version
+from builder.target.architectures import major_minor
 from builder.target.pins import Archive
 from builder.target.targets import Target
 from builder.toolchain.compilers import SYSTEM_PATH, Toolchain
@@ -138,7 +138,7 @@ def digest(parts: Sequence[str]) -> str:
 
 def _pieces(packages: Iterable[Installed], cuda: str) -> dict[str, _Piece]:
     """The files of installed packages that belong into a home, by their place in it."""
-    major = parse_cuda_version(cuda)[0]
+    major = major_minor(cuda)[0]
     roots = [f"nvidia/cu{major}"] if major >= 13 else [f"nvidia/{part}" for part in _CU12_PARTS]
     found: dict[str, _Piece] = {}
     for package in packages:
@@ -256,7 +256,7 @@ def _check(home: Path, target: Target) -> None:
             "remove the environment and build again.",
         )
     version = nvcc_version(home / "bin" / "nvcc")
-    if parse_cuda_version(version) != parse_cuda_version(target.cuda):
+    if major_minor(version) != major_minor(target.cuda):
         raise ToolchainError(
             f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}.",
             "Correct its toolchain packages or archives: they are of a different release.",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from builder.target.architectures import parse_cuda_version
+from builder.target.architectures import major_minor
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain.assembly import assemble, digest
@@ -63,7 +63,7 @@ def why_not_usable(version: str, wanted: str, allow_minor: bool) -> str:
         wanted: The target's, `12.8`.
         allow_minor: Whether a different minor version will do.
     """
-    has, needs = parse_cuda_version(version), parse_cuda_version(wanted)
+    has, needs = major_minor(version), major_minor(wanted)
     if has == needs or (has[0] == needs[0] and allow_minor):
         return ""
     reason = f"it is CUDA {has[0]}.{has[1]}, and the target is CUDA {wanted}"
@@ -88,7 +88,7 @@ def _from_cuda_home(
     version = nvcc_version(home / "bin" / "nvcc")
     reason = why_not_usable(version, target.cuda, options.allow_cuda_minor)
     if reason:
-        same_major = parse_cuda_version(version)[0] == parse_cuda_version(target.cuda)[0]
+        same_major = major_minor(version)[0] == major_minor(target.cuda)[0]
         allow = ", or use it nevertheless with --allow-cuda-minor" if same_major else ""
         raise ToolchainError(
             f"{where}, which can't be used: {reason}.",
