@@ -335,7 +335,7 @@ def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
     for wheel in wheels:
         install_wheel(python, wheel)
         say(f"  {wheel.name}")
-        for line in import_check.run(python, tolerate=tolerated):
+        for line in import_check.check(python, tolerate=tolerated):
             say(f"    {line}")
     return [*sorted(checks), "import"]
 

@@ -1,4 +1,4 @@
-"""Checks a finished wheel, this project's or anybody's: what it says of itself against what it holds.
+"""Compares what a wheel, this project's or anybody's, says about itself with what it contains.
 
 The checks themselves are in `checks`. A wheel with an error fails the audit.
 """
@@ -58,11 +58,11 @@ def audit_wheel(
 
     Args:
         path: The wheel.
-        expect: The target that it should be of; None takes what it says of itself.
+        expect: The target that it should be for; None goes by what it says about itself.
         house_rules: Whether breaking this project's own rules is an error. None: it is, where the wheel
             has an SBOM of this project that names patches.
         waive: Names of checks whose errors count as warnings; `UNPATCHED` for `--no-patches` builds.
-        size_limit_bytes: What a wheel may weigh by the house rules.
+        size_limit_bytes: How large the house rules allow a wheel to be.
 
     Returns:
         The report. A file that is not a wheel, or a damaged one, gives a report with that as its error.
@@ -99,7 +99,7 @@ def _level(level: str, check: str, house_rules: bool, waive: Collection[str]) ->
 
 
 def target_of(path: Path, targets: Iterable[Target]) -> Target | None:
-    """Return the target that a wheel of this project is of, by its SBOM; None where none fits."""
+    """Return the target that a wheel of this project was built for, by its SBOM; None where none fits."""
     try:
         with Wheel(path) as wheel:
             told = provenance_of(wheel).get("target")
@@ -109,21 +109,23 @@ def target_of(path: Path, targets: Iterable[Target]) -> Target | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m builder audit [PATH...]`: check wheels, print the table.
+    """`python -m builder audit [PATH...]`: check wheels and print the table.
 
     Args:
-        argv: The arguments; wheels or folders of them. None given: the wheelhouse.
+        argv: The arguments: wheels, or folders of wheels; the wheelhouse by default.
 
     Returns:
         0, or `AuditError.exit_code` where a wheel failed.
 
     Raises:
-        UsageError: A path that is not there, or no wheel to check.
+        UsageError: A path does not exist, or there is no wheel to check.
     """
-    parser = Parser(prog="nox -s audit --", description="Check wheels against what they say.")
+    parser = Parser(
+        prog="nox -s audit --", description="Compare what wheels say about themselves with what they contain."
+    )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="wheels, or folders of wheels")
     parser.add_argument(
-        "--waive", action="append", default=[], metavar="CHECK", help="let its errors be warnings"
+        "--waive", action="append", default=[], metavar="CHECK", help="count its errors as warnings"
     )
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
     parser.add_argument(

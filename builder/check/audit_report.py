@@ -1,4 +1,4 @@
-"""What an audit finds of a wheel, and the table that shows it."""
+"""What an audit finds in a wheel, and the table that shows it."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Facts:
         reached_tag: The oldest manylinux tag that its symbols fit; empty where none.
         architectures: Name of each library with GPU code -> its cubins' architectures.
         torch_requirement: From METADATA; empty without.
-        needs: SONAME of each library that is not in the wheel -> who brings it.
-        torch_symbols: Symbols of torch's stable C interface that it takes, sorted.
-        unstable_symbols: How many symbols of libtorch's C++ interface it takes.
+        needs: SONAME of each library that is not in the wheel -> who provides it.
+        torch_symbols: Symbols of torch's stable C interface that it uses, sorted.
+        unstable_symbols: How many symbols of libtorch's C++ interface it uses.
     """
 
     size_bytes: int
@@ -90,14 +90,14 @@ class AuditReport:
 
     @property
     def passed(self) -> bool:
-        """Whether there is no error."""
+        """Whether no finding is an error."""
         return not any(finding.level == ERROR for finding in self.findings)
 
     def raise_if_failed(self) -> None:
-        """Stop a build whose wheel did not pass.
+        """Raise the errors of a wheel that did not pass.
 
         Raises:
-            AuditError: Names every error.
+            AuditError: There are errors; it lists them all.
         """
         errors = [finding for finding in self.findings if finding.level == ERROR]
         if errors:

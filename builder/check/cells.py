@@ -1,4 +1,4 @@
-"""Fills the cells of the matrix: makes an environment, has it load each wheel, and judges what it found."""
+"""Fills the cells of the matrix: makes an environment, loads each wheel in it, and judges what was found."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PROBE = Path(__file__).with_name("compatibility_probe.py")
 
 @dataclass(frozen=True)
 class Bench:
-    """What is tried, and with what.
+    """The wheels, and what they are tried with.
 
     Attributes:
         wheels: Wheels for one CUDA version, which take turns in an environment.
         pythons: Interpreters by minor version.
         index: Package index for torch; None takes the default one.
-        keep: Leave the environments for a look.
+        keep: Keep the environments.
     """
 
     wheels: Mapping[Path, Claim]
@@ -62,7 +62,7 @@ def try_all(torch: str, python: str, bench: Bench) -> dict[Path, Cell]:
 
 
 def _try(cells: Mapping[Path, Cell], torch: str, python: str, bench: Bench) -> None:
-    """Make an environment with torch, and have it load one wheel after the other."""
+    """Make an environment with torch, and load one wheel after the other in it."""
     scratch = ROOT / "build" / "compatibility"
     scratch.mkdir(parents=True, exist_ok=True)
     venv = scratch / f"torch{torch}-py{python}-{os.getpid()}"
@@ -108,7 +108,7 @@ def _try_wheel(cell: Cell, wheel: Path, claim: Claim, python: Path) -> None:
 
 
 def _run_probe(python: Path) -> dict[str, Any]:
-    """Have an environment's Python look at the wheel.
+    """Run the probe with an environment's Python.
 
     Raises:
         CommandError: It can't be started, or does not end in time.

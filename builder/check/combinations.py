@@ -21,7 +21,7 @@ from builder.wheel.wheelfile import Wheel
 
 @dataclass(frozen=True)
 class Claim:
-    """What a wheel says that it is for.
+    """What a wheel claims to be for.
 
     Attributes:
         torch: Versions that its metadata allows.
@@ -104,7 +104,7 @@ def newest_torch(specifier: str, python: str, index: str | None = None) -> Newes
 
 
 def read_resolution(answer: Finished) -> Newest:
-    """Read the resolver's answer."""
+    """Return what the resolver's answer says."""
     match = re.search(r"^torch==(\S+)", answer.output, re.MULTILINE)
     if answer.status == 0 and match:
         return Newest(match[1])

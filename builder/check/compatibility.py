@@ -1,9 +1,9 @@
 """Shows that wheels are for every Python and torch that they claim: installs them with each, and loads them.
 
 Each cell of the matrix is a clean environment with one Python, one torch and the wheel. There every extension
-is loaded, the operators have to have the schemas that the first environment showed, and what can be called
-without a GPU is called (`compatibility_probe`). What could not be tested is said, and is never a pass. The
-kernels themselves are the smoke test's matter.
+is loaded, the operators must have the same schemas as in the first environment, and what can be called
+without a GPU is called (`compatibility_probe`). What could not be tested is listed, and never counts as a
+pass. The smoke test tests the kernels themselves.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed and one or all could not be tested.
 
     Raises:
-        UsageError: There is no such wheel, or a version can't be read.
+        UsageError: A wheel does not exist, or a version can't be read.
     """
     options = _parser().parse_args(argv)
     wheels = [Path(path).resolve() for path in options.wheel]
@@ -96,7 +96,7 @@ def _parser() -> Parser:
         help="versions or paths; those that are here by default",
     )
     parser.add_argument("--torch-index", metavar="URL", help="package index to take torch from")
-    parser.add_argument("--keep", action="store_true", help="leave the environments in build/compatibility")
+    parser.add_argument("--keep", action="store_true", help="keep the environments in build/compatibility")
     parser.add_argument("--json", metavar="FILE", help="write all findings there")
     return parser
 

@@ -1,11 +1,11 @@
-"""What an environment's Python finds of an installed SageAttention: imports, operators, calls without a GPU.
+"""Looks at an installed SageAttention without a GPU: imports it, and calls what can be called.
 
-The file is run by the Python of a clean environment, so it uses the standard library and torch only; of this
-project it takes `import_check.py`, which lies beside it and is such a file too.
+The Python of a clean environment runs this file, so it uses the standard library, torch, and of this project
+only `import_check.py` beside it, which is run in the same way.
 
-Without a GPU no kernel can run. What can: each operator's fake implementation, a trace of the whole path from
-quantisation to attention, and the operator's own host code up to its refusal of tensors that are on the CPU
-(it unpacks its arguments, asks the tensors and raises, all through torch's stable ABI).
+Without a GPU no kernel can run. What can run is each operator's fake implementation, a trace of the whole
+path from quantisation to attention, and the operator's own host code until it refuses tensors that are on the
+CPU: it unpacks its arguments, looks at the tensors and raises, all through torch's stable ABI.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ VALUES: dict[str, Any] = {
 
 
 def probe() -> dict[str, Any]:
-    """Import everything, and call what can be called; a failure is a finding and not raised.
+    """Import everything, and call what can be called; a failure is a finding and is not raised.
 
     Returns:
         What `import_check.inspect` finds, and by operator: `kernels` (whether there is code for CUDA), `fake`
-        and `host` (empty, or what went wrong); `trace` likewise for the whole path, None where the wheel
-        lacks a part of it.
+        and `host` (empty, or what went wrong); `trace` is the same for the whole path, or None
+        where the wheel lacks a part of it.
     """
     result: dict[str, Any] = _import_check().inspect()
     result["operators"] = {
@@ -50,7 +50,7 @@ def probe() -> dict[str, Any]:
     }
     result.update(kernels={}, fake={}, host={}, trace="")
     if result["problems"]:
-        # torch says of a library that it can't be loaded, and the loader's reason is behind that.
+        # torch only says that a library can't be loaded; the loader says why.
         result["problems"] = [*_loader_errors(), *result["problems"]]
     if "torch" not in result:
         return result
@@ -77,7 +77,7 @@ def _import_check() -> Any:
 
 
 def _loader_errors() -> list[str]:
-    """What the dynamic loader says of the wheel's libraries that it can't load."""
+    """Return the dynamic loader's errors for the wheel's libraries."""
     errors = []
     for folder in map(Path, sys.path):
         for library in sorted(folder.glob(f"{PREFIX}/lib/*.so")):
@@ -95,7 +95,7 @@ def _overload(torch: Any, name: str) -> Any:
 
 
 def _said(call: Callable[[], None]) -> str:
-    """Empty, or the error's type and first line."""
+    """Return the error's type and first line; empty where there is none."""
     try:
         call()
     except BaseException as error:  # whatever is raised is what is looked for
@@ -104,7 +104,7 @@ def _said(call: Callable[[], None]) -> str:
 
 
 def _arguments(torch: Any, operator: Any, device: str) -> list[Any]:
-    """Arguments of an operator by their names in its schema; what it writes to are among them."""
+    """Return an operator's arguments, by their names in its schema; outputs are among them."""
     fp8 = "sv_f8" in operator.name() or "scale_fuse_quant" in operator.name()
     transposed = "fuse_quant" in operator.name()
     shapes = {
@@ -130,7 +130,7 @@ def _arguments(torch: Any, operator: Any, device: str) -> list[Any]:
 
 
 def _call_fake(torch: Any, operator: Any) -> None:
-    """Call with tensors that have no data, on a CUDA device that need not be there."""
+    """Call with tensors that have no data, on a CUDA device that need not exist."""
     fake_tensor = importlib.import_module("torch._subclasses.fake_tensor")
     with fake_tensor.FakeTensorMode():
         answer = operator(*_arguments(torch, operator, "cuda:0"))
@@ -143,7 +143,7 @@ def _call_fake(torch: Any, operator: Any) -> None:
 
 
 def _call_host(torch: Any, operator: Any) -> None:
-    """Give the CUDA code tensors on the CPU, past the dispatcher: it has to refuse them with an exception."""
+    """Call the CUDA code with tensors on the CPU, past the dispatcher; it must raise an exception."""
     try:
         operator.redispatch(
             torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *_arguments(torch, operator, "cpu")

@@ -1,8 +1,8 @@
-"""Imports SageAttention and each of its extensions by itself, and says in JSON what became of it.
+"""Imports SageAttention and each of its extensions by itself, and prints in JSON what happened.
 
-The file is run by the Python of a clean environment, so it uses the standard library only and nothing of
-this project (`run` is for the caller's side). Upstream's `core.py` swallows the errors of its extensions'
-imports, and takes the kernels as unavailable: so each extension is imported here explicitly.
+The Python of a clean environment runs this file, so it uses the standard library only and nothing of this
+project (`run` is for the caller's side). Upstream's `core.py` swallows the errors of its extensions' imports
+and treats their kernels as unavailable, so each extension is imported here explicitly.
 """
 
 from __future__ import annotations
@@ -17,32 +17,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-DISTRIBUTION = "sageattention"
+PACKAGE = "sageattention"
 NO_DRIVER = "libcuda.so.1: cannot open shared object file"
-_TIMEOUT_SECONDS = 600
 # Libraries whose second copy in a process matters.
 _WATCHED = ("libtorch", "libc10", "libcudart", "libcuda.so")
 
 
-def extension_modules(files: list[str], package: str = DISTRIBUTION) -> list[str]:
-    """Names of the extensions' modules among a distribution's files, sorted: `_fused`, `_qattn_sm80`.
+def extension_modules(files: list[str]) -> list[str]:
+    """Return the names of the extensions' modules, sorted: `_fused`, `_qattn_sm80`.
 
     Args:
-        files: Names as RECORD has them.
-        package: The import package.
+        files: Names of the distribution's files, as RECORD has them.
     """
     names = set()
     for file in files:
         folder, _, name = file.rpartition("/")
         module = name.split(".")[0]
-        if folder == package and module.startswith(("_qattn_", "_fused")) and name.endswith((".py", ".so")):
+        if folder == PACKAGE and module.startswith(("_qattn_", "_fused")) and name.endswith((".py", ".so")):
             names.add(module)
     return sorted(names)
 
 
-def libraries(files: list[str], package: str = DISTRIBUTION) -> set[str]:
-    """Names of the extensions that the distribution has a shared library of."""
-    folders = (package, f"{package}/lib")
+def libraries(files: list[str]) -> set[str]:
+    """Return the names of the extensions that have a shared library among a distribution's files."""
+    folders = (PACKAGE, f"{PACKAGE}/lib")
     return {
         file.rpartition("/")[2].split(".")[0]
         for file in files
@@ -50,9 +48,9 @@ def libraries(files: list[str], package: str = DISTRIBUTION) -> set[str]:
     }
 
 
-def inspect(package: str = DISTRIBUTION) -> dict[str, Any]:
-    """Import everything, and tell what happened; an error of an import is a finding and not raised."""
-    distribution = importlib.metadata.distribution(package)
+def inspect() -> dict[str, Any]:
+    """Import everything, and return what happened; an error of an import is a finding and is not raised."""
+    distribution = importlib.metadata.distribution(PACKAGE)
     files = [str(file) for file in distribution.files or ()]
     result: dict[str, Any] = {
         "python": platform.python_version(),
@@ -70,20 +68,20 @@ def inspect(package: str = DISTRIBUTION) -> dict[str, Any]:
         return result
     result["torch"] = {"version": str(torch.__version__), "cuda": torch.version.cuda}
     before = _operators(torch)
-    module = _import(package, result)
+    module = _import(PACKAGE, result)
     result["functions"] = (
         sorted(name for name in vars(module) if name.startswith("sageattn")) if module else []
     )
     if module is not None and not result["functions"]:
-        result["problems"].append(f"{package} has no function sageattn*")
-    has_library = libraries(files, package)
-    modules = extension_modules(files, package)
+        result["problems"].append(f"{PACKAGE} has no function sageattn*")
+    has_library = libraries(files)
+    modules = extension_modules(files)
     if not modules:
-        result["problems"].append(f"{package} has no extension")
+        result["problems"].append(f"{PACKAGE} has no extension")
     for name in modules:
-        # A wheel for some architectures has no library for the others' kernels, and its module says so.
+        # A wheel for some architectures has no library for the other kernels, and its module raises.
         missing = name not in has_library
-        loaded = _import(f"{package}.{name}", result, expected=missing)
+        loaded = _import(f"{PACKAGE}.{name}", result, expected=missing)
         result["extensions"][name] = {
             "library": not missing,
             "loaded": loaded is not None,
@@ -99,7 +97,7 @@ def inspect(package: str = DISTRIBUTION) -> dict[str, Any]:
 def _import(name: str, result: dict[str, Any], *, expected: bool = False) -> Any:
     try:
         return importlib.import_module(name)
-    except BaseException as error:  # whatever an import raises is what is looked for
+    except BaseException as error:  # any exception is what this looks for
         if not (expected and isinstance(error, ImportError)):
             said = traceback.format_exception_only(type(error), error)[-1].strip()
             result["problems"].append(f"import {name}: {said}")
@@ -107,7 +105,7 @@ def _import(name: str, result: dict[str, Any], *, expected: bool = False) -> Any
 
 
 def _functions(module: Any) -> list[str]:
-    """Public functions and operators of a module, without what it imports from its package."""
+    """Return the public functions and operators of a module, without what it imports from its package."""
     package = module.__name__.rpartition(".")[0]
     return [
         name
@@ -128,7 +126,7 @@ def _operators(torch: Any) -> dict[str, str]:
 
 
 def _mapped_libraries() -> list[str]:
-    """Paths of the watched libraries in this process (proc(5), /proc/PID/maps)."""
+    """Return the paths of the watched libraries in this process (proc(5), /proc/PID/maps)."""
     try:
         lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -137,14 +135,13 @@ def _mapped_libraries() -> list[str]:
     return sorted(path for path in paths if Path(path).name.startswith(_WATCHED))
 
 
-def run(python: Path, package: str = DISTRIBUTION, tolerate: Sequence[str] = ()) -> list[str]:
-    """Run this file under another Python, and put what it says into lines to print.
+def check(python: Path, tolerate: Sequence[str] = ()) -> list[str]:
+    """Run this file with another Python, and return what it found as lines to print.
 
     Args:
         python: The interpreter of an environment with torch and the wheel.
-        package: The distribution to import.
-        tolerate: Problems whose text has one of these are lines and no error: `NO_DRIVER` for the unpatched
-            release, whose Hopper extension can't be imported on a machine without a driver.
+        tolerate: Problems whose text has one of these are printed and are not errors: `NO_DRIVER` for the
+            unpatched release, whose Hopper extension can't be imported on a machine without a driver.
 
     Raises:
         AuditError: Something can't be imported, or the interpreter died over it.
@@ -155,24 +152,24 @@ def run(python: Path, package: str = DISTRIBUTION, tolerate: Sequence[str] = ())
     from builder.util.process import CommandError, run  # noqa: PLC0415
 
     # Isolated, so that neither this file's folder nor a PYTHONPATH stands in for what is installed.
-    command: list[str | Path] = [python, "-I", Path(__file__).resolve(), package]
+    command: list[str | Path] = [python, "-I", Path(__file__).resolve()]
     try:
         done = run(command, timeout_seconds=IMPORT_SECONDS, check=False)
     except CommandError as error:
-        raise AuditError(f"import {package}: {error.message}") from None
+        raise AuditError(f"import {PACKAGE}: {error.message}") from None
     try:
         result = json.loads(done.output.strip().rpartition("\n")[2])
     except json.JSONDecodeError:
-        ended = f"Importing {package} ended the interpreter ({done.ending}):{done.last_lines()}"
+        ended = f"Importing {PACKAGE} ended the interpreter ({done.ending}):{done.last_lines()}"
         raise AuditError(ended) from None
     problems = [text for text in result["problems"] if not any(part in text for part in tolerate)]
     if problems:
-        raise AuditError(f"{package} can't be used:\n    " + "\n    ".join(problems))
+        raise AuditError(f"{PACKAGE} can't be used:\n    " + "\n    ".join(problems))
     return lines(result)
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """What `inspect` found, in lines for people."""
+    """Return what `inspect` found as lines to print."""
     torch, package = result["torch"], result["package"]
     where = f"Python {result['python']}, torch {torch['version']} (CUDA {torch['cuda']})"
     found = [f"{where}: {package['version']} imported, {len(result['operators'])} operators"]
@@ -187,6 +184,6 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    answer = inspect(*sys.argv[1:2])
+    answer = inspect()
     print(json.dumps(answer), flush=True)
     sys.exit(1 if answer["problems"] else 0)

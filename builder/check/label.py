@@ -1,4 +1,4 @@
-"""What a wheel says of its torch and its CUDA version, in its local version and its metadata."""
+"""What a wheel says about its torch and its CUDA version, in its local version and its metadata."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrix of torch and Python for one wheel: its cells, their agreement, the table and the report."""
+"""The matrix of torch and Python for a wheel: its cells, whether they agree, the table and the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTHING_TESTED = 40
 
 
 class CellStatus(str, Enum):
-    """What came of one cell."""
+    """The result of one cell."""
 
     OK = "ok"
     FAILED = "FAILED"
@@ -27,7 +27,7 @@ class CellStatus(str, Enum):
 
 @dataclass
 class Cell:
-    """One Python and one torch, and what came of the wheel with them.
+    """One Python and one torch, and the wheel's result with them.
 
     Attributes:
         torch: As it was asked for: `2.12.1`, or `2.12` for the newest of them.

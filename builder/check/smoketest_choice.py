@@ -20,7 +20,7 @@ class Trial:
     Attributes:
         python: Version or path of the Python.
         requirement: The torch that is installed first.
-        torch_index: Package index that has it for the wheel's CUDA version; None for the default index.
+        torch_index: Package index of builds for the wheel's CUDA version; None for the default index.
     """
 
     wheel: Path

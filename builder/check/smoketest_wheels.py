@@ -1,7 +1,7 @@
 """Smoke-tests wheels: each in a new virtual environment with the torch that it requires.
 
 The test itself is `builder.smoketest`, which the environment's Python runs with nothing but torch and the
-wheel beside it. Its report and picture are put beside the wheel.
+wheel. Its report and picture go beside the wheel.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from builder.wheel.wheelfile import Wheel, WheelName
 
 @dataclass(frozen=True)
 class Ending:
-    """What came of a wheel: an exit code and one line."""
+    """The result for a wheel: an exit code and one line."""
 
     wheel: Path
     exit_code: int
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The worst exit code of the wheels that ran (see `builder.smoketest.report.outcome.ExitCode`).
 
     Raises:
-        UsageError: There is no such wheel.
+        UsageError: A wheel does not exist.
         TargetError: There is no such target.
     """
     options = _parser().parse_args(argv)
@@ -86,10 +86,10 @@ def _parser() -> Parser:
     parser.add_argument("--wheelhouse", default=str(ROOT / "wheelhouse"), metavar="DIR")
     parser.add_argument("--python", metavar="VERSION", help="Python for wheels that take several")
     parser.add_argument(
-        "--torch", metavar="REQUIREMENT", help="another torch than the wheel's: torch==2.12.*"
+        "--torch", metavar="REQUIREMENT", help="a different torch than the wheel's: torch==2.12.*"
     )
     parser.add_argument("--torch-index", metavar="URL", help="package index to take torch from")
-    parser.add_argument("--keep-venv", action="store_true", help="leave the environments in build/smoketest")
+    parser.add_argument("--keep-venv", action="store_true", help="keep the environments in build/smoketest")
     test = parser.add_argument_group("of the test itself")
     modes = test.add_mutually_exclusive_group()
     modes.add_argument("--quick", action="store_true", help="under half a minute on an H100")
@@ -98,12 +98,12 @@ def _parser() -> Parser:
     test.add_argument("--kernels", metavar="A,B", help="only these")
     test.add_argument("--groups", metavar="A,B", help="only these groups of rows")
     test.add_argument("--seed", type=int, metavar="N", help="of the random inputs")
-    test.add_argument("--no-speed", action="store_true", help="leave the timings out")
+    test.add_argument("--no-speed", action="store_true", help="omit the timings")
     return parser
 
 
 def passed_on(options: argparse.Namespace) -> list[str]:
-    """The options that go to the test itself."""
+    """Return the options that go to the test itself."""
     flags = [name for name in ("quick", "long", "import_only", "no_speed") if getattr(options, name)]
     values = [name for name in ("kernels", "groups", "seed") if getattr(options, name) is not None]
     given = [f"--{name.replace('_', '-')}" for name in flags]
@@ -111,7 +111,7 @@ def passed_on(options: argparse.Namespace) -> list[str]:
 
 
 def _test(wheel: Path, options: argparse.Namespace) -> Ending:
-    """Test one wheel; a failure of its environment is its ending."""
+    """Test one wheel; if its environment can't be made, that is its result."""
     try:
         with Wheel(wheel) as opened:
             requirements = opened.metadata.get_all("Requires-Dist") or []
@@ -128,7 +128,7 @@ def _test(wheel: Path, options: argparse.Namespace) -> Ending:
         return Ending(wheel, code, f"not run: Python {trial.python} is not on this machine", ran=False)
     requirement = options.torch or trial.requirement
     if requirement == "torch":
-        warn(f"{wheel.name} names no torch version: testing with the newest; --torch gives another")
+        warn(f"{wheel.name} names no torch version: testing with the newest; choose another with --torch")
     venv = ROOT / "build" / "smoketest" / wheel.stem
     try:
         with step(f"Installing {wheel.name} with {requirement} for Python {trial.python}"):
@@ -150,9 +150,9 @@ def _run(wheel: Path, python: Path, arguments: Sequence[str], *, report: bool) -
     Args:
         wheel: The wheel that is installed there.
         python: The environment's Python.
-        arguments: Of the test.
-        report: Leave report and picture beside the wheel; not for imports alone, which would take the place
-            of a real test's.
+        arguments: The test's.
+        report: Write a report and a picture beside the wheel. Not for imports alone: they would replace
+            those of a real test.
     """
     report_path = wheel.with_name(f"{wheel.name}.smoketest.json")
     picture_path = wheel.with_name(f"{wheel.name}.smoketest.html")
@@ -166,11 +166,11 @@ def _run(wheel: Path, python: Path, arguments: Sequence[str], *, report: bool) -
 
 
 def conclude(wheel: Path, exit_code: int, report_path: Path | None) -> Ending:
-    """A wheel's ending, and its name and digest added to its report.
+    """Return a wheel's result, and add the wheel's name and digest to its report.
 
     Args:
-        exit_code: Of the test's process.
-        report_path: Where the test wrote its report, if it came to that; None for imports alone.
+        exit_code: The test's.
+        report_path: Where the test writes its report, if it gets that far; None for imports alone.
     """
     if report_path is None and exit_code == ExitCode.PASS:
         return Ending(wheel, exit_code, "imports only: nothing was computed")
@@ -197,7 +197,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def summary(endings: Sequence[Ending], *, import_only: bool) -> list[str]:
-    """One line a wheel, and one with the counts; imports alone are not called a pass."""
+    """Return a line for each wheel, and one with the counts; imports alone are not called a pass."""
     width = max(len(ending.wheel.name) for ending in endings)
     lines = [f"{ending.wheel.name:{width}}  {ending.line}" for ending in endings]
     passed = sum(ending.ran and ending.exit_code == ExitCode.PASS for ending in endings)
@@ -208,10 +208,10 @@ def summary(endings: Sequence[Ending], *, import_only: bool) -> list[str]:
 
 
 def worst(endings: Sequence[Ending], *, asked_for: bool) -> int:
-    """The exit code of it all: a failed row before all else, then any other ending, then a pass.
+    """Return the exit code for all wheels: that of failed rows first, then any other, then a pass.
 
     Args:
-        asked_for: The wheels were named, so one that did not run is no pass.
+        asked_for: The wheels were named, so one that did not run is not a pass.
     """
     codes = [ending.exit_code for ending in endings if ending.ran or asked_for]
     if not codes:

@@ -84,12 +84,12 @@ def test_the_full_wheel_that_aborts_the_interpreter(tmp_path: Path) -> None:
     report = audit_wheel(wheel)
     errors = [text for text in found(report) if text.startswith("bundled:")]
     assert len(errors) == 1
-    assert "it brings its own torch, so importing it aborts the interpreter: " in errors[0]
+    assert "it contains its own torch, so importing it aborts the interpreter: " in errors[0]
     assert "libtorch_cpu-0e1a2b3c.so, libc10-0e1a2b3c.so (" in errors[0]
     assert report.facts is not None
     assert report.facts.architectures == {"_qattn_sm90": ("9.0a",)}
     warnings = found(report, "warning")
-    assert any("it brings second copies: libcublas-0e1a2b3c.so.13 (" in text for text in warnings)
+    assert any("it contains second copies: libcublas-0e1a2b3c.so.13 (" in text for text in warnings)
     with pytest.raises(AuditError, match=r"(?s)failed its audit.*aborts the interpreter"):
         report.raise_if_failed()
 
@@ -106,14 +106,14 @@ def test_somebody_elses_wheel_is_judged_and_not_a_crash(tmp_path: Path) -> None:
     files = {f"sageattention/{stem}.cpython-312-x86_64-linux-gnu.so": make_elf(elf) for stem in EXTENSIONS}
     wheel = pack_wheel(tmp_path, "sageattention-2.2.0-cp312-cp312-linux_x86_64.whl", files)
     report = audit_wheel(wheel)
-    assert only_error(report).startswith("requirement: takes 4 symbols of libtorch's C++ interface")
+    assert only_error(report).startswith("requirement: uses 4 symbols of libtorch's C++ interface")
     warnings = "\n".join(found(report, "warning"))
     for part in (
         "libraries: _fused.cpython-312-x86_64-linux-gnu.so needs libcuda.so.1: it can't be imported",
-        "version: it holds only 9.0a and its version doesn't say so (no 8.0, 8.6, 8.9, 12.0)",
+        "version: it contains code only for 9.0a, and its version doesn't say so (no 8.0, 8.6, 8.9, 12.0)",
         "version: the version 2.2.0 doesn't say which CUDA it is for",
         "version: the version 2.2.0 doesn't say which torch it is for",
-        "sbom: it holds no SBOM",
+        "sbom: it contains no SBOM",
         "licence: METADATA has no License-Expression",
         "1 path of the machine that built it: /home/someone/build/torch/include/ATen/Tensor.h",
         "debug: _qattn_sm90.cpython-312-x86_64-linux-gnu.so has debug sections (.debug_info",

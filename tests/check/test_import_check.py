@@ -12,7 +12,7 @@ import pytest
 from made_up_environments import GOOD, TORCH, environment
 
 from builder.check import import_check
-from builder.check.import_check import NO_DRIVER, extension_modules, libraries, run
+from builder.check.import_check import NO_DRIVER, check, extension_modules, libraries
 from builder.util.errors import AuditError
 
 SWALLOWING = """
@@ -46,7 +46,7 @@ def test_names_of_extensions() -> None:
 def test_a_good_wheel(tmp_path: Path) -> None:
     python = environment(tmp_path / "venv", GOOD)
     where = f"Python {platform.python_version()}, torch 2.11.0+cu130 (CUDA 13.0)"
-    assert run(python) == [
+    assert check(python) == [
         f"{where}: 2.2.0+cu130.torch2.11 imported, 1 operators",
         "_fused: loaded, 1 functions",
         "_qattn_sm90: loaded, 1 functions",
@@ -76,21 +76,21 @@ def test_an_extension_whose_error_the_package_swallows_is_found(tmp_path: Path) 
         "_qattn_sm90.py": "raise ImportError('undefined symbol: _ZN3c105ErrorE')\n",
     }
     with pytest.raises(AuditError, match=r"import sageattention\._qattn_sm90: ImportError: undefined symbol"):
-        run(environment(tmp_path / "venv", swallowed))
+        check(environment(tmp_path / "venv", swallowed))
 
 
 def test_a_library_that_this_wheel_does_not_hold_is_no_error(tmp_path: Path) -> None:
     some = {name: text for name, text in GOOD.items() if name != "lib/_qattn_sm90.so"}
     some["_qattn_sm90.py"] = "raise ImportError('this build has no _qattn_sm90.so')\n"
-    assert run(environment(tmp_path / "venv", some))[-1] == "_qattn_sm90: not in this wheel"
+    assert check(environment(tmp_path / "venv", some))[-1] == "_qattn_sm90: not in this wheel"
 
 
 def test_a_driver_that_is_not_there_can_be_tolerated(tmp_path: Path) -> None:
     missing = {**GOOD, "_qattn_sm90.py": f"raise ImportError('{NO_DRIVER}: No such file')\n"}
     python = environment(tmp_path / "venv", missing)
     with pytest.raises(AuditError, match=r"libcuda\.so\.1"):
-        run(python)
-    lines = run(python, tolerate=[NO_DRIVER])
+        check(python)
+    lines = check(python, tolerate=[NO_DRIVER])
     assert "_qattn_sm90: not loaded" in lines
     assert lines[-1].startswith("tolerated: import sageattention._qattn_sm90: ImportError: libcuda.so.1")
 
@@ -101,7 +101,7 @@ def test_an_interpreter_that_dies(tmp_path: Path) -> None:
         "__init__.py": "import os, sys\nprint('c10::Error', file=sys.stderr, flush=True)\nos.abort()\n",
     }
     with pytest.raises(AuditError, match=r"ended the interpreter \(signal 6\):\n    c10::Error"):
-        run(environment(tmp_path / "venv", dying))
+        check(environment(tmp_path / "venv", dying))
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_an_interpreter_that_dies(tmp_path: Path) -> None:
 )
 def test_other_problems(tmp_path: Path, files: dict[str, str], torch: str, message: str) -> None:
     with pytest.raises(AuditError, match=message):
-        run(environment(tmp_path / "venv", files, torch))
+        check(environment(tmp_path / "venv", files, torch))
 
 
 def test_nothing_installed(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     with pytest.raises(AuditError, match=r"(?s)ended the interpreter \(status 1\).*PackageNotFoundError"):
-        run(tmp_path / "venv" / "bin" / "python")
+        check(tmp_path / "venv" / "bin" / "python")

@@ -1,4 +1,4 @@
-"""A wheel under audit: read once, looked at by every check."""
+"""A wheel under audit: read once, then looked at by every check."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class AuditedWheel:
 
     @cached_property
     def architectures(self) -> frozenset[Architecture]:
-        """What any library in it has a cubin for."""
+        """The architectures that any library in it has a cubin for."""
         return frozenset(
             cubin for part in self.extensions.values() for cubin in cubin_architectures(part.codes)
         )
@@ -122,13 +122,13 @@ class AuditedWheel:
 
     @cached_property
     def policy(self) -> Policy | None:
-        """The most demanding promise of the wheel's platform tags; None where it makes none."""
+        """The strictest of the wheel's manylinux tags; None without one."""
         promised = [load_policy(tag) for tag in self.platforms if tag.startswith("manylinux")]
         return min(promised, key=lambda policy: policy.glibc, default=None)
 
     @cached_property
     def system_libraries(self) -> frozenset[str]:
-        """What the wheel may expect of every system by its tag, or by this project's where it has none."""
+        """The libraries that every system has, by the wheel's manylinux tag; without one, by this project's."""
         return (self.policy or load_policy(_DEFAULT_POLICY)).libraries
 
     @cached_property
@@ -143,8 +143,8 @@ class AuditedWheel:
         return torch_requirement(self.wheel.metadata.get_all("Requires-Dist"))
 
     @cached_property
-    def told(self) -> Mapping[str, str]:
-        """What the wheel's SBOM says of it as a whole; empty without an SBOM that can be read."""
+    def provenance(self) -> Mapping[str, str]:
+        """What the wheel's SBOM says about the whole wheel; empty without an SBOM that can be read."""
         try:
             return provenance_of(self.wheel)
         except (ValueError, WheelError):
@@ -166,7 +166,7 @@ class AuditedWheel:
 
     @cached_property
     def unstable(self) -> dict[str, tuple[str, ...]]:
-        """Library -> symbols of libtorch's C++ interface that it takes."""
+        """Library -> symbols of libtorch's C++ interface that it uses."""
         found = {name: unstable_torch_symbols(library) for name, library in self.named_libraries}
         return {name: symbols for name, symbols in found.items() if symbols}
 

@@ -1,4 +1,4 @@
-"""Checks of the file and of what lies in it: RECORD, names of the build machine, size."""
+"""Checks of the file and of what lies in it: RECORD, paths of the build machine, size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from builder.wheel.wheelfile import record_problems
 
 
 def record(audited: AuditedWheel) -> Found:
-    """RECORD has the right digest of each file, and each library can be read."""
+    """RECORD has the right digest for each file, and each library can be read."""
     for problem in (*record_problems(audited.wheel), *audited.unreadable):
         yield ERROR, problem
 
 
 def paths(audited: AuditedWheel) -> Found:
-    """No file names a folder of the machine that built it."""
+    """No file contains a path of the machine that built it."""
     for name, part in audited.contents.items():
         # Upstream's README and the patches are text that people wrote.
         written = name.startswith(audited.wheel.in_dist_info("patches/")) or name.endswith(
@@ -23,11 +23,11 @@ def paths(audited: AuditedWheel) -> Found:
         if part.build_paths and not written:
             count = len(part.build_paths)
             where = f"{count} path{'s' * (count > 1)} of the machine that built it"
-            yield HOUSE_RULE, f"{name} names {where}: {listed(part.build_paths, 2)}"
+            yield HOUSE_RULE, f"{name} contains {where}: {listed(part.build_paths, 2)}"
 
 
 def size(audited: AuditedWheel) -> Found:
-    """A release takes the wheel, and it is no larger than this project's are."""
+    """A release can hold the wheel, and the wheel is not unusually large."""
     size_bytes, limit_bytes = audited.wheel.path.stat().st_size, audited.size_limit_bytes
     if size_bytes > ASSET_BYTES:
         yield ERROR, f"{size_bytes / 1e9:.2f} GB is more than a release can hold (2 GiB)"

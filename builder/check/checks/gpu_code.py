@@ -1,4 +1,4 @@
-"""Checks of the GPU code: which architectures each extension holds, and which it should."""
+"""Checks of the GPU code: which architectures each extension contains, and which it should contain."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from builder.wheel.fatbin import cubin_architectures, ptx_architectures
 
 
 def architectures(audited: AuditedWheel) -> Found:
-    """Each extension is there, and holds the cubins of the architectures that the wheel claims."""
+    """Each extension is there, and contains the cubins for the architectures that the wheel claims."""
     try:
         claimed = claimed_architectures(audited)
     except ArchitectureError as error:
         yield ERROR, error.message
         return
     if not audited.extensions:
-        yield ERROR, "no library in it holds GPU code"
+        yield ERROR, "no library in it contains GPU code"
     for path, part in sorted(audited.extensions.items()):
         name, cubins = PurePosixPath(path).name, frozenset(cubin_architectures(part.codes))
         if not cubins:
-            yield ERROR, f"{name} holds no GPU code"
+            yield ERROR, f"{name} contains no GPU code"
         expected = expected_architectures(stem(path), claimed)
         if expected is not None and (missing := expected - cubins):
             yield ERROR, f"{name} has no cubin for {join(sorted(missing))}"
@@ -43,7 +43,7 @@ def architectures(audited: AuditedWheel) -> Found:
 
 
 def expected_architectures(name: str, claimed: Collection[Architecture]) -> frozenset[Architecture] | None:
-    """Return the cubins that an extension must hold; None for a name that is not one of SageAttention's.
+    """Return the cubins that an extension must contain; None for a name that is not one of SageAttention's.
 
     Args:
         name: The extension's, without endings: `_qattn_sm89`.
@@ -65,6 +65,6 @@ def claimed_architectures(audited: AuditedWheel) -> frozenset[Architecture]:
     """
     if audited.label.architectures:
         return frozenset(Architecture.parse(f"sm_{number}") for number in audited.label.architectures)
-    if told := audited.told.get("architectures"):
+    if told := audited.provenance.get("architectures"):
         return frozenset(map(Architecture.parse, told.split()))
     return frozenset(audited.expect.architectures) if audited.expect is not None else audited.architectures

@@ -33,7 +33,7 @@ def names(audited: AuditedWheel) -> Found:
     if tags != {str(tag) for tag in wheel.name.tags}:
         yield ERROR, f"the file WHEEL has the tags {', '.join(sorted(tags)) or 'none'}, unlike the file name"
     if str(wheel.wheel_metadata["Root-Is-Purelib"]).strip().lower() == "true" and audited.libraries:
-        yield ERROR, "the file WHEEL says that it is pure Python, and it holds shared libraries"
+        yield ERROR, "the file WHEEL says that it is pure Python, and it contains shared libraries"
     own = {wheel.dist_info, wheel.name.distribution, f"{wheel.name.distribution}.libs"}
     for entry in sorted({member.split("/")[0] for member in wheel.names} - own):
         yield WARNING, f"it installs {entry} beside {wheel.name.distribution}"
@@ -53,7 +53,10 @@ def version(audited: AuditedWheel) -> Found:
     lacking = [text for text in _UPSTREAM_ARCHITECTURES if text not in capabilities]
     if found and lacking and not label.architectures:
         only = join(sorted(found))
-        yield HOUSE_RULE, f"it holds only {only} and its version doesn't say so (no {', '.join(lacking)})"
+        yield (
+            HOUSE_RULE,
+            f"it contains code only for {only}, and its version doesn't say so (no {', '.join(lacking)})",
+        )
     if not label.cuda:
         yield HOUSE_RULE, f"the version {name.version} doesn't say which CUDA it is for"
     if not label.torch and not label.universal:
@@ -77,7 +80,7 @@ def requirement(audited: AuditedWheel) -> Found:
             count = sum(map(len, audited.unstable.values()))
             where = "libtorch's C++ interface, which changes with each torch version"
             instead = f"requires {torch or 'no torch'} instead of torch==X.Y.*"
-            yield ERROR, f"takes {count} symbols of {where}, and {instead}"
+            yield ERROR, f"uses {count} symbols of {where}, and {instead}"
         elif audited.label.torch and audited.label.torch != series:
             yield ERROR, f"requires torch {series} and its version says {audited.label.torch}"
     yield from _python(audited)
@@ -91,7 +94,7 @@ def _same(requirement: Requirement, text: str) -> bool:
 def _stable(audited: AuditedWheel) -> Found:
     for name, symbols in sorted(audited.unstable.items()):
         where = "libtorch's C++ interface, which a stable wheel may not use"
-        yield ERROR, f"{name} takes symbols of {where}: {listed(symbols)}"
+        yield ERROR, f"{name} uses symbols of {where}: {listed(symbols)}"
     oldest = min(map(int, re.findall(r"cp3(\d+)", audited.wheel.name.python)), default=0)
     for name, library in audited.named_libraries:
         if "libtorch_python.so" in library.needed:
@@ -99,10 +102,10 @@ def _stable(audited: AuditedWheel) -> Found:
         try:
             symbols = unlimited_python_symbols(library, (3, oldest))
         except ImportError:
-            yield ERROR, f"{name} takes symbols of CPython; install abi3info to see whether it may"
+            yield ERROR, f"{name} uses symbols of CPython; install abi3info to check them"
             continue
         if symbols:
-            yield ERROR, f"{name} takes what CPython's limited API of 3.{oldest} lacks: {listed(symbols)}"
+            yield ERROR, f"{name} uses what CPython's limited API of 3.{oldest} lacks: {listed(symbols)}"
     torch = audited.torch
     if torch is not None and not any(clause.operator in {">=", "==", "~="} for clause in torch.specifier):
         yield ERROR, f"requires {torch}, without the oldest torch whose stable interface it uses"

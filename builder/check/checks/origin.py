@@ -15,12 +15,12 @@ from builder.wheel.libraries import CUDA_RUNTIME
 
 
 def sbom(audited: AuditedWheel) -> Found:
-    """The wheel has an SBOM that fits what it holds."""
+    """The wheel has an SBOM that matches what it contains."""
     wheel, contents = audited.wheel, audited.contents
     folder = wheel.in_dist_info("sboms/")
     boms = [name for name in contents if name.startswith(folder)]
     if not boms:
-        yield HOUSE_RULE, "it holds no SBOM: nothing says what it was made of"
+        yield HOUSE_RULE, "it contains no SBOM: nothing says what it was made from"
     for name in boms:
         try:
             read_sbom(wheel.read(name))
@@ -41,7 +41,7 @@ def sbom(audited: AuditedWheel) -> Found:
         if part.kind == "source" and part.fact("verified") != "true":
             yield WARNING, f"built from an unverified source: {part.fact('location') or part.name}"
     required = str(audited.torch or "").replace(" ", "")
-    if (told := audited.told.get("torch")) and required and Requirement(told) != Requirement(required):
+    if (told := audited.provenance.get("torch")) and required and Requirement(told) != Requirement(required):
         yield ERROR, f"the SBOM says {told}, and METADATA requires {required}"
 
 
@@ -57,7 +57,7 @@ def licence(audited: AuditedWheel) -> Found:
         except InvalidLicenseExpression as error:
             yield ERROR, f"License-Expression: {error}"
     if not any("licen" in name.lower() for name in contents if name.startswith(wheel.dist_info)):
-        yield HOUSE_RULE, "it holds no licence text"
+        yield HOUSE_RULE, "it contains no licence text"
     for name in wheel.metadata.get_all("License-File", []):
         if not contents.keys() & {wheel.in_dist_info(f"licenses/{name}"), wheel.in_dist_info(name)}:
             yield ERROR, f"License-File: {name} is not in it"
@@ -69,5 +69,5 @@ def licence(audited: AuditedWheel) -> Found:
 def description(audited: AuditedWheel) -> Found:
     """METADATA links the project that built the wheel."""
     links = [str(entry) for entry in audited.wheel.metadata.get_all("Project-URL", [])]
-    if audited.told and not any(link.startswith("Wheel build,") for link in links):
+    if audited.provenance and not any(link.startswith("Wheel build,") for link in links):
         yield WARNING, "METADATA doesn't link the project that built it (builder/target/project.toml)"

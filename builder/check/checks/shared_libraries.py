@@ -14,7 +14,7 @@ _EXTENSION_SUFFIX = re.compile(r"\.cpython-(?P<number>\d+)(?:-[\w-]+)?\.so")
 
 
 def tag(audited: AuditedWheel) -> Found:
-    """The libraries fit the wheel's tag, and the tag the target."""
+    """The libraries fit the wheel's tag, and the tag fits the target."""
     for platform in audited.platforms:
         if platform.startswith("manylinux"):
             policy = load_policy(platform)
@@ -37,7 +37,7 @@ def tag(audited: AuditedWheel) -> Found:
 
 
 def libraries(audited: AuditedWheel) -> Found:
-    """Something brings each library that is needed."""
+    """Each library that is needed is in the wheel, or something else provides it."""
     for name, library in audited.named_libraries:
         for soname in library.needed:
             if soname in audited.inside:
@@ -45,7 +45,7 @@ def libraries(audited: AuditedWheel) -> Found:
             needs = f"{name} needs {soname}"
             owner = owner_of(soname, audited.system_libraries)
             if owner is None:
-                yield ERROR, f"{needs}, which neither torch nor the driver nor the system brings"
+                yield ERROR, f"{needs}, which neither torch nor the driver nor the system provides"
             elif owner is PYTHON:
                 yield ERROR, f"{needs}: {PYTHON.why}"
             elif owner is DRIVER:
@@ -64,7 +64,7 @@ def _runtime(audited: AuditedWheel, soname: str, needs: str) -> Found:
 
 
 def bundled(audited: AuditedWheel) -> Found:
-    """No library is bundled of which a process must have one copy."""
+    """The wheel contains no copy of a library that a process may load only once."""
     copies: dict[Owner, list[str]] = {}
     for name in audited.contents:
         owner = owner_of_copy(name)
@@ -73,11 +73,11 @@ def bundled(audited: AuditedWheel) -> Found:
     for owner, names in copies.items():
         which = f"{', '.join(names)} ({owner.why})"
         if owner is TORCH:
-            yield ERROR, f"it brings its own torch, so importing it aborts the interpreter: {which}"
+            yield ERROR, f"it contains its own torch, so importing it aborts the interpreter: {which}"
         elif owner is TORCH_CUDA:
-            yield WARNING, f"it brings second copies: {which}"
+            yield WARNING, f"it contains second copies: {which}"
         else:
-            yield ERROR, f"it brings what a wheel must not bring: {which}"
+            yield ERROR, f"it contains what a wheel must not contain: {which}"
 
 
 def stack(audited: AuditedWheel) -> Found:
@@ -95,7 +95,7 @@ def debug(audited: AuditedWheel) -> Found:
 
 
 def rpath(audited: AuditedWheel) -> Found:
-    """Libraries are searched for inside the wheel only."""
+    """Libraries are searched for only inside the wheel."""
     folders = {str(parent) for name in audited.contents for parent in PurePosixPath(name).parents}
     for name, library in sorted(audited.libraries.items()):
         for entry in (*library.rpath, *library.runpath):

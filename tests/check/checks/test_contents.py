@@ -32,14 +32,14 @@ def test_changed_bytes(tmp_path: Path) -> None:
 def test_paths_of_a_build_machine(tmp_path: Path, path: str) -> None:
     assert build_paths(b"\0assertion in " + path.encode() + b"\0") == (path,)
     wheel = ours(tmp_path, _fused=replace(EXTENSIONS["_fused"], data=path.encode() + b"\0"))
-    assert only_error(audit_wheel(wheel)).endswith(f"names 1 path of the machine that built it: {path}")
+    assert only_error(audit_wheel(wheel)).endswith(f"contains 1 path of the machine that built it: {path}")
 
 
 def test_paths_in_other_files(tmp_path: Path) -> None:
     report = audit_wheel(
         raw_wheel(tmp_path, files={"sageattention/version.py": b"where = '/home/me/build'\n"})
     )
-    assert any("sageattention/version.py names 1 path" in text for text in found(report, "warning"))
+    assert any("sageattention/version.py contains 1 path" in text for text in found(report, "warning"))
 
 
 def test_sizes(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_debugging_code_for_the_gpu_and_ptx(tmp_path: Path) -> None:
 
 def test_no_gpu_code(tmp_path: Path) -> None:
     wheel = raw_wheel(tmp_path, extensions={"_other": Elf()})
-    assert "architectures: no library in it holds GPU code" in found(audit_wheel(wheel))
+    assert "architectures: no library in it contains GPU code" in found(audit_wheel(wheel))
 
 
 @pytest.mark.parametrize(

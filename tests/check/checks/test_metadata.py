@@ -47,7 +47,7 @@ def test_what_it_installs_beside_the_package(tmp_path: Path) -> None:
 def test_a_stable_wheel_may_not_take_torchs_cxx_interface(tmp_path: Path, symbol: str) -> None:
     wheel = stable(tmp_path, _fused=replace(EXTENSIONS["_fused"], undefined=[symbol]))
     assert only_error(audit_wheel(wheel, expect=STABLE)) == (
-        "requirement: _fused.so takes symbols of libtorch's C++ interface, "
+        "requirement: _fused.so uses symbols of libtorch's C++ interface, "
         f"which a stable wheel may not use: {symbol}"
     )
 
@@ -65,7 +65,7 @@ def test_a_stable_wheel_may_take_the_limited_api_only(tmp_path: Path) -> None:
     assert audit_wheel(good, expect=STABLE).passed
     bad = stable(tmp_path, _fused=replace(EXTENSIONS["_fused"], undefined=["_PyThreadState_UncheckedGet"]))
     assert only_error(audit_wheel(bad, expect=STABLE)) == (
-        "requirement: _fused.so takes what CPython's limited API of 3.10 lacks: _PyThreadState_UncheckedGet"
+        "requirement: _fused.so uses what CPython's limited API of 3.10 lacks: _PyThreadState_UncheckedGet"
     )
 
 

@@ -1,4 +1,4 @@
-"""Libraries that don't fit the tag, that nobody brings, or that leave the environment."""
+"""Libraries that don't fit the tag, that nobody provides, or that leave the environment."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_tag_of_another_target(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("needed", "message"),
     [
-        ("libodd.so.1", "needs libodd.so.1, which neither torch nor the driver nor the system brings"),
+        ("libodd.so.1", "needs libodd.so.1, which neither torch nor the driver nor the system provides"),
         (
             "libpython3.12.so.1.0",
             "needs libpython3.12.so.1.0: the interpreter itself defines its symbols (PEP 513)",
