@@ -1,4 +1,4 @@
-"""``python -m builder.smoketest``: options in; table, JSON, picture and a telling exit code out."""
+"""``python -m builder.smoketest``: prints the table, and writes the report and the picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from builder.smoketest.run.supervisor import Run, supervise
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options."""
+    """Return the parser of the options."""
     codes = "\n".join(f"  {code.value:3}  {code.name.lower().replace('_', ' ')}" for code in ExitCode)
     new = argparse.ArgumentParser(
         prog="python -m builder.smoketest",
@@ -47,13 +47,13 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--groups", default="", metavar="A,B", help=f"only these groups of rows: {','.join(GROUPS)}"
     )
-    new.add_argument("--seed", type=int, default=0, help="of the random inputs")
-    new.add_argument("--no-speed", action="store_true", help="leave the timings out")
-    new.add_argument("--list", action="store_true", help="name the kernels and rows, run nothing")
+    new.add_argument("--seed", type=int, default=0, help="seed of the random inputs")
+    new.add_argument("--no-speed", action="store_true", help="omit the timings")
+    new.add_argument("--list", action="store_true", help="list the kernels and rows; run nothing")
     new.add_argument(
         "--device",
         default="cuda:0",
-        help="a GPU; 'cpu' tries the test itself on a stand-in and proves no wheel",
+        help="a GPU; 'cpu' tries the test itself on a stand-in, and tests no wheel",
     )
     new.add_argument("--worker", metavar="ORDER", help=argparse.SUPPRESS)
     return new
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         return worker.main(worker.Order.from_json(arguments.worker))
     patterns = tuple(part for part in arguments.kernels.split(",") if part)
     if unknown := unmatched(patterns):
-        print(f"no such kernel: {', '.join(unknown)}; --list names them", file=sys.stderr)
+        print(f"no such kernel: {', '.join(unknown)}; --list shows them", file=sys.stderr)
         return ExitCode.USAGE
     groups = tuple(part for part in arguments.groups.split(",") if part)
     if unknown := [group for group in groups if group not in (FIRST_CALL, *GROUPS)]:
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options: Options) -> Report:
-    """Run the rows, print the table as they end, and put the report together."""
+    """Run the rows, print each as it ends, and return the report."""
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     start = time.monotonic()
     print(table.heading(), flush=True)
@@ -112,7 +112,7 @@ def run(options: Options) -> Report:
 
 
 def conclude(options: Options, done: Run, started: str, seconds: float) -> Report:
-    """The report of a run that has ended."""
+    """Return the report of a run that has ended."""
     rows = done.all_rows
     if done.ending is not None:
         code = done.ending
@@ -133,7 +133,7 @@ def conclude(options: Options, done: Run, started: str, seconds: float) -> Repor
 
 
 def listing(options: Options) -> str:
-    """The kernels, and the rows that a Hopper GPU (which runs them all) would have."""
+    """Return the kernels, and the rows of a Hopper GPU, which runs all kernels, as text."""
     lines = ["kernels:"]
     lines += [f"  {kernel.key:34} {kernel.function}  {dict(kernel.arguments) or ''}" for kernel in ALL]
     checks = plan(options, (9, 0))

@@ -1,4 +1,4 @@
-"""Which rows a run has: decided from the options and the GPU alone, without torch.
+"""Which rows a run has, by the options and the GPU; without torch.
 
 To add a group of rows:
 
@@ -44,7 +44,7 @@ ALSO_TIMED = (
 """Kernels that are timed besides the primary ones."""
 
 ROW_LIMIT_S = 120.0
-"""How long a row may take before its process is ended: a first compilation is slow, a hang is endless."""
+"""How long a row may take before its process is killed. A first compilation is slow; a hang never ends."""
 LONG_ROW_LIMIT_S = 600.0
 
 FIRST_CALL = "first call"
@@ -94,7 +94,7 @@ class Check:
         kernel: What is called.
         asked: The case, the number of tokens, or the row's name in words.
         run: The function that runs the row: ``module.function`` of ``rows``.
-        needs_gpu: Not applicable on the stand-in device.
+        needs_gpu: Whether it is not applicable on the stand-in device.
         limit_s: How long it may take.
     """
 
@@ -118,7 +118,7 @@ class Check:
         return f"{self.group}/{self.kernel.key}/{self.case}"
 
     def seed(self, base: int) -> int:
-        """The seed of the row's inputs: its own, and the same whichever other rows run."""
+        """Return the seed of the row's inputs: its own, and the same whichever other rows run."""
         return base * 100_003 + zlib.crc32(self.id.encode())
 
     @property
@@ -132,9 +132,9 @@ class Check:
 
 
 def plan(options: Options, capability: Capability) -> tuple[Check, ...]:
-    """All rows after the imports, in the order in which they run.
+    """Return all rows after the imports, in the order in which they run.
 
-    A kernel that the GPU can't run has one row, its first call, which will be not applicable.
+    A kernel that the GPU can't run has one row, its first call, which is not applicable.
     """
     kernels = kernels_for(capability, options.patterns)
     able = tuple(kernel for kernel in kernels if not kernel.why_not(capability))
@@ -159,7 +159,7 @@ def _accuracy(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
 
 
 def _share(kernel: Kernel) -> int:
-    """Number of a kernel among those that are not primary; the same whichever were asked for."""
+    """Return a kernel's number among those that are not primary, whichever were asked for."""
     others = [one.key for one in ALL if not one.primary]
     return others.index(kernel.key) if kernel.key in others else 0
 
@@ -229,5 +229,5 @@ GROUPS: dict[str, Callable[[Options, tuple[Kernel, ...]], Iterator[Check]]] = {
 
 
 def module_kernel(module: str) -> Kernel:
-    """A compiled module in the place of a kernel, for the rows that are about the module."""
+    """Return a compiled module in place of a kernel, for rows that test the module."""
     return Kernel(key=module, function="", family="", module=module)

@@ -128,7 +128,7 @@ class AuditedWheel:
 
     @cached_property
     def system_libraries(self) -> frozenset[str]:
-        """The libraries that every system has, by the wheel's manylinux tag; without one, by this project's."""
+        """The libraries that every system has, by the wheel's manylinux tag, or else by this project's."""
         return (self.policy or load_policy(_DEFAULT_POLICY)).libraries
 
     @cached_property

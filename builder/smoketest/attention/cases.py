@@ -1,7 +1,7 @@
-"""The cases that the accuracy rows go through: a covering set, not the full product.
+"""The cases of the accuracy rows: a covering set, not the full product.
 
-In the default set every pair of two factors' values that can occur together does occur together (checked by a
-test), for each primary kernel; the other kernels share the same set out among themselves.
+In the default set, every possible pair of values of two factors occurs for each primary kernel (a test checks
+this). The other kernels divide the same set among themselves.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Case:
     """One call's inputs.
 
     Attributes:
-        groups: Query heads a key head (grouped-query attention when above 1).
+        groups: Query heads for each key head (grouped-query attention when above 1).
         lengths: Query tokens and key tokens.
         memory: ``packed`` (contiguous in the layout that is passed), ``transposed`` (contiguous in the other
-            layout), ``sliced`` (every row a part of a wider one, as out of a fused projection).
-        k_mean: A large mean a channel in K, which K smoothing has to take out before int8.
+            layout), ``sliced`` (each row is part of a wider one, as after a fused projection).
+        k_mean: Each channel of K has a large mean, which K smoothing must remove before int8.
         zero_channel: One channel of V is all zeros.
     """
 
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Short text that names the case and nothing else does."""
+        """A short text, different for each case."""
         words = [f"{self.lengths[0]}x{self.lengths[1]}", f"d{self.head_dim}", self.dtype, self.layout]
         words += [f"b{self.batch}"] if self.batch > 1 else []
         words += [f"gqa{self.groups}"] if self.groups > 1 else []
@@ -79,17 +79,17 @@ FACTORS: dict[str, tuple[Any, ...]] = {
 
 
 def possible(values: dict[str, Any]) -> bool:
-    """Whether values, of all or some factors, can occur together."""
+    """Return whether values of some or all factors can occur together."""
     lengths = values.get("lengths")
     return not (values.get("causal") and lengths is not None and lengths[0] != lengths[1])
 
 
 @cache
 def covering_set() -> tuple[Case, ...]:
-    """Cases in which every possible pair of values occurs, chosen greedily and always the same.
+    """Return cases in which every possible pair of values occurs; always the same ones, chosen greedily.
 
-    The lengths and the head dimension have the most values between them, so their product is the frame; the
-    other factors are filled in so that each case brings in as many new pairs as it can.
+    The lengths and the head dimension have the most values between them, so the cases start from
+    their product; the other factors are filled in so that each case adds as many new pairs as possible.
     """
     names = list(FACTORS)
     missing = {
@@ -139,28 +139,28 @@ QUICK = (
     Case((1, 9), head_dim=64),
     Case((4096, 4096), dtype="bf16", causal=True, layout="NHD", memory="transposed"),
 )
-"""What ``--quick`` puts to each primary kernel."""
+"""The cases of ``--quick`` for each primary kernel."""
 
 QUICK_SHARE = (Case((2048, 2048)), Case((333, 777), head_dim=96, dtype="bf16", layout="NHD", return_lse=True))
-"""What ``--quick`` puts to each of the others."""
+"""Those for each of the others."""
 
 SINGLE_TOKEN = Case((1, 1))
-"""For kernels that take V's mean out: nothing is left of a single token, and the scale is zero."""
+"""For kernels that subtract V's mean: nothing is left of a single token, and the scale is zero."""
 
 QUICK_TRITON = (QUICK[0], QUICK[2])
-"""What ``--quick`` puts to the Triton kernel."""
+"""Those for the Triton kernel."""
 
 ZERO_CHANNEL = Case((333, 777), zero_channel=True)
 """A channel of V without any value: its scale is zero, its output must be zero and not NaN."""
 
 
 def cases_for(mode: str, *, primary: bool, share: int, triton: bool = False) -> tuple[Case, ...]:
-    """The cases of one kernel.
+    """Return the cases of one kernel.
 
     Args:
         mode: ``quick``, ``default`` or ``long``.
-        triton: Triton compiles the kernel anew for most cases, so ``--quick`` has fewer.
-        primary: The kernel has the whole set.
+        triton: Triton compiles the kernel again for most cases, so ``--quick`` has fewer.
+        primary: Whether the kernel has the whole set.
         share: Number of a kernel that is not primary: which third of the set it takes.
     """
     if mode == "quick" and triton:
@@ -175,7 +175,7 @@ def cases_for(mode: str, *, primary: bool, share: int, triton: bool = False) -> 
 
 @dataclass(frozen=True)
 class VarlenCase:
-    """Packed sequences of different lengths: pairs of query and key tokens, one a sequence."""
+    """Packed sequences of different lengths: a pair of query and key tokens for each."""
 
     sequences: tuple[Lengths, ...]
     head_dim: int = 128
@@ -187,7 +187,7 @@ class VarlenCase:
 
     @property
     def name(self) -> str:
-        """Short text that names the case and nothing else does."""
+        """A short text, different for each case."""
         words = ["+".join(str(q) if q == k else f"{q}x{k}" for q, k in self.sequences)]
         words += [f"d{self.head_dim}", self.dtype]
         words += [f"gqa{self.groups}"] if self.groups > 1 else []
@@ -212,7 +212,7 @@ VARLEN_DEFAULT = (
 
 
 def varlen_cases_for(mode: str) -> tuple[VarlenCase, ...]:
-    """The cases of ``sageattn_varlen``."""
+    """Return the cases of ``sageattn_varlen``."""
     return VARLEN_QUICK if mode == "quick" else VARLEN_DEFAULT
 
 

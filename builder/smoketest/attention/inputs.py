@@ -1,5 +1,4 @@
-"""Inputs that lie between NaN, and freed memory that is full of it: what nobody wrote, or what was read past
-an end, shows in the result.
+"""Inputs surrounded by NaN, and freed memory full of NaN: unwritten output and reads past an end show.
 
 The byte 0xFF repeated is a NaN in fp32, fp16, bf16 and fp8 (e4m3), and -1 in int8.
 """
@@ -39,17 +38,17 @@ class Inputs:
         return self.q, self.k, self.v
 
     def heads_first(self, layout: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The three as ``[batch, heads, tokens, head_dim]``."""
+        """Return the three as ``[batch, heads, tokens, head_dim]``."""
         if layout == "HND":
             return self.q, self.k, self.v
         return self.q.transpose(1, 2), self.k.transpose(1, 2), self.v.transpose(1, 2)
 
     def snapshot(self) -> tuple[torch.Tensor, ...]:
-        """Copies of the buffers, to see later whether a call wrote into them."""
+        """Return copies of the buffers, to see later whether a call wrote into them."""
         return tuple(buffer.clone() for buffer in self.buffers)
 
     def changed_since(self, snapshot: tuple[torch.Tensor, ...]) -> bool:
-        """Whether a byte of the buffers differs from the snapshot."""
+        """Return whether a byte of the buffers differs from the snapshot."""
         return any(
             not torch.equal(now.view(torch.uint8), then.view(torch.uint8))
             for now, then in zip(self.buffers, snapshot, strict=True)
@@ -57,7 +56,7 @@ class Inputs:
 
 
 def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """A contiguous tensor of NaN in the middle of a longer buffer of NaN.
+    """Return a contiguous tensor of NaN in the middle of a longer buffer of NaN.
 
     Returns:
         The tensor, and the flat buffer that it is a view of.
@@ -72,12 +71,12 @@ def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[to
 
 
 def make(case: Case, seed: int, device: str, heads: int | None = None) -> Inputs:
-    """Random inputs for a case, from a standard normal.
+    """Return random inputs for a case, from a standard normal distribution.
 
     With ``k_mean`` every channel of K has a mean of its own with a standard deviation of 4.
 
     Args:
-        heads: Query heads, where it is not the case's own number.
+        heads: Query heads; the case's own number by default.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     heads = heads or case.heads
@@ -95,7 +94,7 @@ def make(case: Case, seed: int, device: str, heads: int | None = None) -> Inputs
 def channel_means(
     heads: int, head_dim: int, like: torch.Tensor, generator: torch.Generator, *, token_dim: int
 ) -> torch.Tensor:
-    """A mean for each channel of each head, shaped to be added to a 4-dimensional tensor."""
+    """Return a mean for each channel of each head, shaped to be added to a 4-dimensional tensor."""
     means = 4 * torch.randn((heads, head_dim), generator=generator, device=like.device)
     return means.unsqueeze(0).unsqueeze(token_dim).to(like.dtype)
 
@@ -132,7 +131,7 @@ class Packed:
 
 
 def make_packed(case: VarlenCase, seed: int, device: str) -> Packed:
-    """Random packed sequences for a case."""
+    """Return random packed sequences for a case."""
     generator = torch.Generator(device=device).manual_seed(seed)
     dtype = DTYPES[case.dtype]
     key_heads = case.heads // case.groups
@@ -153,7 +152,7 @@ def make_packed(case: VarlenCase, seed: int, device: str) -> Packed:
 
 
 def arguments(case: Case | VarlenCase, seed: int, device: str) -> tuple[Any, ...]:
-    """What a kernel's function takes for a case, in its order."""
+    """Return a kernel's positional arguments for a case."""
     if isinstance(case, VarlenCase):
         return make_packed(case, seed, device).arguments
     return make(case, seed, device).tensors
@@ -167,10 +166,9 @@ def _starts(lengths: list[int], device: str) -> torch.Tensor:
 def poison(device: str, size_bytes: int = 2**28) -> None:
     """Fill the caching allocator's free memory, on the current stream, with NaN.
 
-    First blocks of the sizes that a call will ask for, out of free memory where there is enough; then every
-    free block that is left. All are freed again, so the next ``torch.empty`` gets memory that holds NaN, and
-    the allocator holds no more memory than after the first time. Does nothing on the CPU, whose allocator
-    keeps no memory.
+    First come blocks of the sizes that a call will ask for, then every free block that is left. All are freed
+    again, so the next ``torch.empty`` gets memory full of NaN, and the allocator keeps no more memory than
+    after the first time. On the CPU, whose allocator keeps no memory, this does nothing.
 
     Args:
         size_bytes: Size of the large block.
@@ -197,7 +195,7 @@ def give_back_surplus(device: str) -> None:
 
 
 def _free_blocks(device: str) -> list[int]:
-    """Sizes of the free blocks of the current stream's pool, largest first."""
+    """Return the sizes of the free blocks of the current stream's pool, largest first."""
     stream = torch.cuda.current_stream(device).cuda_stream
     index = torch.device(device).index or 0
     sizes: list[int] = []
@@ -212,7 +210,7 @@ def _free_blocks(device: str) -> list[int]:
 
 
 def pieces(sizes: list[int], largest: int = 2**20) -> list[int]:
-    """Free blocks of small segments in sizes that the allocator takes from small segments, up to 1 MiB.
+    """Return sizes of at most 1 MiB, which the allocator takes from small segments, for free blocks of these.
 
     A segment of 2 MiB that is all free is one block. To ask for it whole would make the allocator map a
     large segment, of which the rest would then be free memory without NaN.

@@ -19,9 +19,9 @@ class Kernel:
         arguments: Keyword arguments that choose the kernel.
         family: ``fp16`` or ``fp8``: the number format of the product of P and V, which sets the error.
         lowest: Lowest compute capability that runs it.
-        only: The one major version that runs it, if there is but one.
-        module: The compiled module that holds the kernel; empty for Triton.
-        primary: Has the whole set of cases; the others have a share of it.
+        only: The one major version that runs it, if there is only one.
+        module: The compiled module that contains the kernel; empty for Triton.
+        primary: Whether it has the whole set of cases; the others have a share of it.
     """
 
     key: str
@@ -40,7 +40,7 @@ class Kernel:
 
     @property
     def smooth_v(self) -> bool:
-        """Whether it takes V's mean out first."""
+        """Whether it subtracts V's mean first."""
         return bool(dict(self.arguments).get("smooth_v"))
 
     @property
@@ -50,7 +50,7 @@ class Kernel:
         return "per_warp" in arguments.values() or arguments.get("quantization_backend") == "cuda"
 
     def why_not(self, capability: Capability) -> str:
-        """Why a GPU can't run the kernel; empty if it can."""
+        """Return why a GPU can't run the kernel; empty if it can."""
         have = f"{capability[0]}.{capability[1]}"
         if self.only is not None and capability[0] != self.only:
             return f"needs compute capability {self.only}.x, this GPU has {have}"
@@ -68,7 +68,7 @@ def _compiled(
     lowest: Capability = (8, 0),
     only: int | None = None,
 ) -> tuple[Kernel, ...]:
-    """The kernels of a compiled module; keys are what follows the prefix, as in ``fp32/per_thread``."""
+    """Return the kernels of a compiled module; a key follows the prefix, as in ``fp32/per_thread``."""
     kernels = []
     for key in keys:
         accumulator, choice = key.split("/")
@@ -177,12 +177,12 @@ MODULE_FUNCTIONS = {
 
 
 def default_family(capability: Capability) -> str:
-    """The family of the kernel that ``sageattn`` chooses on a GPU (``sageattention/core.py`` of 2.2.0)."""
+    """Return the family of the kernel that ``sageattn`` chooses on a GPU (2.2.0's ``core.py``)."""
     return "fp8" if capability in ((8, 9), (9, 0)) or capability[0] == 12 else "fp16"
 
 
 def kernels_for(capability: Capability, patterns: tuple[str, ...] = ()) -> tuple[Kernel, ...]:
-    """The kernels that were asked for, ``sageattn``'s family set by the GPU.
+    """Return the kernels that were asked for, with ``sageattn``'s family set by the GPU.
 
     Args:
         patterns: Keys, with ``*``, or the part before the first slash; none means all.
@@ -195,7 +195,7 @@ def kernels_for(capability: Capability, patterns: tuple[str, ...] = ()) -> tuple
 
 
 def unmatched(patterns: tuple[str, ...]) -> list[str]:
-    """The patterns that name no kernel."""
+    """Return the patterns that match no kernel."""
     return [one for one in patterns if not any(_matches(kernel.key, one) for kernel in ALL)]
 
 

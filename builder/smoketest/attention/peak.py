@@ -1,4 +1,4 @@
-"""The highest rate that a GPU can have: a kernel that is faster has skipped work."""
+"""The highest rate that a GPU can reach: a kernel that seems faster has skipped work."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ INT8_PER_SM_CLOCK = {
     (12, 0): 2048,
     (12, 1): 2048,
 }
-"""Dense int8 (and, where there is fp8, fp8) operations a multiprocessor and clock: a multiplication and an
-addition are two. fp16 has half of each. From NVIDIA's architecture white papers: A100 624 TOPS on 108
+"""Dense int8 (and, where there is fp8, fp8) operations for each multiprocessor and clock; a multiplication
+and an addition are two. fp16 has half of each. From NVIDIA's architecture white papers: A100 624 TOPS on 108
 multiprocessors at 1.41 GHz, RTX 3090 284 on 82 at 1.695, RTX 4090 660.6 on 128 at 2.52, H100 SXM 1979 on 132
 at 1.83, B200 4500 on 148, RTX 5090 838 on 170 at 2.407."""
 
@@ -27,7 +27,7 @@ UNKNOWN_CLOCK_HZ = 3.2e9
 
 
 def highest_rate(capability: Capability, multiprocessors: int, clock_hz: float | None, family: str) -> float:
-    """The most operations a second that a GPU can do for a family of kernels.
+    """Return the most operations a second that a GPU can do for a family of kernels.
 
     With fp8, all of the work is at the rate of int8; with fp16, half of it is, and half is at fp16's.
 
@@ -42,5 +42,5 @@ def highest_rate(capability: Capability, multiprocessors: int, clock_hz: float |
 
 
 def attention_operations(batch: int, heads: int, queries: int, keys: int, head_dim: int) -> float:
-    """Operations of attention without a mask: two products, a multiplication and an addition each."""
+    """Return the operations of attention without a mask: multiplications and additions of two products."""
     return 4.0 * batch * heads * queries * keys * head_dim

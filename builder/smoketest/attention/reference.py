@@ -1,4 +1,4 @@
-"""Attention in fp32, in chunks: what every kernel is held against, and the measures of the difference."""
+"""Attention in fp32, in chunks, with which every kernel is compared; and the measures of the difference."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def attention(
     rows: torch.Tensor | None = None,
     budget_bytes: int = BUDGET_BYTES,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention with fp32 arithmetic (TF32 off), never the whole score matrix at once.
+    """Compute attention with fp32 arithmetic (TF32 off), never the whole score matrix at once.
 
     Args:
         q: ``[batch, heads, query tokens, head_dim]``, any floating type.
@@ -69,12 +69,12 @@ def attention(
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a result is from the right answer.
+    """How much a result differs from the right one.
 
     Attributes:
         not_finite: Elements that are NaN or infinite.
         cosine: Cosine similarity over the whole tensor.
-        relative_error: Norm of the difference over norm of the right answer.
+        relative_error: Norm of the difference divided by the norm of the right result.
         worst_row: The same for the worst single row (one query of one head): a few wrong rows among thousands
             hardly move the other two.
     """
@@ -86,7 +86,7 @@ class Difference:
 
 
 def difference(result: torch.Tensor, right: torch.Tensor) -> Difference:
-    """Compare a result with the right answer of the same shape; the last dimension is a row."""
+    """Compare a result with the right one of the same shape; the last dimension is a row."""
     got = result.float()
     bad = int((~torch.isfinite(got)).sum().item())
     delta = (got - right).double()

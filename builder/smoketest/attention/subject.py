@@ -16,7 +16,7 @@ Kept = TypeVar("Kept")
 
 
 class HiddenLaunchError(Exception):
-    """A call returned as if all was well, and left a CUDA error behind for the next operation to find."""
+    """A call returned without an exception, and the next operation met its CUDA error."""
 
 
 class DeviceLostError(Exception):
@@ -44,13 +44,13 @@ class Subject:
         return self.device.startswith("cuda")
 
     def kept(self, kind: type[Kept]) -> Kept:
-        """The object of a class that all rows of this process share; made when it is first asked for."""
+        """Return the object of a class that all rows of this process share; made when first asked for."""
         if kind not in self._kept:
             self._kept[kind] = kind()
         return self._kept[kind]  # type: ignore[no-any-return]
 
     def compiled_module(self, name: str) -> ModuleType | None:
-        """A compiled module of the installed package; None where the wheel doesn't have it."""
+        """Return a compiled module of the installed package; None where the wheel doesn't have it."""
         try:
             return importlib.import_module(f"sageattention.{name}")
         except ModuleNotFoundError as absent:
@@ -79,7 +79,7 @@ class Subject:
         return result
 
     def left_behind(self) -> str:
-        """The error that earlier work left on the device; empty if there is none.
+        """Return the error that earlier work left on the device; empty if there is none.
 
         Raises:
             DeviceLostError: The error stays when asked again.
@@ -102,7 +102,7 @@ class Subject:
 
 
 def one_line(error: BaseException) -> str:
-    """An exception as one line: its type and the first line of its message, at most 200 characters."""
+    """Return an exception as one line of at most 200 characters: its type and its message's first line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"

@@ -1,10 +1,10 @@
-"""What a result may differ by, and why.
+"""How much a result may differ from the right one, and why.
 
 Q and K are rounded to int8 in blocks, so each score carries an error of about 0.0135 (two operands, each with
 a step of four standard deviations / 127); the output's relative error is about the same, whatever the length.
 Rounding P and V to fp8 (three bits of mantissa: 0.026 each) brings it to about 0.037. Output in bf16 adds
-0.0011 in quadrature, which is nothing; a short sequence has smaller maxima, so finer steps. So there is one
-limit a family, for all lengths and both types.
+0.0011 in quadrature, which does not matter; a short sequence has smaller maxima, so finer steps. So each
+family has one limit, for all lengths and both types.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Tolerance:
     Attributes:
         cosine: Lowest cosine similarity.
         relative_error: Highest relative error.
-        worst_row: Highest relative error of one row; a row's error spreads round the mean, most where it sees
-            few keys.
+        worst_row: Highest relative error of one row; the errors of rows vary around the mean, most where
+            a row sees few keys.
     """
 
     cosine: float
@@ -31,7 +31,7 @@ class Tolerance:
     worst_row: float
 
     def broken(self, seen: Difference) -> list[str]:
-        """What was not kept, in words; empty if all was. NaN breaks every bound."""
+        """Return the bounds that are broken, in words; NaN breaks every one."""
         if seen.not_finite:
             return [f"{seen.not_finite} elements are NaN or infinite"]
         problems = []
@@ -44,7 +44,7 @@ class Tolerance:
         return problems
 
     def as_text(self) -> dict[str, str]:
-        """The bounds for the report."""
+        """Return the bounds for the report."""
         return {
             "not_finite": "== 0",
             "cosine": f">= {self.cosine}",
@@ -60,13 +60,13 @@ FAMILIES = {
 """Limits by the number format of the product of P and V."""
 
 COARSE_MEAN = Tolerance(cosine=0.9995, relative_error=0.03, worst_row=0.12)
-"""For bf16 inputs to the kernel that takes V's mean out before fp16: the difference is rounded to bf16, and
+"""For bf16 inputs to the kernel that subtracts V's mean before fp16: the difference is rounded to bf16, and
 all values of a channel that share an exponent are rounded by the same amount. That does not average out over
 keys: 0.009 at 777 tokens, 0.021 at 4,096, on top of the family's own."""
 
 
 def bounds(kernel: Kernel, dtype: str) -> Tolerance:
-    """The limits of a kernel's output for inputs of a type (``fp16`` or ``bf16``)."""
+    """Return the limits of a kernel's output for inputs of a type (``fp16`` or ``bf16``)."""
     if kernel.family == "fp16" and kernel.smooth_v and dtype == "bf16":
         return COARSE_MEAN
     return FAMILIES[kernel.family]

@@ -1,1 +1,1 @@
-"""What a run comes to: rows, exit codes, the table and the picture."""
+"""The result of a run: rows, exit codes, the table and the picture."""

@@ -1,4 +1,4 @@
-"""What a smoke test can come to: a row's status, the run's exit code, and the report that holds both."""
+"""The results of a smoke test: a row's status, the run's exit code, and the report with both."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from typing import Any
 class Status(str, Enum):
     """How one row ended."""
 
-    PASS = "pass"  # noqa: S105 - a row's status, no password
+    PASS = "pass"  # noqa: S105 - a row's status, not a password
     FAIL = "FAIL"
     NOT_APPLICABLE = "n/a"
     """This GPU or this wheel can't have the row; the reason says which."""
     NOT_RUN = "not run"
-    """The row should have run and did not; never a pass."""
+    """The row should have run and did not; this is never a pass."""
 
 
 class ExitCode(IntEnum):
-    """Exit codes of ``python -m builder.smoketest``; each ending that proves nothing has its own."""
+    """Exit codes of ``python -m builder.smoketest``; each way to end without a proof has its own."""
 
     PASS = 0
     """Every applicable row passed (with ``--import-only``: every import)."""
     FAILURES = 1
     """A row failed, or did not run."""
     USAGE = 2
-    """An option that can't be used, or one that left no row to run."""
+    """An option is wrong, or left no row to run."""
     NO_GPU = 20
     """torch sees no NVIDIA GPU or no driver."""
     DRIVER_TOO_OLD = 21
     """The driver is older than torch's CUDA needs."""
     GPU_NOT_IN_WHEEL = 22
-    """The wheel holds no code for this GPU's compute capability."""
+    """The wheel has no code for this GPU's compute capability."""
     WHEEL_FOR_ANOTHER_PYTHON = 23
     """The wheel's modules are made for another Python."""
     TORCH_NOT_IMPORTABLE = 24
@@ -44,7 +44,7 @@ class ExitCode(IntEnum):
     TORCH_WITHOUT_CUDA = 26
     """torch is built without CUDA."""
     STAND_IN = 27
-    """The stand-in device was used: the test was tried, not a wheel."""
+    """The stand-in device was used: the test itself was tried, and no wheel."""
     NO_WHEEL = 28
     """There was no wheel that this machine can test."""
 
@@ -63,7 +63,7 @@ ENDINGS = {
     ExitCode.STAND_IN: "stand-in device: no wheel was tested",
     ExitCode.NO_WHEEL: "not tested: no wheel here that this machine can run",
 }
-"""One phrase an exit code, for summaries."""
+"""A phrase for each exit code, for summaries."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +79,18 @@ class Result:
 def verdict(
     problems: list[str], figures: dict[str, float] | None = None, limits: dict[str, str] | None = None
 ) -> Result:
-    """A failure that lists the problems, or a pass when there are none."""
+    """Return a failure that lists the problems, or a pass when there are none."""
     return Result(Status.FAIL if problems else Status.PASS, "; ".join(problems), figures or {}, limits or {})
 
 
 def not_applicable(reason: str) -> Result:
-    """A row that this GPU, machine or wheel can't have."""
+    """Return the result of a row that this GPU, machine or wheel can't have."""
     return Result(Status.NOT_APPLICABLE, reason)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One check and what came of it.
+    """One check and its result.
 
     Attributes:
         id: Unique and stable between runs: ``group/kernel/case``.
@@ -98,8 +98,8 @@ class Row:
         kernel: Key of the kernel (see ``kernels.py``), or the module that was imported.
         case: What was asked of it, in words.
         parameters: The same, for programs.
-        figures: What was measured; the name holds the unit, times are seconds.
-        limits: What the figures were held against, as text (``">= 0.9999"``).
+        figures: What was measured; the name contains the unit, times are seconds.
+        limits: What the figures were compared with, as text (``">= 0.9999"``).
         reason: Why it failed, is not applicable or did not run; empty on a pass.
         seconds: How long the row took.
     """
@@ -137,7 +137,7 @@ class Report:
         mode: ``quick``, ``default``, ``long`` or ``import-only``.
         environment: What was tested on what (see ``run/environment.py``).
         headline: The one line that says how it ended.
-        options: The options that shape the rows (seed, kernels, …).
+        options: The options that choose the rows (seed, kernels, …).
     """
 
     mode: str
@@ -167,14 +167,14 @@ class Report:
 
 
 def count(rows: tuple[Row, ...] | list[Row], status: Status) -> int:
-    """How many rows ended with a status."""
+    """Return how many rows ended with a status."""
     return Counter(row.status for row in rows)[status]
 
 
 def judge(rows: list[Row], *, import_only: bool, stand_in: bool = False) -> ExitCode:
-    """The exit code of a run that got as far as its rows.
+    """Return the exit code of a run that got as far as its rows.
 
-    A row that did not run counts as a failure; a run without any pass is none.
+    A row that did not run counts as a failure; a run without any pass does not pass.
     """
     if count(rows, Status.FAIL) or count(rows, Status.NOT_RUN):
         return ExitCode.FAILURES
@@ -186,7 +186,7 @@ def judge(rows: list[Row], *, import_only: bool, stand_in: bool = False) -> Exit
 
 
 def headline(rows: list[Row], exit_code: ExitCode, *, import_only: bool) -> str:
-    """The line that ends the table: outcome first, then the counts."""
+    """Return the line that ends the table: the outcome, then the counts."""
     counts = ", ".join(f"{count(rows, status)} {status.value}" for status in Status if count(rows, status))
     ending = ENDINGS[exit_code]
     if import_only and exit_code is ExitCode.PASS:

@@ -59,7 +59,7 @@ ROW_HEIGHT = 24
 
 
 def page(report: Report) -> str:
-    """The whole page."""
+    """Return the whole page."""
     rows = list(report.rows)
     good = report.exit_code is ExitCode.PASS and report.mode != "import-only"
     parts = [
@@ -93,8 +93,9 @@ LEGEND = (
 )
 
 ERROR_NOTE = (
-    "Relative error against fp32 attention, one mark a case, on a logarithmic scale; the upright stroke is "
-    "the kernel's limit. A cross did not pass; those at the right edge are not numbers or not computed."
+    "Relative error against fp32 attention, one mark for each case, on a logarithmic scale; the vertical "
+    "line is the kernel's limit. A cross did not pass; at the right edge are results that are not a number, "
+    "or were not computed."
 )
 
 
@@ -109,7 +110,7 @@ def _speed_note(rows: list[Row]) -> str:
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where things are drawn: rows of kernels, from the left edge of the labels."""
+    """Where things are drawn: a row for each kernel, its label at the left."""
 
     keys: tuple[str, ...]
     width: int
@@ -137,7 +138,7 @@ class _Grid:
 
 
 def speed_svg(rows: list[Row]) -> str:
-    """Bars: a row a kernel, a column a length; empty text when nothing was timed."""
+    """Return bars, a row for each kernel and a column for each length; empty when nothing was timed."""
     timed = [row for row in rows if row.group == "speed" and "tflops" in row.figures]
     if not timed:
         return ""
@@ -181,7 +182,7 @@ LOWEST, HIGHEST = 1e-4, 1e2
 
 
 def error_svg(rows: list[Row]) -> str:
-    """A strip of marks a kernel; empty text when no accuracy row ran."""
+    """Return a strip of marks for each kernel; empty when no accuracy row ran."""
     measured = [
         row for row in rows if row.group in ("accuracy", "long") and row.status in (Status.PASS, Status.FAIL)
     ]

@@ -20,14 +20,14 @@ CASE_WIDTH = 46
 
 
 def line(row: Row) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     tail = "  ".join(part for part in (figures_text(row), row.reason) if part)
     columns = [f"{row.status.value:7}", f"{row.group:10}", f"{row.kernel:{KERNEL_WIDTH}}"]
     return "  ".join([*columns, f"{row.case:{CASE_WIDTH}}", tail]).rstrip()
 
 
 def figures_text(row: Row) -> str:
-    """The figures that the table shows, in one line."""
+    """Return the figures that the table shows, in one line."""
     return "  ".join(
         f"{label} {style.format(row.figures[name])}"
         for name, (label, style) in SHOWN.items()
@@ -36,13 +36,13 @@ def figures_text(row: Row) -> str:
 
 
 def heading() -> str:
-    """The table's column names."""
+    """Return the table's column names."""
     text = f"{'result':7}  {'group':10}  {'kernel':{KERNEL_WIDTH}}  {'case':{CASE_WIDTH}}  figures, reason"
     return f"{text}\n{'-' * len(text)}"
 
 
 def about(environment: dict[str, object]) -> str:
-    """What was tested on what, one line."""
+    """Return what was tested on what, in one line."""
     known = environment.get
     parts = [
         f"sageattention {known('wheel_version') or '(no metadata)'}",
@@ -57,7 +57,7 @@ def about(environment: dict[str, object]) -> str:
 
 
 def summary(report: Report) -> str:
-    """What stands under the table: the counts a group, the failures once more, and the outcome."""
+    """Return what goes below the table: the counts of each group, the failures again, and the outcome."""
     groups = list(dict.fromkeys(row.group for row in report.rows))
     lines = [""]
     for group in groups:

@@ -1,1 +1,1 @@
-"""The functions that run the rows, one module or folder a group; `builder.smoketest.plan` names them."""
+"""The functions that run the rows, a module or folder for each group; `builder.smoketest.plan` lists them."""

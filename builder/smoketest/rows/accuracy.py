@@ -1,4 +1,4 @@
-"""Each kernel's result against fp32 attention, with NaN in all memory that nobody has written."""
+"""Compares each kernel's result with fp32 attention, while all unwritten memory holds NaN."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compare(subject: Subject, check: Check) -> Result:
 
 
 def compare_case(subject: Subject, kernel: Kernel, case: Case | VarlenCase, seed: int) -> Result:
-    """Compare a kernel's result with the right one, and the caller's tensors with what they were."""
+    """Compare a kernel's result with the right one, and the caller's tensors with what they were before."""
     if isinstance(case, VarlenCase):
         return _run_varlen(subject, kernel, case, seed)
     inputs = make(case, seed, subject.device)
@@ -120,7 +120,7 @@ def _result(
 
 
 def poisoned(subject: Subject, _: Check) -> Result:
-    """New tensors hold NaN after poisoning: without that, no row would see what nobody wrote."""
+    """New tensors hold NaN after poisoning; without that, no row would notice output that was not written."""
     poison(subject.device)
     clean = []
     for size in (512, 2**16, 2**20, 2**22, 2**26):

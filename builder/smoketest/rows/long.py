@@ -17,13 +17,13 @@ from builder.smoketest.rows.accuracy import judge_output
 
 HEAD_DIM = 128
 BYTES_AN_ELEMENT = 20
-"""Upper bound of what a call needs an element of Q: inputs and output in 16 bits, int8 and fp8 copies, K
+"""Upper bound of a call's memory for each element of Q: inputs and output in 16 bits, int8 and fp8 copies, K
 without its mean, V padded and transposed."""
 
 
 @dataclass
 class RightAnswer:
-    """The right answer of the last long case, which takes long: all kernels are compared with the same."""
+    """The right result of the last long case, computed once for all kernels: that takes long."""
 
     name: str = ""
     rows: torch.Tensor = field(default_factory=lambda: torch.empty(0))
@@ -31,7 +31,7 @@ class RightAnswer:
 
 
 def compare(subject: Subject, check: Check) -> Result:
-    """Compare a kernel's result for a long case with the right one, or take an exception for an answer."""
+    """Compare a kernel's result for a long case with the right one, or accept an exception for a huge one."""
     heads, tokens, layout = LONG_CASES[check.case]
     huge = heads * tokens * HEAD_DIM > 2**31
     torch.cuda.empty_cache()
@@ -46,7 +46,7 @@ def compare(subject: Subject, check: Check) -> Result:
     q, k, v = (
         torch.randn(shape, generator=generator, device=subject.device, dtype=torch.float16) for _ in range(3)
     )
-    # All that the call will allocate, so that no part of it is fresh from the driver, which is zero.
+    # As much as the call will allocate: memory that comes fresh from the driver is zero.
     poison(subject.device, needed * 11 // 20)
     raised = ""
     try:
@@ -79,6 +79,6 @@ def compare(subject: Subject, check: Check) -> Result:
 
 
 def sampled_rows(tokens: int, window: int = 64) -> torch.Tensor:
-    """Query rows to compare where all are too many: windows at the start, the end, and seven between."""
+    """Return the query rows to compare where all are too many: nine windows from the start to the end."""
     starts = torch.linspace(0, tokens - window, 9).long()
     return (starts[:, None] + torch.arange(window)[None, :]).reshape(-1)

@@ -1,4 +1,4 @@
-"""How long the kernels take, next to torch's own attention; and whether that is possible at all."""
+"""Times the kernels and torch's own attention, and checks that the GPU can be so fast."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ HEADS = 32
 HEAD_DIM = 128
 SAMPLES = 7
 SAMPLE_S = 0.02
-"""A sample repeats the call until it takes about this long, so that the launch is not what is timed."""
+"""A sample repeats the call until it takes about this long, so that the launch does not count."""
 LEAST_GROWTH = 6.0
-"""Attention's time grows 16-fold when the tokens grow fourfold, and at least this much from 8k to 32k; what
-is linear in the tokens grows fourfold."""
+"""Attention's time grows 16-fold when the tokens grow fourfold, and at least this much from 8k to 32k; work
+that is linear in the tokens takes fourfold."""
 
 
 @dataclass
 class Timings:
-    """What one run has timed so far, so that torch's own attention is timed once a length."""
+    """What has been timed so far, so that torch's own attention is timed once for each length."""
 
     sdpa_s: dict[int, float] = field(default_factory=dict)
     kernel_s: dict[tuple[str, int], float] = field(default_factory=dict)
@@ -86,10 +86,10 @@ def judge(rate: float, bound: float) -> tuple[list[str], dict[str, str]]:
 
 
 def median_s(call: Callable[[], Any]) -> float:
-    """Median time of a call in seconds, by CUDA events, after warm-up.
+    """Return the median time of a call in seconds, by CUDA events, after warm-up.
 
-    The device is waited for between samples, on all streams: a kernel launched on another stream than the
-    events' would be timed short otherwise.
+    Waits for all streams of the device between samples: otherwise the time of a kernel that is launched on
+    another stream than the events' would be too short.
     """
     for _ in range(3):
         call()
@@ -120,7 +120,7 @@ def _highest_rate(subject: Subject, family: str) -> float:
 
 @cache
 def _highest_clock_hz(uuid: str) -> float | None:
-    """The highest clock that ``nvidia-smi`` names for a GPU; None if it can't be asked."""
+    """Return the highest clock that ``nvidia-smi`` shows for a GPU; None if it can't be asked."""
     command = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
     command += [f"--id=GPU-{uuid}"] if uuid else []
     try:
@@ -131,7 +131,7 @@ def _highest_clock_hz(uuid: str) -> float | None:
 
 
 def first_call(subject: Subject, check: Check) -> Result:
-    """A kernel's first call: how long loading and compiling take, and whether the wheel has its code.
+    """Time a kernel's first call, with loading and compiling, and see whether the wheel has its code.
 
     A kernel whose code the wheel lacks for this GPU is not applicable, unless it is the one that ``sageattn``
     chooses here.

@@ -1,4 +1,4 @@
-"""What is tested on what: the wheel, torch, the driver and the GPU; and why nothing can be tested, if so."""
+"""Finds out what is tested on what: the wheel, torch, the driver, the GPU; or why nothing can be tested."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from builder.smoketest.report.outcome import ExitCode, Row, Status
 
 @dataclass
 class Found:
-    """What the environment holds.
+    """What the environment contains.
 
     Attributes:
-        ending: Set where nothing more can be done, with the reason in ``line``.
+        ending: Set where the test can't go on, with the reason in ``line``.
         rows: One for each import that was tried.
     """
 
@@ -42,11 +42,11 @@ class Found:
 
 
 def look(*, device: str, import_only: bool) -> Found:
-    """Import what is needed, one row an import, and see whether the GPU can be used.
+    """Import what is needed, with a row for each import, and see whether the GPU can be used.
 
     Args:
         device: ``cuda:0``, or ``cpu`` for a stand-in.
-        import_only: Leave the GPU alone.
+        import_only: Don't use the GPU.
     """
     found = Found()
     start = time.monotonic()
@@ -78,7 +78,7 @@ def _import_package(found: Found) -> None:
         if other:
             found.end(
                 ExitCode.WHEEL_FOR_ANOTHER_PYTHON,
-                f"the wheel's modules are for {other}, this is {sys.implementation.cache_tag}",
+                f"the wheel's modules are for {other}, and this is {sys.implementation.cache_tag}",
             )
             return
         found.end(
@@ -130,7 +130,7 @@ def _import_row(name: str, error: Exception | None, seconds: float = 0.0) -> Row
 
 
 def compiled_files(folder: Path | None = None) -> dict[str, list[str]]:
-    """The compiled files of the installed package: module name to file names.
+    """Return the compiled files of the installed package: module name to file names.
 
     Args:
         folder: The package's folder; that of the installed package by default.
@@ -145,7 +145,7 @@ def compiled_files(folder: Path | None = None) -> dict[str, list[str]]:
 
 
 def other_python(folder: Path | None = None) -> str:
-    """The Python that the package's modules are made for, if it is another than this; empty otherwise.
+    """Return the Python that the package's modules are built for, if it is a different one; empty otherwise.
 
     Read from the file names (``_fused.cpython-311-x86_64-linux-gnu.so``), PEP 3149.
     """
@@ -166,7 +166,7 @@ def _package_folder() -> Path | None:
 
 
 def wheel_values() -> dict[str, Any]:
-    """Version, tag, requirements and archive of the installed wheel, as far as its metadata says."""
+    """Return version, tags, requirements and origin of the installed wheel, as its metadata has them."""
     try:
         distribution = importlib.metadata.distribution("sageattention")
     except importlib.metadata.PackageNotFoundError:
@@ -185,7 +185,7 @@ def wheel_values() -> dict[str, Any]:
 
 
 def _origin(direct_url: str | None) -> Any:
-    """The archive that was installed and its hash (PEP 610), where the installer wrote them down."""
+    """Return the archive that was installed and its hash (PEP 610), where the installer recorded them."""
     if not direct_url:
         return None
     try:
@@ -236,11 +236,11 @@ def _look_at_gpu(found: Found, torch: Any, device: str) -> Found:
 
 
 def kernels_missing(torch: Any, device: str) -> str:
-    """Try one small quantisation kernel; why the wheel has no code for the GPU, empty if it has.
+    """Try a small quantisation kernel; return the error if the wheel has no code for the GPU, else nothing.
 
     All kernel functions but the Triton ones go through that compiled module, which is built for every
-    architecture of a wheel. Where it has no code but ``sageattn`` works all the same (through Triton), the
-    wheel can be tested.
+    architecture of a wheel. If it has no code but ``sageattn`` still works (through Triton), the wheel can
+    be tested.
     """
     try:
         fused = importlib.import_module("sageattention._fused")
@@ -257,7 +257,7 @@ def kernels_missing(torch: Any, device: str) -> str:
 
 
 def _error_of(torch: Any, device: str, call: Callable[[], Any]) -> str:
-    """The error of a call, or the one that it left for the next operation to find; empty if there is none."""
+    """Return the error of a call, or of the operation after it; empty if there is none."""
     try:
         call()
         torch.zeros(1, device=device).add_(1)
@@ -268,7 +268,7 @@ def _error_of(torch: Any, device: str, call: Callable[[], Any]) -> str:
 
 
 def ending_of_cuda(message: str) -> ExitCode:
-    """Which ending an error of CUDA's start-up means."""
+    """Return the exit code for an error of CUDA's start-up."""
     low = message.lower()
     if "driver" in low and ("too old" in low or "insufficient" in low):
         return ExitCode.DRIVER_TOO_OLD
@@ -278,7 +278,7 @@ def ending_of_cuda(message: str) -> ExitCode:
 
 
 def explain_cuda(code: ExitCode, message: str, values: dict[str, Any]) -> str:
-    """One clear line for an error of CUDA's start-up."""
+    """Return a line that explains an error of CUDA's start-up."""
     first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
     torch = f"torch {values.get('torch')} (CUDA {values.get('torch_cuda')})"
     if code is ExitCode.DRIVER_TOO_OLD:
@@ -293,7 +293,7 @@ def _known(driver: Any) -> str:
 
 
 def driver_version() -> str | None:
-    """The driver's version as ``nvidia-smi`` names it; None without one."""
+    """Return the driver's version, as ``nvidia-smi`` shows it; None without a driver."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout

@@ -1,4 +1,4 @@
-"""Runs one row on the device, and sees whether the device outlived it."""
+"""Runs one row on the device, and checks that the device still works."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.smoketest.report.outcome import Result, Status, not_applicable
 
 
 class Runner:
-    """Holds the package that is tested, and with it what outlives a row."""
+    """Runs rows of one package on one device."""
 
     def __init__(self, options: Options, capability: Capability) -> None:
         package = importlib.import_module("sageattention")

@@ -1,6 +1,6 @@
 """Starts workers, follows their events, and turns a worker's death into a failed row.
 
-No row can end the run: when a worker dies, the row that it was at has failed, and a new worker takes the
+No row can end the run: when a worker dies, the row that it was running has failed, and a new worker runs the
 rest.
 """
 
@@ -24,14 +24,14 @@ from builder.smoketest.report.outcome import ExitCode, Row, Status
 from builder.smoketest.run.worker import LOST_EXIT_CODE, Order
 
 MOST_WORKERS = 12
-"""How many workers a run may use up before its remaining rows are given up."""
+"""How many workers a run may use before it gives up the remaining rows."""
 START_LIMIT_S = 900.0
 """How long a worker may take to import torch and the wheel: cold caches and busy machines are slow."""
 
 
 @dataclass
 class Run:
-    """What the workers have told so far."""
+    """What the workers have reported so far."""
 
     environment: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
@@ -43,17 +43,17 @@ class Run:
 
     @property
     def all_rows(self) -> list[Row]:
-        """Import rows, then the plan's in its order; what has no result did not run."""
+        """The import rows, then those of the plan in its order; a row without a result did not run."""
         first = [row for row in self.rows.values() if row.id not in self.planned]
         return first + [self.rows.get(row_id, row) for row_id, row in self.planned.items()]
 
 
 def supervise(options: Options, follow: Callable[[Row], None], worker: list[str] | None = None) -> Run:
-    """Run all rows, in as many workers as it takes.
+    """Run all rows, with as many workers as needed.
 
     Args:
         follow: Called with each row as it ends.
-        worker: Command of a worker; the order is its last argument. This Python by default.
+        worker: Command of a worker, to which the order is added; the smoke test with this Python by default.
     """
     run = Run()
     # By its path, and not with -m: a folder named sageattention where the user is would be imported.
@@ -77,7 +77,7 @@ def supervise(options: Options, follow: Callable[[Row], None], worker: list[str]
 
 
 def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], command: list[str]) -> str:
-    """Start a worker and follow it to its end; returns how it ended, in words."""
+    """Start a worker and follow it to its end; return how it ended, in words."""
     unavailable = {
         row.kernel: row.reason
         for row in run.rows.values()
@@ -122,7 +122,7 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
 
 
 def _events(descriptor: int, limit_s: float) -> Iterator[dict[str, Any] | None]:
-    """A worker's events; None when it has said nothing for too long."""
+    """Yield a worker's events; None when none has come for too long."""
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
@@ -143,7 +143,7 @@ def _events(descriptor: int, limit_s: float) -> Iterator[dict[str, Any] | None]:
 
 
 def _take(event: dict[str, Any], run: Run, follow: Callable[[Row], None], begun: str) -> str:
-    """Note an event; returns the id of the row that is under way, empty if none is."""
+    """Record an event; return the id of the row that is running, empty if none is."""
     kind = event["event"]
     if kind == "environment":
         for values in event["rows"]:

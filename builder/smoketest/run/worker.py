@@ -1,7 +1,7 @@
 """The process that touches the GPU: runs the rows one after another and reports each as it ends.
 
-It may be killed by what it tests (an abort, a lost device, a hang); the supervisor then starts another for
-the rows that are left.
+What it tests may kill it (an abort, a lost device, a hang); the supervisor then starts another one for the
+remaining rows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Order:
     """What the supervisor tells a worker.
 
     Attributes:
-        done: Ids of rows that need not run.
+        done: Ids of the rows that have a result.
         unavailable: Kernels that the wheel lacks, with the reason: their rows are not applicable.
         events: File descriptor to write events to, one JSON object a line.
     """
@@ -39,12 +39,12 @@ class Order:
     events: int
 
     def to_json(self) -> str:
-        """The order as text."""
+        """Return the order as text."""
         return json.dumps({**vars(self), "options": self.options.to_json(), "done": list(self.done)})
 
     @classmethod
     def from_json(cls, text: str) -> Order:
-        """The order that `to_json` wrote."""
+        """Return the order that `to_json` wrote."""
         values = json.loads(text)
         options = Options.from_json(values["options"])
         return cls(**{**values, "options": options, "done": tuple(values["done"])})
@@ -56,7 +56,7 @@ def main(order: Order) -> int:
     Events: ``environment`` (always first), ``plan``, ``begin`` and ``row`` for each row, ``end``.
 
     Returns:
-        0, or `LOST_EXIT_CODE` when the device was lost on the way.
+        0, or `LOST_EXIT_CODE` when the device was lost.
     """
     # An abort with the GPU's memory mapped would leave a core file of many gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -81,7 +81,7 @@ def main(order: Order) -> int:
         capability = _capability(found.values.get("capability", "9.0"))
         checks = plan(options, capability)
         tell("plan", rows=[_row(check, Status.NOT_RUN, "").to_json() for check in checks])
-        # torch is known to be importable now.
+        # torch can be imported, as is known by now.
         runner = importlib.import_module("builder.smoketest.run.runner").Runner(options, capability)
         done = set(order.done)
         unavailable = dict(order.unavailable)
@@ -104,7 +104,7 @@ def main(order: Order) -> int:
                 unavailable[check.kernel.key] = row.reason
             tell("row", row=row.to_json())
         tell("end")
-        # All is told; taking torch and the CUDA context down in order would only take time.
+        # All is reported; an orderly shutdown of torch and CUDA would only take time.
         sys.stderr.flush()
         os._exit(0)
 

@@ -1,1 +1,1 @@
-"""How the kernels behave in company: streams, graphs, threads, devices, compilers, errors."""
+"""How the kernels behave with streams, graphs, threads, devices, compilers and errors."""

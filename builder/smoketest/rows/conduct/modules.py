@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,7 +70,9 @@ def _fused(fused: Any, inputs: Inputs, layout: str) -> dict[str, Attempt]:
     def first(tensor: torch.Tensor) -> torch.Tensor:
         return tensor if at else tensor.transpose(1, 2)
 
-    def undone(quantised: torch.Tensor, scale: torch.Tensor, block: int, right: torch.Tensor) -> Any:
+    def undone(
+        quantised: torch.Tensor, scale: torch.Tensor, block: int, right: torch.Tensor
+    ) -> tuple[list[str], float]:
         factors = scale.repeat_interleave(block, dim=2)[:, :, : right.shape[2], None]
         return _relative(first(quantised).float() * factors, right, 0.02)
 
@@ -79,24 +82,24 @@ def _fused(fused: Any, inputs: Inputs, layout: str) -> dict[str, Attempt]:
     def per_block_scaled() -> tuple[list[str], float]:
         out, scale = torch.full_like(q, 77, dtype=torch.int8), block(128, queries)
         fused.quant_per_block_int8_cuda(q, out, scale, 0.125 * LOG2_E, 128, at)
-        return undone(out, scale, 128, first(q).float() * 0.125 * LOG2_E)  # type: ignore[no-any-return]
+        return undone(out, scale, 128, first(q).float() * 0.125 * LOG2_E)
 
     def per_block() -> tuple[list[str], float]:
         out, scale = torch.full_like(k, 77, dtype=torch.int8), block(64, keys)
         fused.quant_per_block_int8_cuda(k, out, scale, 64, at)
-        return undone(out, scale, 64, first(k).float())  # type: ignore[no-any-return]
+        return undone(out, scale, 64, first(k).float())
 
     def sub_mean_quant() -> tuple[list[str], float]:
         out, scale = torch.full_like(k, 77, dtype=torch.int8), block(64, keys)
         mean = k.mean(dim=token_dim)
         fused.quant_per_block_int8_fuse_sub_mean_cuda(k, mean, out, scale, 64, at)
-        return undone(out, scale, 64, first(k).float() - mean.float().unsqueeze(2))  # type: ignore[no-any-return]
+        return undone(out, scale, 64, first(k).float() - mean.float().unsqueeze(2))
 
     def per_warp() -> tuple[list[str], float]:
         out = torch.full_like(q, 77, dtype=torch.int8)
         scale = _nan((batch, heads, -(-queries // 128) * 4), torch.float32, q)
         fused.quant_per_warp_int8_cuda(q, out, scale, 128, 32, at)
-        return undone(out, scale, 32, first(q).float())  # type: ignore[no-any-return]
+        return undone(out, scale, 32, first(q).float())
 
     def sub_mean() -> tuple[list[str], float]:
         out, mean = _nan(tuple(v.shape), torch.float16, v), v.mean(dim=token_dim)
@@ -156,7 +159,7 @@ def _nan(shape: tuple[int, ...], dtype: torch.dtype, like: torch.Tensor) -> torc
 
 
 def _attention(module: Any, name: str, inputs: Inputs, layout: str) -> dict[str, Attempt]:
-    """The attention functions, as ``core.py`` prepares for them, on an output between guards."""
+    """The attention functions, called as ``core.py`` does, on an output between guards."""
     quant = importlib.import_module("sageattention.quant")
     at = 1 if layout == "HND" else 0
     q, k, v = inputs.q, inputs.k, inputs.v
@@ -202,7 +205,7 @@ def _attention(module: Any, name: str, inputs: Inputs, layout: str) -> dict[str,
                 problems.append("wrote outside the output")
         return problems, figures["relative_error"]
 
-    return {function: (lambda function=function: call(function)) for function in MODULE_FUNCTIONS[name]}  # type: ignore[misc]
+    return {function: partial(call, function) for function in MODULE_FUNCTIONS[name]}
 
 
 def _padded(v: torch.Tensor, layout: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What can't be computed is refused with an exception: bad inputs, and launches that no grid can hold."""
+"""Bad inputs and launches that no grid can hold raise an exception."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MORE_THAN_A_GRID = 65_536
 
 
 def launch_error(subject: Subject, check: Check) -> Result:
-    """A batch that no grid can hold: the right answer or an exception, never a return as if all was well."""
+    """A batch that no grid can hold gives the right result or an exception."""
     kernel, seed = check.kernel, check.seed(subject.seed)
     generator = torch.Generator(device=subject.device).manual_seed(seed)
     shape = (MORE_THAN_A_GRID, 1, 1, 64)
@@ -52,7 +52,7 @@ def launch_error(subject: Subject, check: Check) -> Result:
 
 
 def bad_input(subject: Subject, check: Check) -> Result:
-    """Inputs that no kernel takes raise an exception, and the next call works."""
+    """Inputs that no kernel supports raise an exception, and the next call works."""
     kernel, device = check.kernel, subject.device
 
     def normal(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
@@ -78,7 +78,7 @@ def bad_input(subject: Subject, check: Check) -> Result:
             if isinstance(error, HiddenLaunchError) or left:
                 taken.append(f"{name}: left a CUDA error behind: {left or error}")
             continue
-        taken.append(f"{name}: taken without an exception")
+        taken.append(f"{name}: accepted without an exception")
     after = eager(subject, kernel, check.seed(subject.seed)).problems
     return verdict(taken + after, {"attempts": float(len(attempts))})
 
@@ -115,7 +115,7 @@ def module_launches(subject: Subject, check: Check) -> Result:
 
 
 def _huge(loaded: Any, module: str, name: str, device: str) -> tuple[Callable[[], Any], torch.Tensor, float]:
-    """A call with too large a batch, its output, and the value that the output should be full of."""
+    """Return a call with too large a batch, its output, and the value that should fill the output."""
     batch, dim = MORE_THAN_A_GRID, 64
     function = getattr(loaded, name)
 

@@ -19,13 +19,13 @@ from builder.smoketest.rows.accuracy import compare_case, judge_output
 
 TRIALS = 5
 SLOW_CYCLES = 40_000_000
-"""Clock cycles that the slow work takes: above 12 ms on every GPU of today, longer than a call's launches."""
+"""Clock cycles of the slow work: more than 12 ms on today's GPUs, longer than a call's launches."""
 CASE = Case((1024, 1024), return_lse=False)
 
 
 @dataclass(frozen=True)
 class Eager:
-    """Inputs, and what an ordinary call on the default stream makes of them."""
+    """Inputs, and the result of an ordinary call on the default stream."""
 
     inputs: Inputs
     out: torch.Tensor
@@ -33,7 +33,7 @@ class Eager:
 
 
 def eager(subject: Subject, kernel: Kernel, seed: int, case: Case = CASE) -> Eager:
-    """Call a kernel twice as usual; its problems are a wrong result, or two results that differ.
+    """Call a kernel twice as usual; a wrong result and two results that differ are problems.
 
     Rows that compare with an eager call start here: two equal wrong results prove nothing.
     """
@@ -50,14 +50,14 @@ def eager(subject: Subject, kernel: Kernel, seed: int, case: Case = CASE) -> Eag
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two tensors hold the same bytes (a NaN equals itself)."""
+    """Return whether two tensors hold the same bytes (a NaN equals itself)."""
     return bool(torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8)))
 
 
 def behind_slow_work(
     subject: Subject, kernel: Kernel, tensors: tuple[torch.Tensor, ...], stream: torch.cuda.Stream
 ) -> torch.Tensor:
-    """Call a kernel on a side stream, its inputs arriving late: after slow work on the same stream.
+    """Call a kernel on a side stream, where its inputs arrive late, after slow work.
 
     A kernel that is launched on any other stream starts before its inputs are there.
     """
@@ -118,7 +118,7 @@ def graph(subject: Subject, check: Check) -> Result:
 
 
 def threads(subject: Subject, check: Check) -> Result:
-    """Two threads, each on its own stream with its own inputs, get what one gets alone."""
+    """Two threads, each on its own stream with its own inputs, get the same results as one alone."""
     kernel, seed = check.kernel, check.seed(subject.seed)
     plains = [eager(subject, kernel, seed + number) for number in range(2)]
     problems = [problem for plain in plains for problem in plain.problems]
@@ -151,7 +151,7 @@ def _counted(problems: list[str], wrong: int, trials: int, expected: str) -> Res
 
 
 def second_gpu(subject: Subject, check: Check) -> Result:
-    """Tensors on cuda:1 while cuda:0 is current: right, and cuda:0 is current still."""
+    """Tensors on cuda:1 while cuda:0 is current give the right result, and cuda:0 stays current."""
     gpus = torch.cuda.device_count()
     if gpus < 2:
         return not_applicable(f"needs two GPUs, torch sees {gpus}")

@@ -19,5 +19,5 @@ def test_bad_input_has_to_be_refused(standin: Subject, monkeypatch: pytest.Monke
     assert bad_input(standin, CHECK).reason == ""
     monkeypatch.setenv("STANDIN_FAULT", "takes-anything")
     result = bad_input(standin, CHECK)
-    assert "head_dim 256: taken without an exception" in result.reason
-    assert "fp32: taken without an exception" in result.reason
+    assert "head_dim 256: accepted without an exception" in result.reason
+    assert "fp32: accepted without an exception" in result.reason
