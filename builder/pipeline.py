@@ -121,7 +121,7 @@ def build(
     Args:
         target: What to build.
         options: How.
-        patches_root: The folder that holds a folder of patches for each upstream release.
+        patches_root: The folder with a folder of patches for each upstream release.
         work_root: The folder for scratch trees and logs.
         hash_seed: Python's hash seed in the build; the result must not depend on it.
 
@@ -213,7 +213,7 @@ def _patch(job: Job, source: Source) -> list[Applied]:
         for patch in applied:
             say(f"  {patch.name}: {patch.summary}")
         if not job.patched:
-            warn("--no-patches: this wheel has every fault of the release that the patches mend")
+            warn("--no-patches: this wheel has every fault of the release that the patches fix")
     return applied
 
 
@@ -273,7 +273,7 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
 
 
 def _provenance(job: Job, source: Source, applied: Sequence[Applied], tools: Toolchain) -> Provenance:
-    """Return what the wheels say of how they were made."""
+    """Return what the wheels say about how they were made."""
     summaries = {patch.name: patch.summary for patch in applied}
     used = [*(package.material() for package in installed_packages(_site_packages())), *tools.components]
     return Provenance(
