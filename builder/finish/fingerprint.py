@@ -1,4 +1,4 @@
-"""A digest of all that decides what the wheels of a build hold: where it is the same, they are up to date."""
+"""Makes a digest of all that decides what a build's wheels hold: if it is the same, they are up to date."""
 
 from __future__ import annotations
 

@@ -36,7 +36,6 @@ SBOM_NAME = "sageattention.cdx.json"
 # Prefix of the properties that this project writes.
 _PROPERTY = "sageattention-wheel"
 
-
 _TYPES = {
     "source": ComponentType.LIBRARY,
     "patch": ComponentType.FILE,
