@@ -17,6 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -35,7 +36,7 @@ from builder.util.errors import DownloadError, HostCompilerError, ToolchainError
 from builder.util.limits import STALE_SECONDS
 from builder.util.log import say
 
-# Raised when `_fill` makes something else of the same pieces.
+# Raised when something else is made of the same pieces.
 _LAYOUT = 1
 _MANIFEST = "toolchain.json"
 
@@ -98,12 +99,14 @@ def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCom
             identity=digest([key, host_sha256(host)]),
         )
 
-    with files.locked(cache_dir / f".{home.name}.lock", lambda: say("  waiting for another build")):
+    lock = files.locked(cache_dir / f".{home.name}.lock", lambda: say("  waiting for another build"))
+    with nullcontext() if _is_whole(home, key) else lock:
+        # Another build may have made it while this one waited.
         if not _is_whole(home, key):
-            unpackable = _download(target, pieces, cache_dir / "downloads")
+            archived = _download(target, pieces, cache_dir / "downloads")
             _remove_stale(home.parent)
             with files.beside(home) as new:
-                for archive in unpackable:
+                for archive in archived:
                     unpack(archive, unpacked := new.with_name(archive.name))
                     _take(new, _files(unpacked))
                 _take(new, ((place, site_packages / piece.path) for place, piece in pieces.items()))
@@ -112,7 +115,7 @@ def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCom
                 try_out(described(new), target.architectures[0].gencode)
                 (new / _MANIFEST).write_text(json.dumps({"key": key}) + "\n")
             say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
-        return described(home)
+    return described(home)
 
 
 def place_in_home(path: str) -> str | None:
