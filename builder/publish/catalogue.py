@@ -1,8 +1,7 @@
-"""What the wheelhouse holds, as the index and the release tell it: read from the wheels and their records.
+"""Reads what the index and the release say about the wheels: from the wheels, and the records beside them.
 
-A wheel's own bytes come first (file name, METADATA, digest); the JSON record beside it adds what the wheel
-does not say of itself. A record whose digest is not the wheel's is an error: one of the two is not what it
-seems.
+A wheel's own file name, METADATA and SHA-256 come first. The JSON record beside it adds the rest. A record
+with a different SHA-256 is an error.
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ from builder.util.errors import UsageError
 
 SMOKETEST_SUFFIX = ".smoketest.json"
 RECORD_SUFFIX = ".json"
+METADATA_SUFFIX = ".metadata"
 
-# Exit codes of a smoke test that found a fault: a row failed, or the package can't be imported. Any other
-# one but 0 is about the machine, and says nothing of the wheel (builder/smoketest/report/outcome.py).
+# Exit codes of a smoke test that found a fault: a row failed, or the package can't be imported. All others
+# except 0 are about the machine, not about the wheel (builder/smoketest/report/outcome.py).
 _SMOKETEST_FAILURES = (1, 25)
 
 _CUDA_TAG = re.compile(r"cu\d{3}")
@@ -37,12 +37,12 @@ _ARCHITECTURE_TAG = re.compile(r"sm(\d+)(\d)([af]?)")
 
 @dataclass(frozen=True)
 class SmokeTest:
-    """What came of a wheel's smoke test on a GPU.
+    """The result of a wheel's smoke test on a GPU.
 
     Attributes:
         outcome: `passed`, `failed` or `not run`.
-        detail: The report's own one line; empty where there is none.
-        on: The GPU and the torch that it ran on; empty where the report does not say.
+        detail: The report's own one line, or empty.
+        on: The GPU and the torch that it ran on, or empty.
     """
 
     outcome: str = "not run"
@@ -51,7 +51,7 @@ class SmokeTest:
 
 
 @dataclass(frozen=True)
-class Wheel:
+class ListedWheel:
     """One wheel, and what is known of it.
 
     Attributes:
@@ -61,19 +61,19 @@ class Wheel:
         python: Python and ABI tag: `cp312`, or `cp310-abi3`.
         platform: Platform tag: `manylinux_2_34_x86_64`.
         cuda: As PyTorch writes it: `cu130`.
-        torch: Version specifier of the torch that it requires: `==2.11.*`; empty where it requires none.
-        requires_python: Its `Requires-Python`; empty where it has none.
-        summary: The first line of its METADATA.
-        architectures: Compute capabilities that it holds code for; empty where nothing says so.
+        torch: Version specifier of the torch that it requires, `==2.11.*`, or empty.
+        requires_python: Its `Requires-Python`, or empty.
+        summary: Its `Summary`, or empty.
+        architectures: Compute capabilities that it holds code for, as far as they are known.
         complete: Whether it holds all architectures of its target.
         verified: Whether its record says that it was built from the verified release.
-        sha256: Digest of the wheel.
+        sha256: The wheel's SHA-256.
         size_bytes: Its size.
-        metadata_sha256: Digest of its METADATA (PEP 658).
-        smoke_test: What came of its smoke test.
-        path: Where it lies; None for a wheel of an earlier release, which has an address instead.
-        url: Its address where it is not served beside the index; empty else.
-        record: The JSON record beside it; empty where there is none.
+        metadata_sha256: The SHA-256 of its METADATA (PEP 658).
+        smoke_test: The result of its smoke test.
+        path: The file; None for a wheel of an earlier release.
+        url: Its address in the index, absolute or relative to the site; empty until it has one.
+        record: The JSON record beside it, or empty.
     """
 
     filename: str
@@ -102,25 +102,57 @@ class Wheel:
         return not self.platform.startswith("linux_")
 
     @property
+    def beside_the_index(self) -> bool:
+        """Whether it is served from the index's own site: its address is relative."""
+        return not self.url.startswith(("http://", "https://"))
+
+    @property
     def release(self) -> str:
         """The version without its local label: `2.2.0`."""
         return Version(self.version).public
 
+    @property
+    def human_size(self) -> str:
+        """Its size for people: `20.7 MB`."""
+        return human_size(self.size_bytes)
+
+    @property
+    def human_cuda(self) -> str:
+        """The CUDA version as NVIDIA writes it: `13.0`."""
+        digits = self.cuda.removeprefix("cu")
+        return f"{digits[:-1]}.{digits[-1]}"
+
+    @property
+    def human_python(self) -> str:
+        """The Python versions that it is for: `3.12`, or `3.10 and newer`."""
+        match = re.match(r"cp3(\d+)(-abi3)?", self.python)
+        if match is None:
+            return self.python
+        return f"3.{match[1]} and newer" if match[2] else f"3.{match[1]}"
+
+    @property
+    def human_torch(self) -> str:
+        """The torch versions that it is for: `2.11`, or `2.10 and newer`."""
+        match = re.fullmatch(r"(==|>=)(\d+\.\d+)(\.\*)?", self.torch)
+        if match is None:
+            return self.torch or "not stated"
+        return match[2] if match[1] == "==" else f"{match[2]} and newer"
+
 
 def find_wheels(given: Sequence[str], wheelhouse: Path) -> list[Path]:
-    """The wheels to work on: the given files, or all of the wheelhouse, sorted by name.
+    """Return the given wheels, or all of the wheelhouse, sorted by name.
 
     Raises:
-        UsageError: A given file is not a wheel or not there, or there is no wheel at all.
+        UsageError: A given file is not a wheel, is missing or is given twice, or the wheelhouse is empty.
     """
     paths = [Path(name) for name in given] or sorted(wheelhouse.glob("*.whl"))
     for path in paths:
         if path.suffix != ".whl" or not path.is_file():
             raise UsageError(
-                f"{path} is not a wheel (*.whl).", "Give files, or none for the whole wheelhouse."
+                f"{path} is not a wheel file (*.whl).", "Give files, or none for the whole wheelhouse."
             )
     if not paths:
-        raise UsageError(f"There is no wheel in {wheelhouse}.", "Build one: nox -l lists the targets.")
+        raise UsageError(f"There is no wheel in {wheelhouse}.", "Build one: `nox -l` lists the targets.")
     names = [path.name for path in paths]
     for name in names:
         if names.count(name) > 1:
@@ -128,11 +160,11 @@ def find_wheels(given: Sequence[str], wheelhouse: Path) -> list[Path]:
     return sorted(paths, key=lambda path: path.name)
 
 
-def read_wheel(path: Path) -> Wheel:
+def read_wheel(path: Path) -> ListedWheel:
     """Read a wheel, the record beside it, and the report of its smoke test.
 
     Raises:
-        UsageError: It is not a wheel that an index can hold, or its record or report is of other bytes.
+        UsageError: An index can't hold it, or its record or report has a different SHA-256.
     """
     try:
         name, version, _, _ = parse_wheel_filename(path.name)
@@ -143,7 +175,7 @@ def read_wheel(path: Path) -> Wheel:
     headers = BytesParser().parsebytes(metadata)
     if canonicalize_name(str(headers["Name"])) != name or Version(str(headers["Version"])) != version:
         raise UsageError(
-            f"{path}: its METADATA is of {headers['Name']} {headers['Version']}.", "Build it again."
+            f"{path}: its METADATA is for {headers['Name']} {headers['Version']}.", "Build it again."
         )
     sha256 = file_sha256(path)
     size_bytes = path.stat().st_size
@@ -151,11 +183,11 @@ def read_wheel(path: Path) -> Wheel:
     recorded = _table(record, "wheel").get("sha256") or record.get("sha256")
     if recorded not in (None, sha256):
         raise UsageError(
-            f"{path}: its record is of other bytes: {recorded}, and the wheel's SHA-256 is {sha256}.",
+            f"{path}: its record has a different SHA-256: {recorded}. The wheel's is {sha256}.",
             "Build it again, or move the record away.",
         )
     local = version.local or ""
-    return Wheel(
+    return ListedWheel(
         filename=path.name,
         project=name,
         version=str(version),
@@ -178,67 +210,53 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def read_metadata(path: Path) -> bytes:
-    """A wheel's METADATA file, byte for byte.
+    """Return a wheel's METADATA file, byte for byte.
 
     Raises:
-        UsageError: The file is not a zip archive, or holds not exactly one METADATA.
+        UsageError: The file is not a zip archive, or does not hold exactly one METADATA file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             found = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
             if len(found) != 1:
-                raise UsageError(f"{path}: holds {len(found)} METADATA files, not one.", "Build it again.")
+                raise UsageError(f"{path}: it holds {len(found)} METADATA files, not one.", "Build it again.")
             return archive.read(found[0])
     except (zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{path}: can't be read as a wheel: {error}.", "Build it again.") from error
+        raise UsageError(f"{path}: it can't be read as a wheel: {error}.", "Build it again.") from error
 
 
 def human_size(size_bytes: int) -> str:
-    """A size for people, in decimal units: `20.7 MB`."""
+    """Return a size for people, in decimal units: `20.7 MB`."""
     for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if size_bytes >= scale:
             return f"{size_bytes / scale:.1f} {unit}"
     return f"{size_bytes} bytes"
 
 
-def human_cuda(cuda: str) -> str:
-    """`cu130` as `13.0`."""
-    digits = cuda.removeprefix("cu")
-    return f"{digits[:-1]}.{digits[-1]}"
+def newest_of_each_cuda(wheels: Iterable[ListedWheel]) -> list[ListedWheel]:
+    """Return the first wheel of each CUDA version; give the newest ones first."""
+    found: dict[str, ListedWheel] = {}
+    for wheel in wheels:
+        found.setdefault(wheel.cuda, wheel)
+    return list(found.values())
 
 
-def human_python(wheel: Wheel) -> str:
-    """The Python versions that a wheel is for: `3.12`, or `3.10 and newer`."""
-    match = re.match(r"cp3(\d+)(-abi3)?", wheel.python)
-    if match is None:
-        return wheel.python
-    return f"3.{match[1]} and newer" if match[2] else f"3.{match[1]}"
-
-
-def human_torch(wheel: Wheel) -> str:
-    """The torch versions that a wheel is for: `2.11`, or `2.10 and newer`."""
-    match = re.fullmatch(r"(==|>=)(\d+\.\d+)(\.\*)?", wheel.torch)
-    if match is None:
-        return wheel.torch or "not said"
-    return match[2] if match[1] == "==" else f"{match[2]} and newer"
-
-
-def newest_first(wheels: Iterable[Wheel]) -> list[Wheel]:
-    """Wheels by version and then CUDA version, newest first, then by Python tag, which has `abi3` first."""
+def newest_first(wheels: Iterable[ListedWheel]) -> list[ListedWheel]:
+    """Sort wheels: the newest version first, then the newest CUDA version, then `abi3` before the others."""
     by_name = sorted(wheels, key=lambda wheel: (wheel.python, wheel.filename))
     return sorted(by_name, key=lambda wheel: (Version(wheel.release), wheel.cuda), reverse=True)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object beside a wheel; empty where there is no such file."""
+    """Return the JSON object in a file, or an empty one if there is no such file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"{path}: can't be read: {error}.", "Make it again, or move it away.") from error
+        raise UsageError(f"{path}: it can't be read: {error}.", "Make it again, or move it away.") from error
     if not isinstance(values, dict):
-        raise UsageError(f"{path}: holds no JSON object.", "Make it again, or move it away.")
+        raise UsageError(f"{path}: it is not a JSON object.", "Make it again, or move it away.")
     return values
 
 
@@ -248,7 +266,7 @@ def _table(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _cuda_tag(path: Path, local: str, record: Mapping[str, Any]) -> str:
-    """The CUDA version of a wheel, from its local version label or else from its record."""
+    """Return a wheel's CUDA version, from its local version label or else from its record."""
     match = _CUDA_TAG.match(local)
     if match:
         return match[0]
@@ -257,7 +275,7 @@ def _cuda_tag(path: Path, local: str, record: Mapping[str, Any]) -> str:
         return f"cu{digits}"
     raise UsageError(
         f"{path}: neither its version nor a record beside it says which CUDA version it is for.",
-        "Only wheels that this project built can be listed.",
+        "Give only wheels that this project built.",
     )
 
 
@@ -281,9 +299,9 @@ def _architectures(local: str, record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _smoke_test(path: Path, sha256: str) -> SmokeTest:
-    """The smoke test's result from the report beside a wheel.
+    """Return the smoke test's result from the report beside a wheel.
 
-    A report that only imported, or that used no GPU, tested nothing that a user runs: it counts as not run.
+    A test that only imported the package, or that had no GPU, counts as not run.
     """
     report_path = path.with_name(path.name + SMOKETEST_SUFFIX)
     report = _read_json(report_path)
@@ -293,8 +311,7 @@ def _smoke_test(path: Path, sha256: str) -> SmokeTest:
     tested = _table(report, "wheel").get("sha256")
     if tested != sha256:
         raise UsageError(
-            f"{report_path}: is of other bytes: {tested or 'it does not say which'}, and the wheel's SHA-256 "
-            f"is {sha256}.",
+            f"{report_path}: it has a different SHA-256: {tested or 'none'}. The wheel's is {sha256}.",
             "Run the smoke test again, or move the report away.",
         )
     torch = environment.get("torch")

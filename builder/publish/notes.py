@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from builder.publish import catalogue
-from builder.publish.catalogue import Wheel
+from builder.publish.catalogue import ListedWheel
 
 _BASIC = (
     "Basic wheels, with nothing bundled, to be installed by their address; their tag does not say which "
@@ -19,7 +19,7 @@ _CHECK = (
 )
 
 
-def release_notes(wheels: Sequence[Wheel], *, repository: str, tag: str, index_url: str = "") -> str:
+def release_notes(wheels: Sequence[ListedWheel], *, repository: str, tag: str, index_url: str = "") -> str:
     """Markdown that says what a release holds, what it was made from, and how that can be checked.
 
     Args:
@@ -54,7 +54,7 @@ def release_notes(wheels: Sequence[Wheel], *, repository: str, tag: str, index_u
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _install(wheels: Sequence[Wheel], repository: str, tag: str, index_url: str) -> str:
+def _install(wheels: Sequence[ListedWheel], repository: str, tag: str, index_url: str) -> str:
     if not wheels:
         return ""
     if not index_url:
@@ -67,31 +67,31 @@ def _install(wheels: Sequence[Wheel], repository: str, tag: str, index_url: str)
         newest = next(wheel for wheel in wheels if wheel.cuda == cuda)
         wanted = f'"{newest.project}=={newest.release}"'
         lines += [
-            f"# a torch that is built for CUDA {catalogue.human_cuda(cuda)}",
+            f"# a torch that is built for CUDA {newest.human_cuda}",
             f"python -m pip install {wanted} --extra-index-url {site}/{cuda}/",
             f"uv pip install {wanted} --index {site}/{cuda}/",
         ]
     return f"{_code(*lines)}\n\nThe line for your own versions: {site}/"
 
 
-def _wheel_table(wheels: Sequence[Wheel]) -> str:
+def _wheel_table(wheels: Sequence[ListedWheel]) -> str:
     if not wheels:
         return ""
     rows = [
         [
             f"`{wheel.filename}`",
-            catalogue.human_python(wheel),
-            catalogue.human_torch(wheel),
-            catalogue.human_cuda(wheel.cuda),
+            wheel.human_python,
+            wheel.human_torch,
+            wheel.human_cuda,
             ", ".join(wheel.architectures) or "not said",
-            catalogue.human_size(wheel.size_bytes),
+            wheel.human_size,
         ]
         for wheel in wheels
     ]
     return _table(["File", "Python", "torch", "CUDA", "GPU architectures", "Size"], rows)
 
 
-def _smoke_tests(wheels: Sequence[Wheel]) -> str:
+def _smoke_tests(wheels: Sequence[ListedWheel]) -> str:
     """A row for each wheel: one that was not tested is named as well."""
     rows = [
         [f"`{wheel.filename}`", wheel.smoke_test.outcome, wheel.smoke_test.on, wheel.smoke_test.detail]
@@ -100,7 +100,7 @@ def _smoke_tests(wheels: Sequence[Wheel]) -> str:
     return _table(["File", "Result", "On", "In its own words"], rows)
 
 
-def _sources(wheels: Sequence[Wheel]) -> str:
+def _sources(wheels: Sequence[ListedWheel]) -> str:
     lines = []
     for wheel in wheels:
         source = _of(wheel, "source")
@@ -114,7 +114,7 @@ def _sources(wheels: Sequence[Wheel]) -> str:
     return "\n".join(dict.fromkeys(lines))
 
 
-def _patches(wheels: Sequence[Wheel]) -> str:
+def _patches(wheels: Sequence[ListedWheel]) -> str:
     found: dict[tuple[str, str], str] = {}
     for wheel in wheels:
         patches = wheel.record.get("patches")
@@ -128,7 +128,7 @@ def _patches(wheels: Sequence[Wheel]) -> str:
     return "With these patches:\n\n" + "\n".join(lines)
 
 
-def _builds(wheels: Sequence[Wheel]) -> str:
+def _builds(wheels: Sequence[ListedWheel]) -> str:
     rows: dict[tuple[str, ...], None] = {}
     for wheel in wheels:
         tools, torch = _of(wheel, "toolchain"), _of(wheel, "torch")
@@ -143,7 +143,7 @@ def _builds(wheels: Sequence[Wheel]) -> str:
     return _table(["Target", "Built with torch", "nvcc", "g++"], rows) if rows else ""
 
 
-def _of(wheel: Wheel, key: str) -> Mapping[str, Any]:
+def _of(wheel: ListedWheel, key: str) -> Mapping[str, Any]:
     found = wheel.record.get(key)
     return found if isinstance(found, dict) else {}
 

@@ -1,0 +1,43 @@
+"""Release notes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from made_up_wheels import (
+    NATIVE,
+    NATIVE_BASIC,
+    UNIVERSAL,
+    make_ours,
+    write_report,
+)
+from played_github import REPOSITORY, TAG, Played
+
+from builder.publish import catalogue
+from builder.publish.notes import release_notes
+
+
+def test_notes_say_what_was_built_patched_and_tested(played: Played) -> None:
+    played.run("--index-url", "https://someone.example/wheels")
+    notes = played.release()["body"]
+    for wheel in (NATIVE, NATIVE_BASIC, UNIVERSAL):
+        assert f"| `{wheel}` |" in notes
+    assert f"| `{NATIVE}` | passed | NVIDIA H100, torch 2.11.0+cu130 | passed (120 pass) |" in notes
+    assert f"| `{UNIVERSAL}` | not run |" in notes
+    assert "- `0001-hopper.patch`: Call the Hopper kernel, not its fake" in notes
+    assert (
+        f"https://github.com/thu-ml/SageAttention/archive/refs/tags/v2.2.0.tar.gz, SHA-256 `{'d' * 64}`"
+        in notes
+    )
+    assert "| cp312-cu130 | 2.11.0+cu130 | 13.0.88 | 14.2.1 |" in notes
+    assert '"sageattention==2.2.0" --extra-index-url https://someone.example/wheels/cu130/' in notes
+    assert notes.count("0001-hopper") == 1
+
+
+def test_what_a_record_says_stays_in_its_table_cell(tmp_path: Path) -> None:
+    (wheel,) = make_ours(tmp_path, NATIVE)
+    write_report(wheel, headline="passed | 3\n| evil |")
+    notes = release_notes([catalogue.read_wheel(wheel)], repository=REPOSITORY, tag=TAG)
+    (row,) = [line for line in notes.splitlines() if "evil" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5

@@ -1,0 +1,208 @@
+"""The page for people: its facts, its policy, and how it works in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_site import WHEELS_URL, sha256, write_site
+from made_up_wheels import (
+    NATIVE,
+    NATIVE_BASIC,
+    OLDER_CUDA,
+    UNIVERSAL,
+    UNIVERSAL_BASIC,
+    make_ours,
+    write_record,
+    write_report,
+)
+from static_server import StaticServer
+
+
+def test_the_page_lists_every_wheel_with_its_facts(wheelhouse: Path, tmp_path: Path) -> None:
+    write_report(wheelhouse / NATIVE)
+    write_record(wheelhouse / OLDER_CUDA, source={"verified": False})
+    page = (write_site(wheelhouse, tmp_path / "site") / "index.html").read_text()
+    for name in (NATIVE, NATIVE_BASIC, UNIVERSAL, UNIVERSAL_BASIC, OLDER_CUDA):
+        assert page.count(sha256((wheelhouse / name).read_bytes())) == 1
+    rows = re.findall(r'<tr role="row">\s*<td.*?</tr>', page, re.DOTALL)
+    texts = [re.sub(r"<[^>]+>", " ", row).split() for row in rows]
+    assert len(rows) == 5
+    native = texts[1]
+    assert native[:9] == ["2.2.0", "3.12", "2.11", "13.0", "8.0", "8.6", "8.9", "9.0a", "12.0"]
+    assert native[9:15] == ["passed", "NVIDIA", "H100,", "torch", "2.11.0+cu130:", "120"]
+    assert texts[0][13:15] == ["not", "run"]
+    assert sum("source not verified" in row for row in rows) == 1
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_its_policy_fits_it(
+    wheelhouse: Path, tmp_path: Path
+) -> None:
+    page = (write_site(wheelhouse, tmp_path / "site", "--base-url", WHEELS_URL) / "index.html").read_text()
+    assert re.findall(r"<(?:img|iframe|object|embed|audio|video)\b", page) == []
+    assert re.findall(r"<(?:script|link)\b[^>]*\b(?:src|href)=\"(?!data:)", page) == []
+    assert "@import" not in page
+    assert "url(" not in page
+    for element, directive in (("style", "style-src"), ("script", "script-src")):
+        (content,) = re.findall(f"<{element}>(.*?)</{element}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{directive} 'sha256-{digest}'" in page
+
+
+def test_what_records_say_can_not_become_markup(tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    make_ours(tmp_path / "wheelhouse", NATIVE, architectures=[evil])
+    write_report(tmp_path / "wheelhouse" / NATIVE, headline=evil, environment={"gpu": evil})
+    page = (
+        write_site(tmp_path / "wheelhouse", tmp_path / "site", "--repository", evil) / "index.html"
+    ).read_text()
+    assert "<script>alert" not in page
+
+
+def test_install_lines_are_there_without_script(wheelhouse: Path, tmp_path: Path) -> None:
+    page = (
+        write_site(wheelhouse, tmp_path / "site", "--site-url", "https://me.example/w") / "index.html"
+    ).read_text()
+    outside_of_script = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert (
+        '"sageattention==2.2.0" "torch==2.10.*" --extra-index-url https://me.example/w/cu128/'
+        in outside_of_script
+    )
+    assert '"sageattention==2.2.0" "torch==2.10.*" --index https://me.example/w/cu130/' in outside_of_script
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """Headless Chromium, driven by its own driver; nothing is downloaded for it."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver on PATH (Debian: apt-get install chromium chromium-driver)")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    service = pytest.importorskip("selenium.webdriver.chrome.service")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=service.Service(driver))
+    yield started
+    started.quit()
+
+
+@pytest.mark.e2e
+def test_the_picker_prints_the_line_for_the_visitors_versions(
+    wheelhouse: Path, tmp_path: Path, serve: Callable[[Path], StaticServer], browser: Any
+) -> None:
+    select = pytest.importorskip("selenium.webdriver.support.ui").Select
+    address = serve(write_site(wheelhouse, tmp_path / "site")).url + "/"
+    browser.get(address)
+
+    def pick(name: str, value: str) -> None:
+        select(browser.find_element("id", name)).select_by_visible_text(value)
+
+    def shown(name: str) -> str:
+        text: str = browser.find_element("id", name).text
+        return text
+
+    pick("python", "3.11")
+    pick("cuda", "12.8")
+    pick("torch", "2.10")
+    wanted = '"sageattention==2.2.0+cu128.torch2.10" "torch==2.10.*"'
+    assert shown("pip") == f"python -m pip install {wanted} --extra-index-url {address}cu128/"
+    assert shown("uv") == f"uv pip install {wanted} --index {address}cu128/"
+    pick("python", "3.13")
+    assert shown("answer").startswith("No wheel fits Python 3.13 with torch 2.10.")
+    assert not browser.find_element("id", "pip").is_displayed()
+    pick("cuda", "13.0")
+    pick("torch", "2.12 or newer")
+    browser.find_element("id", "fresh").click()
+    assert shown("pip") == (
+        'python -m pip install "sageattention==2.2.0+cu130.universal" "torch>=2.12" '
+        f"--extra-index-url {address}cu130/ --extra-index-url https://download.pytorch.org/whl/cu130"
+    )
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(
+    ("width", "scheme"), [(1280, "light"), (1280, "dark"), (360, "light"), (360, "dark")]
+)
+def test_the_page_fits_the_screen_and_the_visitors_colours(
+    wheelhouse: Path,
+    tmp_path: Path,
+    serve: Callable[[Path], StaticServer],
+    browser: Any,
+    width: int,
+    scheme: str,
+) -> None:
+    for command, values in (
+        ("setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}),
+        (
+            "setDeviceMetricsOverride",
+            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
+        ),
+    ):
+        browser.execute_cdp_cmd(f"Emulation.{command}", values)
+    browser.get(serve(write_site(wheelhouse, tmp_path / "site")).url)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert _contrasts(browser) == []
+    unlabelled = browser.execute_script(
+        "return [...document.querySelectorAll('select, input')].filter(f => !f.labels.length).map(f => f.id)"
+    )
+    assert unlabelled == []
+    reached = _reached_by_keyboard(browser, 6)
+    assert reached == ["python", "cuda", "torch", "fresh", "pip", "Copy the pip line"]
+
+
+def _reached_by_keyboard(browser: Any, presses: int) -> list[str]:
+    reached = []
+    for _ in range(presses):
+        browser.switch_to.active_element.send_keys("\ue004")  # Tab
+        element = browser.switch_to.active_element
+        reached.append(element.get_attribute("id") or " ".join(element.get_attribute("textContent").split()))
+    return reached
+
+
+def _contrasts(browser: Any) -> list[str]:
+    """Texts whose contrast with what is behind them is below 4.5 to 1 (WCAG 2.2, 1.4.3)."""
+    found: list[str] = browser.execute_script(
+        """
+        const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+        const luminance = (rgb) => rgb.slice(0, 3).map((value) => value / 255)
+          .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+          .reduce((sum, value, i) => sum + value * [0.2126, 0.7152, 0.0722][i], 0);
+        const behind = (element) => {
+          for (let e = element; e; e = e.parentElement) {
+            const colour = parse(getComputedStyle(e).backgroundColor);
+            if (colour.length === 3 || colour[3] > 0) return colour;
+          }
+          return [255, 255, 255];
+        };
+        return [...document.querySelectorAll('body *')]
+          .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) && e.offsetParent)
+          .map((e) => {
+            const colours = [parse(getComputedStyle(e).color), behind(e)];
+            const pair = colours.map(luminance).sort((a, b) => b - a);
+            return [(pair[0] + 0.05) / (pair[1] + 0.05), e.tagName + ' ' + e.textContent.trim().slice(0, 40)];
+          })
+          .filter(([ratio]) => ratio < 4.5).map(([ratio, text]) => ratio.toFixed(2) + ' ' + text);
+        """
+    )
+    return found

@@ -1,0 +1,244 @@
+"""The index's pages: what they say, and what real pip and real uv make of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_up_site import WHEELS_URL, Links, sha256, write_site
+from made_up_wheels import (
+    NATIVE,
+    OLDER_CUDA,
+    UNIVERSAL,
+    make_wheel,
+)
+from static_server import StaticServer
+
+MINOR = sys.version_info.minor
+
+
+def test_a_folder_for_each_cuda_version_offers_its_pep_600_wheels_alone(
+    wheelhouse: Path, tmp_path: Path
+) -> None:
+    site = write_site(wheelhouse, tmp_path / "site")
+    assert Links(site / "cu130" / "index.html").found == [{"href": "sageattention/"}]
+    assert Links(site / "cu130" / "sageattention" / "index.html").text == [UNIVERSAL, NATIVE]
+    assert Links(site / "cu128" / "sageattention" / "index.html").text == [OLDER_CUDA]
+
+
+def test_links_carry_encoded_addresses_hashes_and_metadata(wheelhouse: Path, tmp_path: Path) -> None:
+    site = write_site(wheelhouse, tmp_path / "site")
+    links = Links(site / "cu130" / "sageattention" / "index.html")
+    native = links.found[links.text.index(NATIVE)]
+    metadata = (site / "cu130" / "sageattention" / f"{NATIVE}.metadata").read_bytes()
+    assert native == {
+        "href": NATIVE.replace("+", "%2B") + "#sha256=" + sha256((wheelhouse / NATIVE).read_bytes()),
+        "data-requires-python": "==3.12.*",
+        "data-core-metadata": f"sha256={sha256(metadata)}",
+        "data-dist-info-metadata": f"sha256={sha256(metadata)}",
+    }
+    assert b"Requires-Dist: torch==2.11.*" in metadata
+    assert (site / "cu130" / "sageattention" / NATIVE).read_bytes() == (wheelhouse / NATIVE).read_bytes()
+
+
+def test_the_json_pages_say_what_the_html_pages_say(wheelhouse: Path, tmp_path: Path) -> None:
+    site = write_site(wheelhouse, tmp_path / "site", "--base-url", WHEELS_URL)
+    for cuda in ("cu128", "cu130"):
+        page = site / cuda / "sageattention"
+        answer = json.loads((page / "index.v1_json").read_text())
+        assert answer["meta"] == {"api-version": "1.1"}
+        assert answer["name"] == "sageattention"
+        assert answer["versions"] == sorted({file["filename"].split("-")[1] for file in answer["files"]})
+        assert [
+            {
+                "href": f"{file['url']}#sha256={file['hashes']['sha256']}",
+                "data-requires-python": file["requires-python"],
+                "data-core-metadata": f"sha256={file['core-metadata']['sha256']}",
+                "data-dist-info-metadata": f"sha256={file['dist-info-metadata']['sha256']}",
+            }
+            for file in answer["files"]
+        ] == Links(page / "index.html").found
+        for file in answer["files"]:
+            assert file["size"] == (wheelhouse / file["filename"]).stat().st_size
+        root = json.loads((site / cuda / "index.v1_json").read_text())
+        assert root == {"meta": {"api-version": "1.1"}, "projects": [{"name": "sageattention"}]}
+
+
+def native_name(torch: str, *, minor: int = MINOR, platform: str = "manylinux_2_17_x86_64") -> str:
+    """A native wheel for the Python that runs this, or for another one; of a glibc that each system has."""
+    return f"sageattention-2.2.0+cu130.torch{torch}-cp3{minor}-cp3{minor}-{platform}.whl"
+
+
+def universal_name() -> str:
+    return "sageattention-2.2.0+cu130.universal-cp310-abi3-manylinux_2_17_x86_64.whl"
+
+
+def make_native(folder: Path, torch: str = "2.11", *, minor: int = MINOR, **name: str) -> Path:
+    return make_wheel(
+        folder, native_name(torch, minor=minor, **name), [f"torch=={torch}.*"], f"==3.{minor}.*"
+    )
+
+
+def make_universal(folder: Path) -> Path:
+    return make_wheel(folder, universal_name(), ["torch>=2.10"], ">=3.10")
+
+
+def clean_environment(tmp_path: Path) -> dict[str, str]:
+    """This process's environment without anything that steers pip or uv."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV_"))}
+    return kept | {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "UV_NO_CONFIG": "1",
+        "UV_CACHE_DIR": str(tmp_path / "uv-cache"),
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+@pytest.fixture(scope="session")
+def pip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that runs real pip, from an environment of its own."""
+    folder = tmp_path_factory.mktemp("pip")
+    venv.create(folder, with_pip=True)
+    return [str(folder / "bin" / "python"), "-m", "pip"]
+
+
+class Client:
+    """pip or uv, installing into a clean environment from the site under test and a made-up default index.
+
+    The default index has what the real one has: torch, and a `sageattention` 1.0.6 that fits everywhere.
+    """
+
+    def __init__(self, tool: str, command: list[str], tmp_path: Path, server: StaticServer) -> None:
+        self.python = tmp_path / "environment" / "bin" / "python"
+        venv.create(tmp_path / "environment", with_pip=False)
+        default, extra = f"{server.url}/default/", f"{server.url}/site/cu130/"
+        if tool == "pip":
+            self.command = [*command, "--python", str(self.python), "install", "--no-cache-dir"]
+            self.command += ["--index-url", default, "--extra-index-url", extra]
+        else:
+            self.command = [*command, "pip", "install", "--python", str(self.python)]
+            self.command += ["--default-index", default, "--index", extra]
+        self.environment = clean_environment(tmp_path)
+
+    def install(self, *requirements: str) -> tuple[int, str]:
+        """Install; the exit status, and what was printed."""
+        done = subprocess.run(
+            [*self.command, *requirements],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def installed(self) -> dict[str, str]:
+        """Names and versions of what the environment holds."""
+        script = (
+            "import importlib.metadata as m, json;"
+            "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+        )
+        answer = subprocess.run([str(self.python), "-c", script], capture_output=True, text=True, check=True)
+        found: dict[str, str] = json.loads(answer.stdout)
+        return found
+
+
+@pytest.fixture(params=["pip", "uv"])
+def client(
+    request: pytest.FixtureRequest, tmp_path: Path, pip: list[str], serve: Callable[[Path], StaticServer]
+) -> Client:
+    default = tmp_path / "www" / "default"
+    for torch in ("2.10.0", "2.11.0", "2.12.0"):
+        make_wheel(default / "torch", f"torch-{torch}-py3-none-any.whl")
+    make_wheel(default / "sageattention", "sageattention-1.0.6-py3-none-any.whl")
+    for project in ("torch", "sageattention"):
+        names = sorted(path.name for path in (default / project).glob("*.whl"))
+        (default / project / "index.html").write_text(
+            "".join(f'<a href="{name}">{name}</a>' for name in names)
+        )
+    command = pip if request.param == "pip" else [sys.executable, "-m", "uv"]
+    return Client(request.param, command, tmp_path, serve(tmp_path / "www"))
+
+
+def publish(tmp_path: Path) -> None:
+    write_site(tmp_path / "wheelhouse", tmp_path / "www" / "site")
+
+
+@pytest.mark.e2e
+def test_what_fits_is_installed_and_keeps_the_torch_that_is_there(client: Client, tmp_path: Path) -> None:
+    make_native(tmp_path / "wheelhouse")
+    make_native(tmp_path / "wheelhouse", platform="linux_x86_64")
+    make_native(tmp_path / "wheelhouse", minor=MINOR + 1)
+    publish(tmp_path)
+    assert client.install("torch==2.11.0")[0] == 0
+    status, output = client.install("sageattention==2.2.0")
+    assert status == 0, output
+    assert client.installed() == {"torch": "2.11.0", "sageattention": "2.2.0+cu130.torch2.11"}
+
+
+@pytest.mark.e2e
+def test_the_universal_wheel_is_preferred_and_fits_a_newer_torch(client: Client, tmp_path: Path) -> None:
+    make_native(tmp_path / "wheelhouse")
+    make_universal(tmp_path / "wheelhouse")
+    publish(tmp_path)
+    assert client.install("torch==2.12.0")[0] == 0
+    status, output = client.install("sageattention")
+    assert status == 0, output
+    assert client.installed() == {"torch": "2.12.0", "sageattention": "2.2.0+cu130.universal"}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("case", ["other Python", "other platform", "other torch", "other bytes"])
+def test_what_does_not_fit_is_refused(client: Client, tmp_path: Path, case: str) -> None:
+    wanted = ["sageattention==2.2.0"]
+    if case == "other Python":
+        make_native(tmp_path / "wheelhouse", minor=MINOR + 1)
+    elif case == "other platform":
+        make_native(tmp_path / "wheelhouse", platform="manylinux_2_17_aarch64")
+    else:
+        make_native(tmp_path / "wheelhouse")
+    if case == "other torch":
+        wanted.append("torch==2.10.*")
+    publish(tmp_path)
+    if case == "other bytes":
+        served = next((tmp_path / "www" / "site" / "cu130" / "sageattention").glob("*.whl"))
+        make_wheel(served.parent, served.name, ["torch==2.11.*"], f"==3.{MINOR}.*", code="import os\n")
+    status, output = client.install(*wanted)
+    assert status != 0, output
+    assert client.installed() == {}
+    told = {
+        "other Python": "sageattention",
+        "other platform": "sageattention",
+        "other torch": "torch",
+        "other bytes": "[Hh]ash",
+    }
+    assert re.search(told[case], output)
+
+
+@pytest.mark.e2e
+def test_the_metadata_file_spares_the_download_of_wheels_that_are_not_taken(
+    tmp_path: Path, pip: list[str], serve: Callable[[Path], StaticServer]
+) -> None:
+    for torch in ("2.10", "2.11"):
+        make_native(tmp_path / "wheelhouse", torch)
+    default = tmp_path / "www" / "default" / "torch"
+    make_wheel(default, "torch-2.10.0-py3-none-any.whl")
+    (default / "index.html").write_text(
+        '<a href="torch-2.10.0-py3-none-any.whl">torch-2.10.0-py3-none-any.whl</a>'
+    )
+    publish(tmp_path)
+    server = serve(tmp_path / "www")
+    client = Client("pip", pip, tmp_path, server)
+    assert client.install("sageattention")[0] == 0
+    assert client.installed()["sageattention"] == "2.2.0+cu130.torch2.10"
+    asked = [path for path in server.requests if "torch2.11" in path]
+    assert asked == [f"/site/cu130/sageattention/{native_name('2.11').replace('+', '%2B')}.metadata"]
