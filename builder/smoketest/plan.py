@@ -34,7 +34,6 @@ from builder.smoketest.attention.kernels import (
     kernels_for,
 )
 
-MODES = ("quick", "default", "long")
 SPEED_LENGTHS = {"quick": (1024, 8192), "default": (1024, 4096, 8192, 32768)}
 ALSO_TIMED = (
     "cuda-fp16/fp16+fp32/per_thread",
@@ -55,7 +54,7 @@ class Options:
     """What was asked for.
 
     Attributes:
-        mode: One of `MODES`.
+        mode: ``quick``, ``default`` or ``long``.
         patterns: Kernels to keep; empty for all.
         device: ``cuda:0``, or ``cpu`` to try the test itself on a stand-in for the package.
         import_only: Stop after the imports.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from builder.smoketest.attention.peak import attention_operations, highest_rate
 from builder.smoketest.attention.subject import Subject, one_line
 from builder.smoketest.plan import Check
 from builder.smoketest.report.outcome import Result, Status, not_applicable, verdict
+from builder.smoketest.run.environment import ask_nvidia_smi
 
 HEADS = 32
 HEAD_DIM = 128
@@ -120,13 +120,11 @@ def _highest_rate(subject: Subject, family: str) -> float:
 
 @cache
 def _highest_clock_hz(uuid: str) -> float | None:
-    """Return the highest clock that ``nvidia-smi`` shows for a GPU; None if it can't be asked."""
-    command = ["nvidia-smi", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
-    command += [f"--id=GPU-{uuid}"] if uuid else []
+    """Return the highest clock of a GPU; None if it can't be asked."""
+    answer = ask_nvidia_smi("clocks.max.sm", *([f"--id=GPU-{uuid}"] if uuid else []))
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        return max(float(line) for line in answer.split()) * 1e6
-    except (OSError, ValueError, subprocess.SubprocessError):
+        return max(map(float, answer), default=0.0) * 1e6 or None
+    except ValueError:
         return None
 
 

@@ -206,7 +206,7 @@ def _look_at_gpu(found: Found, torch: Any, device: str) -> Found:
     start = time.monotonic()
     if torch.version.cuda is None:
         return found.end(ExitCode.TORCH_WITHOUT_CUDA, f"torch {torch.__version__} is built without CUDA")
-    found.values["driver"] = driver_version()
+    found.values["driver"] = next(iter(ask_nvidia_smi("driver_version")), None)
     try:
         torch.cuda.init()
         index = torch.device(device).index or 0
@@ -292,11 +292,10 @@ def _known(driver: Any) -> str:
     return f" {driver}" if driver else ""
 
 
-def driver_version() -> str | None:
-    """Return the driver's version, as ``nvidia-smi`` shows it; None without a driver."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def ask_nvidia_smi(query: str, *arguments: str) -> list[str]:
+    """Return what ``nvidia-smi`` answers for each GPU; empty where it can't be asked."""
+    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", *arguments]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
     except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.split()[0] if answer.split() else None
+        return []
