@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import sys
 import sysconfig
@@ -18,7 +17,7 @@ from builder.check import audit, audit_report, import_check
 from builder.compile import compiler_cache
 from builder.compile import jobs as resources
 from builder.compile.frontend import Compiled, run_build
-from builder.compile.variables import Work, build_variables
+from builder.compile.variables import patched_variables, upstream_variables
 from builder.finish import repair
 from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
@@ -241,18 +240,18 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     # Upstream's own build does not know how to use a compiler cache.
     asked = job.options if job.patched else replace(job.options, cache=False)
     with compiler_cache.open_cache(asked, tools.identity, source.tree, _site_packages()) as cache:
-        work = Work(shlex.join(cache.launcher), costs, events) if job.patched else None
+        if job.patched:
+            variables = patched_variables(
+                job.target, job.selection, plan.jobs, launcher=cache.launcher, costs=costs, events=events
+            )
+        else:
+            variables = upstream_variables(job.selection, plan.jobs)
         env = {
             **build_environment(tools, os.environ),
             **cache.env,
-            **build_variables(
-                job.target,
-                job.selection,
-                epoch=job.release.source_date_epoch,
-                hash_seed=job.hash_seed,
-                jobs=plan.jobs,
-                work=work,
-            ),
+            **variables,
+            "SOURCE_DATE_EPOCH": str(job.release.source_date_epoch),
+            "PYTHONHASHSEED": str(job.hash_seed),
         }
         title = f"Compiling for {architectures.join(job.selection.architectures)}"
         with job.durations.step("compile", title):

@@ -138,7 +138,11 @@ def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
     )
     places = parser.add_argument_group("places")
     places.add_argument(
-        "--wheelhouse", type=_not_empty, metavar="DIR", help="folder for the wheels (default: wheelhouse/)"
+        "--wheelhouse",
+        type=_not_empty,
+        default=ROOT / "wheelhouse",
+        metavar="DIR",
+        help="folder for the wheels (default: wheelhouse/)",
     )
     places.add_argument(
         "--cache-dir",
@@ -179,43 +183,23 @@ def parse_build_options(
         UsageError: An unknown option, or a value that can't be used.
         SystemExit: After `--help`.
     """
-    parser = build_parser(prog)
-    values = parser.parse_args(list(arguments))
+    values = vars(build_parser(prog).parse_args(list(arguments)))
     base = (relative_to or Path.cwd()).resolve()
-
-    def path(text: str) -> Path:
-        return base / Path(text).expanduser()
-
-    cuda_home, cuda_home_from = values.cuda_home, "--cuda-home"
-    if cuda_home is None:
-        # Empty counts as unset: that is how one unsets it for one command in a shell.
-        cuda_home, cuda_home_from = environ.get("CUDA_HOME"), "CUDA_HOME"
-    return BuildOptions(
-        source=_absolute_source(values.source, base) if values.source else None,
-        no_patches=values.no_patches,
-        cuda_home=path(cuda_home) if cuda_home else None,
-        cuda_home_from=cuda_home_from if cuda_home else "",
-        allow_cuda_minor=values.allow_cuda_minor,
-        arch=values.arch,
-        jobs=values.jobs,
-        force=values.force,
-        cache=values.cache,
-        cache_dir=path(values.cache_dir) if values.cache_dir else path(str(default_cache_dir(environ))),
-        cache_size=values.cache_size,
-        wheelhouse=path(values.wheelhouse) if values.wheelhouse else ROOT / "wheelhouse",
-        torch_index=values.torch_index,
-        keep_build=values.keep_build,
-        verbose=values.verbose,
-    )
+    # Empty counts as unset: that is how one unsets it for one command in a shell.
+    given = "--cuda-home" if values["cuda_home"] else "CUDA_HOME" if environ.get("CUDA_HOME") else ""
+    values["cuda_home"] = values["cuda_home"] or environ.get("CUDA_HOME") or None
+    values["cache_dir"] = values["cache_dir"] or default_cache_dir(environ)
+    for name in ("cuda_home", "cache_dir", "wheelhouse"):
+        if values[name]:
+            values[name] = base / Path(values[name]).expanduser()
+    if values["source"] and not is_url(values["source"]):
+        values["source"] = str(base / Path(values["source"]).expanduser())
+    return BuildOptions(**values, cuda_home_from=given)
 
 
 def is_url(text: str) -> bool:
     """Return whether `--source` names an address and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
-
-
-def _absolute_source(text: str, base: Path) -> str:
-    return text if is_url(text) else str(base / Path(text).expanduser())
 
 
 def _not_empty(text: str) -> str:

@@ -41,7 +41,6 @@ def download(
     size_bytes: int | None,
     cache_dir: Path,
     *,
-    progress: bool = True,
     attempts: int = limits.ATTEMPTS,
     timeout_seconds: float = limits.REQUEST_SECONDS,
     backoff_seconds: float = 1.0,
@@ -54,7 +53,6 @@ def download(
             recognised, so it is downloaded each time.
         size_bytes: The size that it must have, where it is known.
         cache_dir: The folder of downloads; made if missing.
-        progress: Show how far it is: a bar on a terminal, elsewhere a line every tenth.
         attempts: How often in a row to try while nothing comes.
         timeout_seconds: How long to wait for a connection, and for each next piece.
         backoff_seconds: Half the pause before the third attempt; each further one is twice as long. The
@@ -69,7 +67,7 @@ def download(
     name = _file_name(url)
     key = sha256[:16] if sha256 else hashlib.sha256(url.encode()).hexdigest()[:16]
     final = cache_dir / f"{key}-{name}"
-    wanted = _Wanted(url, name, sha256, size_bytes)
+    part = _Part(url, name, sha256, size_bytes, cache_dir / f"{final.name}.part")
     patience = Retry(
         total=attempts - 1,
         backoff_factor=backoff_seconds,
@@ -84,8 +82,7 @@ def download(
                     return final
                 warn(f"{final} has a different SHA-256 than when it was downloaded; downloading it again")
                 final.unlink()
-            part = _Part(final.with_name(f"{final.name}.part"), wanted)
-            _fetch(part, wanted, patience, timeout_seconds, progress)
+            _fetch(part, patience, timeout_seconds)
             part.path.replace(final)
             part.forget()
     except OSError as error:
@@ -101,14 +98,6 @@ def download(
     return final
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    url: str
-    name: str
-    sha256: str | None
-    size_bytes: int | None
-
-
 class _Transient(Exception):  # noqa: N818 - not an error yet: it is tried again
     """A failure that may pass.
 
@@ -121,13 +110,19 @@ class _Transient(Exception):  # noqa: N818 - not an error yet: it is tried again
         self.response = response
 
 
+@dataclass(frozen=True)
 class _Part:
-    """The bytes that have come so far, and how the server marked the file that they are of."""
+    """A download: what it must be, the bytes that have come, and how the server marked their version."""
 
-    def __init__(self, path: Path, wanted: _Wanted) -> None:
-        self.path = path
-        self._mark = path.with_name(f"{path.name}.mark")
-        self._wanted = wanted
+    url: str
+    name: str
+    sha256: str | None
+    expected_bytes: int | None
+    path: Path
+
+    @property
+    def _mark(self) -> Path:
+        return self.path.with_name(f"{self.path.name}.mark")
 
     @property
     def size_bytes(self) -> int:
@@ -140,7 +135,7 @@ class _Part:
             mark = json.loads(self._mark.read_text())
         except (OSError, ValueError):
             return None
-        same = isinstance(mark, dict) and mark.get("url") == self._wanted.url
+        same = isinstance(mark, dict) and mark.get("url") == self.url
         return str(mark["validator"]) if same and mark.get("validator") else None
 
     def remember(self, headers: requests.structures.CaseInsensitiveDict[str]) -> None:
@@ -148,7 +143,7 @@ class _Part:
         # A weak ETag is not allowed in If-Range (RFC 9110, 13.1.5).
         validator = etag if etag.startswith('"') else headers.get("Last-Modified")
         if validator or not self.size_bytes:
-            self._mark.write_text(json.dumps({"url": self._wanted.url, "validator": validator}))
+            self._mark.write_text(json.dumps({"url": self.url, "validator": validator}))
 
     def restart(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -158,7 +153,7 @@ class _Part:
         self._mark.unlink(missing_ok=True)
 
 
-def _fetch(part: _Part, wanted: _Wanted, patience: Retry, timeout_seconds: float, progress: bool) -> None:
+def _fetch(part: _Part, patience: Retry, timeout_seconds: float) -> None:
     """Bring the part to the whole, verified file."""
     again = False
     retries = patience
@@ -166,8 +161,8 @@ def _fetch(part: _Part, wanted: _Wanted, patience: Retry, timeout_seconds: float
         while True:
             before = part.size_bytes
             try:
-                _attempt(session, part, wanted, timeout_seconds, progress)
-                problem = _problem(part, wanted)
+                _attempt(session, part, timeout_seconds)
+                problem = _problem(part)
                 if not problem:
                     return
                 part.restart()
@@ -179,20 +174,20 @@ def _fetch(part: _Part, wanted: _Wanted, patience: Retry, timeout_seconds: float
             except _Transient as error:
                 if part.size_bytes - before >= _PROGRESS_BYTES:
                     retries = patience
-                retries = _next_try(retries, error, wanted)
+                retries = _next_try(retries, error, part)
 
 
-def _next_try(retries: Retry, error: _Transient, wanted: _Wanted) -> Retry:
+def _next_try(retries: Retry, error: _Transient, part: _Part) -> Retry:
     """Wait for the next attempt, or give up; return what is left of the patience."""
     try:
         left = retries.increment(error=error)
     except MaxRetryError:
         raise DownloadError(
-            f"{wanted.url} could not be downloaded: {error}; tried {len(retries.history) + 1} times.",
+            f"{part.url} could not be downloaded: {error}; tried {len(retries.history) + 1} times.",
             "Check the connection (and the proxy, where there is one), then run again: it continues where "
             "it stopped.",
         ) from None
-    warn(f"{wanted.name}: {error}; trying again")
+    warn(f"{part.name}: {error}; trying again")
     try:
         left.sleep(error.response)
     except InvalidHeader:
@@ -200,20 +195,18 @@ def _next_try(retries: Retry, error: _Transient, wanted: _Wanted) -> Retry:
     return left
 
 
-def _problem(part: _Part, wanted: _Wanted) -> str:
+def _problem(part: _Part) -> str:
     """Return what is wrong with a whole file; empty where nothing is."""
-    if wanted.size_bytes is not None and part.size_bytes != wanted.size_bytes:
-        return f"{wanted.url} has {part.size_bytes:,} bytes, expected {wanted.size_bytes:,}."
-    if wanted.sha256 is not None:
+    if part.expected_bytes is not None and part.size_bytes != part.expected_bytes:
+        return f"{part.url} has {part.size_bytes:,} bytes, expected {part.expected_bytes:,}."
+    if part.sha256 is not None:
         got = file_sha256(part.path)
-        if got != wanted.sha256:
-            return f"{wanted.url} has a different SHA-256: expected {wanted.sha256}, got {got}."
+        if got != part.sha256:
+            return f"{part.url} has a different SHA-256: expected {part.sha256}, got {got}."
     return ""
 
 
-def _attempt(
-    session: requests.Session, part: _Part, wanted: _Wanted, timeout_seconds: float, progress: bool
-) -> None:
+def _attempt(session: requests.Session, part: _Part, timeout_seconds: float) -> None:
     """One request, whose bytes go to the part.
 
     Raises:
@@ -222,40 +215,40 @@ def _attempt(
     """
     # In a compressed answer, ranges would not count the file's own bytes.
     headers = {"Accept-Encoding": "identity"}
-    if not part.validator and not wanted.sha256:
+    if not part.validator and not part.sha256:
         part.restart()  # nothing would tell whether the rest is of the same file
     if part.size_bytes:
         headers["Range"] = f"bytes={part.size_bytes}-"
         if part.validator:
             headers["If-Range"] = part.validator
     try:
-        with session.get(wanted.url, headers=headers, stream=True, timeout=timeout_seconds) as response:
-            _check_status(response, part, wanted)
-            total = _place(response, part, wanted)
+        with session.get(part.url, headers=headers, stream=True, timeout=timeout_seconds) as response:
+            _check_status(response, part)
+            total = _place(response, part)
             if total is not None and part.size_bytes == total:
                 return
             part.remember(response.headers)
-            _check_space(part, total, wanted)
-            _store(response, part, total, DownloadProgress(wanted.name, total, progress))
+            _check_space(part, total)
+            _store(response, part, total)
     except (
         requests.exceptions.InvalidURL,
         requests.exceptions.InvalidSchema,
         requests.exceptions.MissingSchema,
         requests.exceptions.TooManyRedirects,
     ) as error:
-        raise DownloadError(f"{wanted.url} can't be downloaded: {error}.") from None
+        raise DownloadError(f"{part.url} can't be downloaded: {error}.") from None
     except requests.exceptions.SSLError as error:
         raise DownloadError(
-            f"{wanted.url}: no trusted connection: {error}.",
+            f"{part.url}: no trusted connection: {error}.",
             "Behind a proxy with its own certificate, name that in REQUESTS_CA_BUNDLE.",
         ) from None
     except (requests.exceptions.RequestException, HTTPError) as error:
         raise _Transient(_in_short(error)) from None
 
 
-def _check_status(response: requests.Response, part: _Part, wanted: _Wanted) -> None:
-    if wanted.url.startswith("https://") and not response.url.startswith("https://"):
-        raise DownloadError(f"{wanted.url} leads to {response.url}, which is not https.")
+def _check_status(response: requests.Response, part: _Part) -> None:
+    if part.url.startswith("https://") and not response.url.startswith("https://"):
+        raise DownloadError(f"{part.url} leads to {response.url}, which is not https.")
     status = response.status_code
     if status in {requests.codes.ok, requests.codes.partial_content}:
         return
@@ -269,12 +262,12 @@ def _check_status(response: requests.Response, part: _Part, wanted: _Wanted) -> 
     if status in _RETRIED_STATUS:
         raise _Transient(said, response.raw)
     raise DownloadError(
-        f"{wanted.url} could not be downloaded: {said}.",
+        f"{part.url} could not be downloaded: {said}.",
         "Check the address; it may have moved." if status in {404, 410} else "",
     )
 
 
-def _place(response: requests.Response, part: _Part, wanted: _Wanted) -> int | None:
+def _place(response: requests.Response, part: _Part) -> int | None:
     """Check where in the file an answer starts; return the whole file's size, None where it is not known."""
     if response.status_code == requests.codes.requested_range_not_satisfiable:
         return part.size_bytes
@@ -288,30 +281,30 @@ def _place(response: requests.Response, part: _Part, wanted: _Wanted) -> int | N
         part.restart()  # the whole from its start: the server knows no ranges, or the file has changed
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdigit() else None
-    if total is not None and wanted.size_bytes is not None and total != wanted.size_bytes:
+    if total is not None and part.expected_bytes is not None and total != part.expected_bytes:
         part.restart()
         raise DownloadError(
-            f"{wanted.url} has {total:,} bytes, expected {wanted.size_bytes:,}.",
+            f"{part.url} has {total:,} bytes, expected {part.expected_bytes:,}.",
             "The file at that address is not the one that was pinned.",
         )
-    return total if total is not None else wanted.size_bytes
+    return total if total is not None else part.expected_bytes
 
 
-def _check_space(part: _Part, total: int | None, wanted: _Wanted) -> None:
+def _check_space(part: _Part, total: int | None) -> None:
     if total is None:
         return
     needed = total - part.size_bytes
     free = shutil.disk_usage(part.path.parent).free
     if needed > free:
         raise DownloadError(
-            f"No space for {wanted.name} in {part.path.parent}: it needs {megabytes(needed)}, "
+            f"No space for {part.name} in {part.path.parent}: it needs {megabytes(needed)}, "
             f"and {megabytes(free)} are free.",
             "Free some, or put the cache elsewhere with --cache-dir DIR.",
         )
 
 
-def _store(response: requests.Response, part: _Part, total: int | None, progress: DownloadProgress) -> None:
-    with part.path.open("ab") as file, progress:
+def _store(response: requests.Response, part: _Part, total: int | None) -> None:
+    with part.path.open("ab") as file, DownloadProgress(part.name, total) as progress:
         progress.at(file.tell())
         for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
             file.write(chunk)

@@ -20,18 +20,16 @@ class DownloadProgress:
     Args:
         name: What is downloaded.
         total: Its size in bytes; None where it is not known.
-        shown: Whether to show anything.
     """
 
     _WIDTH = 30
     _REDRAW_SECONDS = 0.1
     _LINE_BYTES = 4 * MIB
 
-    def __init__(self, name: str, total: int | None, shown: bool) -> None:
+    def __init__(self, name: str, total: int | None) -> None:
         self._name = name
         self._total = total
-        self._bar = shown and sys.stdout.isatty()
-        self._lines = shown and not self._bar
+        self._bar = sys.stdout.isatty()
         self._start = time.monotonic()
         self._first: int | None = None
         self._last = 0
@@ -53,7 +51,7 @@ class DownloadProgress:
         self._last = size_bytes
         if self._bar and time.monotonic() - self._drawn >= self._REDRAW_SECONDS:
             self._draw(size_bytes)
-        if self._lines and (size_bytes >= self._next_line or size_bytes == self._total):
+        elif not self._bar and (size_bytes >= self._next_line or size_bytes == self._total):
             self._print(size_bytes)
 
     def _draw(self, size_bytes: int) -> None:
@@ -62,19 +60,15 @@ class DownloadProgress:
         bar = ""
         if self._total:
             filled = self._WIDTH * size_bytes // self._total
-            bar = f"[{'#' * filled}{' ' * (self._WIDTH - filled)}] {100 * size_bytes // self._total:3d}% of "
-            bar += f"{megabytes(self._total)}"
-        print(
-            f"\r\033[K  {self._name} {bar or megabytes(size_bytes)}, {megabytes(int(rate))}/s",
-            end="",
-            flush=True,
-        )
+            bar = f"[{'#' * filled}{' ' * (self._WIDTH - filled)}] "
+        shown = f"{self._name} {bar}{self._share(size_bytes)}, {megabytes(int(rate))}/s"
+        print(f"\r\033[K  {shown}", end="", flush=True)
 
     def _print(self, size_bytes: int) -> None:
-        share = (
-            f"{100 * size_bytes // self._total}% of {megabytes(self._total)}"
-            if self._total
-            else megabytes(size_bytes)
-        )
-        say(f"  {self._name}: {share}")
+        say(f"  {self._name}: {self._share(size_bytes)}")
         self._next_line = size_bytes + max(self._LINE_BYTES, (self._total or 0) // 10)
+
+    def _share(self, size_bytes: int) -> str:
+        if not self._total:
+            return megabytes(size_bytes)
+        return f"{100 * size_bytes // self._total}% of {megabytes(self._total)}"

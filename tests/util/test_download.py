@@ -149,7 +149,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 def get(host: Host, cache: Path, sha256: str | None = SHA256, **options: object) -> Path:
-    settings = {"progress": False, "backoff_seconds": 0.01, "timeout_seconds": 5.0, **options}
+    settings = {"backoff_seconds": 0.01, "timeout_seconds": 5.0, **options}
     size_bytes = settings.pop("size_bytes", None)
     return download(host.url, sha256, size_bytes, cache, **settings)  # type: ignore[arg-type]
 
@@ -453,4 +453,4 @@ def test_a_cache_that_can_t_be_written_is_said(host: Host, tmp_path: Path) -> No
 )
 def test_names_in_the_cache_are_plain(host: Host, cache: Path, path: str, name: str) -> None:
     url = host.url.removesuffix("/redist/cuda_nvcc.tar.xz") + path
-    assert download(url, SHA256, None, cache, progress=False) == cache / f"{SHA256[:16]}-{name}"
+    assert download(url, SHA256, None, cache) == cache / f"{SHA256[:16]}-{name}"

@@ -15,14 +15,14 @@ from builder.util.paths import ROOT
 
 DOWNLOADING = """
 from builder.util.download_progress import DownloadProgress
-with DownloadProgress("nvcc.tar.xz", 3_000_000, shown=True) as progress:
+with DownloadProgress("nvcc.tar.xz", 3_000_000) as progress:
     for size in range(0, 3_000_001, 250_000): progress.at(size)
 """
 
 
 def test_without_a_terminal_progress_is_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
     total = 48 << 20
-    with DownloadProgress("nvcc.tar.xz", total, shown=True) as progress:
+    with DownloadProgress("nvcc.tar.xz", total) as progress:
         for size in range(0, total + 1, 1 << 18):
             progress.at(size)
     lines = capsys.readouterr().out.splitlines()
@@ -32,16 +32,10 @@ def test_without_a_terminal_progress_is_a_few_lines(capsys: pytest.CaptureFixtur
 
 
 def test_an_unknown_size_is_counted_up(capsys: pytest.CaptureFixture[str]) -> None:
-    with DownloadProgress("nvcc.tar.xz", None, shown=True) as progress:
+    with DownloadProgress("nvcc.tar.xz", None) as progress:
         progress.at(0)
         progress.at(10_000_000)
     assert capsys.readouterr().out == "  nvcc.tar.xz: 0.0 MB\n  nvcc.tar.xz: 10.0 MB\n"
-
-
-def test_nothing_is_shown_unless_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    with DownloadProgress("nvcc.tar.xz", 1, shown=False) as progress:
-        progress.at(1)
-    assert capsys.readouterr().out == ""
 
 
 def test_on_a_terminal_progress_is_a_bar() -> None:
