@@ -116,10 +116,10 @@ def read_resolution(answer: Finished) -> Newest:
 
 
 def each_minor(allowed: str, newest: Callable[[str], str]) -> list[str]:
-    """Return the newest version of each minor version, oldest first.
+    """Return the newest version of each minor version that a specifier allows, oldest first.
 
     Args:
-        allowed: Specifier of the versions to look among.
+        allowed: The specifier.
         newest: Returns the newest version that meets a specifier; empty where there is none.
     """
     versions: list[str] = []
@@ -135,11 +135,6 @@ def each_minor(allowed: str, newest: Callable[[str], str]) -> list[str]:
 
 def claimed_torches(claims: Iterable[Claim], pythons: Iterable[str], index: str | None) -> list[str]:
     """Return the newest torch of each minor version that wheels allow and that one of the Pythons can have.
-
-    Args:
-        claims: What the wheels claim.
-        pythons: Minor versions.
-        index: An index that is asked before the default one.
 
     Raises:
         CommandError: uv can't be run, or does not end.

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.util
 import json
+import runpy
 import sys
 import traceback
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def probe() -> dict[str, Any]:
         and `host` (empty, or what went wrong); `trace` is the same for the whole path, or None
         where the wheel lacks a part of it.
     """
-    result: dict[str, Any] = _import_check().inspect()
+    result: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("import_check.py")))["inspect"]()
     result["operators"] = {
         name: schema for name, schema in result["operators"].items() if name.startswith(PREFIX)
     }
@@ -64,16 +64,6 @@ def probe() -> dict[str, Any]:
     whole = loaded >= {"_fused", "_qattn_sm80", "_qattn_sm89"}
     result["trace"] = _said(partial(_trace, torch)) if whole else None
     return result
-
-
-def _import_check() -> Any:
-    path = Path(__file__).with_name("import_check.py")
-    spec = importlib.util.spec_from_file_location("import_check", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _loader_errors() -> list[str]:

@@ -1,8 +1,8 @@
 """Imports SageAttention and each of its extensions by itself, and prints in JSON what happened.
 
 The Python of a clean environment runs this file, so it uses the standard library only and nothing of this
-project (`run` is for the caller's side). Upstream's `core.py` swallows the errors of its extensions' imports
-and treats their kernels as unavailable, so each extension is imported here explicitly.
+project, but for `check`, which is for the caller. Upstream's `core.py` swallows the errors of its extensions'
+imports and treats their kernels as unavailable, so each extension is imported here explicitly.
 """
 
 from __future__ import annotations
@@ -23,29 +23,20 @@ NO_DRIVER = "libcuda.so.1: cannot open shared object file"
 _WATCHED = ("libtorch", "libc10", "libcudart", "libcuda.so")
 
 
-def extension_modules(files: list[str]) -> list[str]:
-    """Return the names of the extensions' modules, sorted: `_fused`, `_qattn_sm80`.
+def extension_modules(files: list[str]) -> dict[str, bool]:
+    """Return the extensions' modules, sorted, and whether each has a shared library: `{"_fused": True}`.
 
     Args:
         files: Names of the distribution's files, as RECORD has them.
     """
-    names = set()
-    for file in files:
-        folder, _, name = file.rpartition("/")
-        module = name.split(".")[0]
-        if folder == PACKAGE and module.startswith(("_qattn_", "_fused")) and name.endswith((".py", ".so")):
-            names.add(module)
-    return sorted(names)
-
-
-def libraries(files: list[str]) -> set[str]:
-    """Return the names of the extensions that have a shared library among a distribution's files."""
-    folders = (PACKAGE, f"{PACKAGE}/lib")
-    return {
-        file.rpartition("/")[2].split(".")[0]
-        for file in files
-        if file.rpartition("/")[0] in folders and file.endswith(".so")
+    parts = [(*file.rpartition("/")[::2], file.endswith(".so")) for file in files]
+    libraries = {
+        name.split(".")[0] for folder, name, so in parts if so and folder in (PACKAGE, f"{PACKAGE}/lib")
     }
+    modules = {
+        name.split(".")[0] for folder, name, so in parts if folder == PACKAGE and (so or name.endswith(".py"))
+    }
+    return {name: name in libraries for name in sorted(modules) if name.startswith(("_qattn_", "_fused"))}
 
 
 def inspect() -> dict[str, Any]:
@@ -54,11 +45,7 @@ def inspect() -> dict[str, Any]:
     files = [str(file) for file in distribution.files or ()]
     result: dict[str, Any] = {
         "python": platform.python_version(),
-        "package": {
-            "version": distribution.version,
-            "requires": distribution.requires or [],
-            "requires_python": distribution.metadata["Requires-Python"],
-        },
+        "version": distribution.version,
         "extensions": {},
         "operators": {},
         "problems": [],
@@ -74,16 +61,14 @@ def inspect() -> dict[str, Any]:
     )
     if module is not None and not result["functions"]:
         result["problems"].append(f"{PACKAGE} has no function sageattn*")
-    has_library = libraries(files)
     modules = extension_modules(files)
     if not modules:
         result["problems"].append(f"{PACKAGE} has no extension")
-    for name in modules:
+    for name, has_library in modules.items():
         # A wheel for some architectures has no library for the other kernels, and its module raises.
-        missing = name not in has_library
-        loaded = _import(f"{PACKAGE}.{name}", result, expected=missing)
+        loaded = _import(f"{PACKAGE}.{name}", result, expected=not has_library)
         result["extensions"][name] = {
-            "library": not missing,
+            "library": has_library,
             "loaded": loaded is not None,
             "functions": sorted(_functions(loaded)) if loaded is not None else [],
         }
@@ -170,9 +155,9 @@ def check(python: Path, tolerate: Sequence[str] = ()) -> list[str]:
 
 def lines(result: dict[str, Any]) -> list[str]:
     """Return what `inspect` found as lines to print."""
-    torch, package = result["torch"], result["package"]
+    torch = result["torch"]
     where = f"Python {result['python']}, torch {torch['version']} (CUDA {torch['cuda']})"
-    found = [f"{where}: {package['version']} imported, {len(result['operators'])} operators"]
+    found = [f"{where}: {result['version']} imported, {len(result['operators'])} operators"]
     for name, extension in result["extensions"].items():
         if extension["loaded"]:
             found.append(f"{name}: loaded, {len(extension['functions'])} functions")

@@ -109,13 +109,7 @@ def worst(cells: Iterable[Cell]) -> int:
 
 
 def as_json(wheel: Path, cells: Sequence[Cell], absent: Sequence[str]) -> dict[str, Any]:
-    """Return a wheel's findings as JSON values; the schemas once.
-
-    Args:
-        wheel: The wheel.
-        cells: Its cells.
-        absent: The Pythons that are not on this machine.
-    """
+    """Return a wheel's findings as JSON values; `absent` are the Pythons that are missing."""
     reference = _reference(cells)
     values = [{**asdict(cell), "status": cell.status.value} for cell in cells]
     for cell, value in zip(cells, values, strict=True):

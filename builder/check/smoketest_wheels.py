@@ -148,9 +148,6 @@ def _run(wheel: Path, python: Path, arguments: Sequence[str], *, report: bool) -
     """Run the test in an environment.
 
     Args:
-        wheel: The wheel that is installed there.
-        python: The environment's Python.
-        arguments: The test's.
         report: Write a report and a picture beside the wheel. Not for imports alone: they would replace
             those of a real test.
     """

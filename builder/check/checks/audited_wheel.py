@@ -55,8 +55,8 @@ class AuditedWheel:
 
     Attributes:
         wheel: The opened wheel.
-        expect: The target that it should be of; None takes what it says of itself.
-        size_limit_bytes: What the file may weigh by the house rules.
+        expect: The target that it should be for; None goes by what it says about itself.
+        size_limit_bytes: How large the house rules allow the file to be.
         contents: Name -> each file.
         unreadable: Why a library can't be read, a sentence each.
     """

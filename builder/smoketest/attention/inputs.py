@@ -5,6 +5,7 @@ The byte 0xFF repeated is a NaN in fp32, fp16, bf16 and fp8 (e4m3), and -1 in in
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +62,8 @@ def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[to
     Returns:
         The tensor, and the flat buffer that it is a view of.
     """
-    numel = 1
-    for size in shape:
-        numel *= size
-    itemsize = torch.empty((), dtype=dtype).element_size()
-    size_bytes = (numel + 2 * GUARD_ELEMENTS) * itemsize
+    numel = math.prod(shape)
+    size_bytes = (numel + 2 * GUARD_ELEMENTS) * dtype.itemsize
     buffer = torch.full((size_bytes,), POISON_BYTE, dtype=torch.uint8, device=device).view(dtype)
     return buffer[GUARD_ELEMENTS : GUARD_ELEMENTS + numel].view(shape), buffer
 
@@ -85,18 +83,11 @@ def make(case: Case, seed: int, device: str, heads: int | None = None) -> Inputs
     k, k_buffer = _tensor(case, key_heads, case.lengths[1], generator, device)
     v, v_buffer = _tensor(case, key_heads, case.lengths[1], generator, device)
     if case.k_mean:
-        k += channel_means(key_heads, case.head_dim, k, generator, token_dim=2 if case.layout == "HND" else 1)
+        means = 4 * torch.randn((key_heads, case.head_dim), generator=generator, device=device)
+        k += means.unsqueeze(1 if case.layout == "HND" else 0).to(k.dtype)
     if case.zero_channel:
         v[..., 5] = 0
     return Inputs(q, k, v, (q_buffer, k_buffer, v_buffer))
-
-
-def channel_means(
-    heads: int, head_dim: int, like: torch.Tensor, generator: torch.Generator, *, token_dim: int
-) -> torch.Tensor:
-    """Return a mean for each channel of each head, shaped to be added to a 4-dimensional tensor."""
-    means = 4 * torch.randn((heads, head_dim), generator=generator, device=like.device)
-    return means.unsqueeze(0).unsqueeze(token_dim).to(like.dtype)
 
 
 def _tensor(
@@ -114,24 +105,8 @@ def _tensor(
     return (tensor.transpose(1, 2) if case.memory == "transposed" else tensor), buffer
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Inputs of ``sageattn_varlen``: ``[tokens, heads, head_dim]`` and the sequences' starts."""
-
-    inputs: Inputs
-    starts_q: torch.Tensor
-    starts_k: torch.Tensor
-    longest_q: int
-    longest_k: int
-
-    @property
-    def arguments(self) -> tuple[Any, ...]:
-        """What ``sageattn_varlen`` takes, in its order."""
-        return (*self.inputs.tensors, self.starts_q, self.starts_k, self.longest_q, self.longest_k)
-
-
-def make_packed(case: VarlenCase, seed: int, device: str) -> Packed:
-    """Return random packed sequences for a case."""
+def make_packed(case: VarlenCase, seed: int, device: str) -> tuple[Inputs, tuple[Any, ...]]:
+    """Return random packed sequences for a case, and the positional arguments of ``sageattn_varlen``."""
     generator = torch.Generator(device=device).manual_seed(seed)
     dtype = DTYPES[case.dtype]
     key_heads = case.heads // case.groups
@@ -148,13 +123,14 @@ def make_packed(case: VarlenCase, seed: int, device: str) -> Packed:
             dtype
         )
     inputs = Inputs(tensors[0], tensors[1], tensors[2], tuple(buffers))
-    return Packed(inputs, _starts(queries, device), _starts(keys, device), max(queries), max(keys))
+    starts = (_starts(queries, device), _starts(keys, device))
+    return inputs, (*inputs.tensors, *starts, max(queries), max(keys))
 
 
 def arguments(case: Case | VarlenCase, seed: int, device: str) -> tuple[Any, ...]:
     """Return a kernel's positional arguments for a case."""
     if isinstance(case, VarlenCase):
-        return make_packed(case, seed, device).arguments
+        return make_packed(case, seed, device)[1]
     return make(case, seed, device).tensors
 
 
@@ -175,7 +151,8 @@ def poison(device: str, size_bytes: int = 2**28) -> None:
     """
     if not device.startswith("cuda"):
         return
-    give_back_surplus(device)
+    if torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) > SURPLUS_BYTES:
+        torch.cuda.empty_cache()
     room, _ = torch.cuda.mem_get_info(device)
     large = max(0, min(size_bytes, room - HEADROOM_BYTES))
     sizes = [large, *([2**20] * 8), *([2**17] * 16), *([2**14] * 32), *([512] * 64)]
@@ -186,12 +163,6 @@ def poison(device: str, size_bytes: int = 2**28) -> None:
     ]
     del held, rest
     torch.cuda.synchronize(device)
-
-
-def give_back_surplus(device: str) -> None:
-    """Return the allocator's free memory to the driver when there is too much to be filled each time."""
-    if torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) > SURPLUS_BYTES:
-        torch.cuda.empty_cache()
 
 
 def _free_blocks(device: str) -> list[int]:

@@ -30,23 +30,14 @@ class ExitCode(IntEnum):
     USAGE = 2
     """An option is wrong, or left no row to run."""
     NO_GPU = 20
-    """torch sees no NVIDIA GPU or no driver."""
     DRIVER_TOO_OLD = 21
-    """The driver is older than torch's CUDA needs."""
     GPU_NOT_IN_WHEEL = 22
-    """The wheel has no code for this GPU's compute capability."""
     WHEEL_FOR_ANOTHER_PYTHON = 23
-    """The wheel's modules are made for another Python."""
     TORCH_NOT_IMPORTABLE = 24
-    """torch is not installed, or its import fails."""
     SAGEATTENTION_NOT_IMPORTABLE = 25
-    """sageattention is not installed, or its import fails."""
     TORCH_WITHOUT_CUDA = 26
-    """torch is built without CUDA."""
     STAND_IN = 27
-    """The stand-in device was used: the test itself was tried, and no wheel."""
     NO_WHEEL = 28
-    """There was no wheel that this machine can test."""
 
 
 ENDINGS = {

@@ -50,11 +50,10 @@ def compare_case(subject: Subject, kernel: Kernel, case: Case | VarlenCase, seed
 
 
 def _run_varlen(subject: Subject, kernel: Kernel, case: VarlenCase, seed: int) -> Result:
-    packed = make_packed(case, seed, subject.device)
-    inputs = packed.inputs
+    inputs, arguments = make_packed(case, seed, subject.device)
     before = inputs.snapshot()
     poison(subject.device)
-    out = subject.call_checked(kernel, *packed.arguments, is_causal=case.causal)
+    out = subject.call_checked(kernel, *arguments, is_causal=case.causal)
     right = torch.empty(inputs.q.shape, dtype=torch.float32, device=subject.device)
     q_at = k_at = 0
     for queries, keys in case.sequences:

@@ -55,9 +55,9 @@ def look(*, device: str, import_only: bool) -> Found:
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        found.rows.append(_import_row("torch", error))
+        found.rows.append(_row("torch", f"{type(error).__name__}: {error}"))
         return found.end(ExitCode.TORCH_NOT_IMPORTABLE, f"torch can't be imported: {error}")
-    found.rows.append(_import_row("torch", None, time.monotonic() - start))
+    found.rows.append(_row("torch", seconds=time.monotonic() - start))
     found.values |= {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
     found.values["c_compiler"] = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     found.values["triton"] = _version("triton")
@@ -73,21 +73,16 @@ def _import_package(found: Found) -> None:
     try:
         package = importlib.import_module("sageattention")
     except Exception as error:
-        found.rows.append(_import_row("sageattention", error))
-        other = other_python()
-        if other:
-            found.end(
-                ExitCode.WHEEL_FOR_ANOTHER_PYTHON,
-                f"the wheel's modules are for {other}, and this is {sys.implementation.cache_tag}",
-            )
-            return
-        found.end(
-            ExitCode.SAGEATTENTION_NOT_IMPORTABLE,
-            f"sageattention can't be imported: {type(error).__name__}: {error}{_hint(str(error))}",
-        )
+        found.rows.append(_row("sageattention", f"{type(error).__name__}: {error}"))
+        code = ExitCode.SAGEATTENTION_NOT_IMPORTABLE
+        line = f"sageattention can't be imported: {type(error).__name__}: {error}{_hint(str(error))}"
+        if other := other_python():
+            code = ExitCode.WHEEL_FOR_ANOTHER_PYTHON
+            line = f"the wheel's modules are for {other}, and this is {sys.implementation.cache_tag}"
+        found.end(code, line)
         return
     found.values["location"] = str(Path(package.__file__ or "").parent)
-    found.rows.append(_import_row("sageattention", None, time.monotonic() - start))
+    found.rows.append(_row("sageattention", seconds=time.monotonic() - start))
     present = compiled_files()
     for name in MODULE_FUNCTIONS:
         found.rows.append(_import_compiled(name, present.get(name, [])))
@@ -99,14 +94,14 @@ def _import_compiled(name: str, files: list[str]) -> Row:
         module = importlib.import_module(f"sageattention.{name}")
     except ModuleNotFoundError as error:
         if error.name == f"sageattention.{name}" and not files:
-            return _module_row(name, Status.NOT_APPLICABLE, "the wheel has no such module")
-        return _module_row(name, Status.FAIL, f"{error}{_hint(str(error))}")
+            return _row(name, "the wheel has no such module", Status.NOT_APPLICABLE)
+        return _row(name, f"{error}{_hint(str(error))}")
     except Exception as error:
-        return _module_row(name, Status.FAIL, f"{type(error).__name__}: {error}{_hint(str(error))}")
+        return _row(name, f"{type(error).__name__}: {error}{_hint(str(error))}")
     missing = [one for one in names if not callable(getattr(module, one, None))]
     if missing:
-        return _module_row(name, Status.FAIL, f"lacks {', '.join(missing)}")
-    return _module_row(name, Status.PASS, "", {"functions": float(len(names))})
+        return _row(name, f"lacks {', '.join(missing)}")
+    return _row(name, figures={"functions": float(len(names))})
 
 
 def _hint(message: str) -> str:
@@ -119,14 +114,10 @@ def _hint(message: str) -> str:
     return ""
 
 
-def _module_row(name: str, status: Status, reason: str, figures: dict[str, float] | None = None) -> Row:
-    return Row(f"import/{name}", "import", name, "import and names", status, reason, figures=figures or {})
-
-
-def _import_row(name: str, error: Exception | None, seconds: float = 0.0) -> Row:
-    status = Status.FAIL if error else Status.PASS
-    reason = f"{type(error).__name__}: {error}" if error else ""
-    return Row(f"import/{name}", "import", name, "import", status, reason, seconds=seconds)
+def _row(name: str, reason: str = "", status: Status | None = None, **more: Any) -> Row:
+    status = status or (Status.FAIL if reason else Status.PASS)
+    case = "import and names" if name in MODULE_FUNCTIONS else "import"
+    return Row(f"import/{name}", "import", name, case, status, reason, **more)
 
 
 def compiled_files(folder: Path | None = None) -> dict[str, list[str]]:
@@ -282,14 +273,11 @@ def explain_cuda(code: ExitCode, message: str, values: dict[str, Any]) -> str:
     first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
     torch = f"torch {values.get('torch')} (CUDA {values.get('torch_cuda')})"
     if code is ExitCode.DRIVER_TOO_OLD:
-        return f"the driver{_known(values.get('driver'))} is too old for {torch}: {first}"
+        driver = " ".join(filter(None, ("the driver", values.get("driver"))))
+        return f"{driver} is too old for {torch}: {first}"
     if code is ExitCode.GPU_NOT_IN_WHEEL:
         return f"{torch} itself has no code for this GPU: {first}"
     return f"{torch} sees no GPU: {first}"
-
-
-def _known(driver: Any) -> str:
-    return f" {driver}" if driver else ""
 
 
 def ask_nvidia_smi(query: str, *arguments: str) -> list[str]:

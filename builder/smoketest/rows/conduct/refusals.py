@@ -123,52 +123,33 @@ def _huge(loaded: Any, module: str, name: str, device: str) -> tuple[Callable[[]
         return torch.full(shape, value, device=device).to(dtype)
 
     small = (batch, 1, 1, dim)
+    scale, per_channel = filled((batch, 1, 1), torch.float32), filled((batch, 1, dim), torch.float32)
     if module == "_fused":
-        x = filled(small, torch.float16)
-        mean = filled((batch, 1, dim), torch.float16, 0.0)
-        scale = filled((batch, 1, 1), torch.float32)
-        int8 = filled(small, torch.int8, 77)
+        x, mean = filled(small, torch.float16), filled((batch, 1, dim), torch.float16, 0.0)
+        int8, half, means = filled(small, torch.int8, 77), filled(small, torch.float16, 3), per_channel * 3
+        warps = filled((batch, 1, 4), torch.float32)
         turned = filled((batch, 1, dim, 64), torch.float16)
         fp8 = filled((batch, 1, dim, 64), torch.float8_e4m3fn, 3)
-        per_channel = filled((batch, 1, dim), torch.float32)
-        means = filled((batch, 1, dim), torch.float32, 3)
-        half = filled(small, torch.float16, 3)
         if name == "transpose_pad_permute_cuda":
             wide, target = filled((batch, 1, 64, dim), torch.float16), torch.full_like(turned, 3)
             return partial(function, wide, target, 1), target, 1.0
-        calls: dict[str, tuple[Callable[[], Any], torch.Tensor, float]] = {
-            "quant_per_block_int8_cuda": (partial(function, x, int8, scale, 64, 1), int8, 127),
-            "quant_per_block_int8_fuse_sub_mean_cuda": (
-                partial(function, x, mean, int8, scale, 64, 1),
-                int8,
-                127,
-            ),
-            "quant_per_warp_int8_cuda": (
-                partial(function, x, int8, filled((batch, 1, 4), torch.float32), 128, 32, 1),
-                int8,
-                127,
-            ),
-            "sub_mean_cuda": (partial(function, x, mean, half, 1), half, 1),
-            "scale_fuse_quant_cuda": (partial(function, turned, fp8, per_channel, 64, 448.0, 1), fp8, 448),
-            "mean_scale_fuse_quant_cuda": (
-                partial(function, turned, fp8, means, per_channel, 64, 448.0, 1),
-                means,
-                1,
-            ),
+        calls: dict[str, tuple[tuple[Any, ...], torch.Tensor, float]] = {
+            "quant_per_block_int8_cuda": ((x, int8, scale, 64, 1), int8, 127),
+            "quant_per_block_int8_fuse_sub_mean_cuda": ((x, mean, int8, scale, 64, 1), int8, 127),
+            "quant_per_warp_int8_cuda": ((x, int8, warps, 128, 32, 1), int8, 127),
+            "sub_mean_cuda": ((x, mean, half, 1), half, 1),
+            "scale_fuse_quant_cuda": ((turned, fp8, per_channel, 64, 448.0, 1), fp8, 448),
+            "mean_scale_fuse_quant_cuda": ((turned, fp8, means, per_channel, 64, 448.0, 1), means, 1),
         }
-        return calls[name]
+        arguments, out, right = calls[name]
+        return partial(function, *arguments), out, right
     tiles = (64, 16, 128) if module == "_qattn_sm90" else (128, 32, 64)
     q8, k8 = filled(small, torch.int8, 0), filled(small, torch.int8, 0)
     q_scale = filled((batch, 1, tiles[0] // tiles[1]), torch.float32)
-    k_scale = filled((batch, 1, 1), torch.float32)
     out = filled(small, torch.float16, float("nan"))
-    per_channel = filled((batch, 1, dim), torch.float32)
-    if module == "_qattn_sm80":
-        v = filled(small, torch.float16)
-        more = [filled((batch, 1, dim), torch.float16, 0.0)] if "v_mean" in name else []
-    else:
-        v = filled((batch, 1, dim, tiles[2]), torch.float8_e4m3fn)
-        more = [per_channel] if "v_scale" in name else []
-        more += [filled((batch, 1, dim), torch.float32, 0.0)] if "v_mean" in name else []
-    arguments = [q8, k8, v, out, q_scale, k_scale, *more, 1, 0, PER_WARP, 0.125, 0]
-    return partial(function, *arguments), out, 1.0
+    fp16 = module == "_qattn_sm80"
+    v = filled(small, torch.float16) if fp16 else filled((batch, 1, dim, tiles[2]), torch.float8_e4m3fn)
+    more = [per_channel] if "v_scale" in name else []
+    if "v_mean" in name:
+        more.append(filled((batch, 1, dim), torch.float16 if fp16 else torch.float32, 0.0))
+    return partial(function, q8, k8, v, out, q_scale, scale, *more, 1, 0, PER_WARP, 0.125, 0), out, 1.0
