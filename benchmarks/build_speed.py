@@ -1,10 +1,10 @@
 """Times this build against upstream's own `setup.py`, side by side on one machine, and prints the table.
 
 Run it with `nox -s benchmark` (about 40 minutes on 2 cores). Each row is a whole build by the builder, into a
-wheelhouse of its own; the figures come from the records, that is, from the operating system's accounting of
-the finished processes. Upstream's row is the unpatched source (`--no-patches`) for compute capability 9.0.
+wheelhouse of its own. The figures come from the records: they are what the operating system counted for the
+finished processes. Upstream's row is the unpatched source (`--no-patches`) for compute capability 9.0.
 
-    python benchmarks/build_speed.py [--source DIR] [--rows upstream,one,all,warm] [--jobs N] [--json FILE]
+    python -m benchmarks.build_speed [--source DIR] [--rows upstream,one,all,warm] [--jobs N] [--json FILE]
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLD = {"upstream", "one", "all"}
 
 
 @dataclass(frozen=True)
-class Row:
+class BuildRow:
     """One build's figures.
 
     Attributes:
@@ -48,7 +48,7 @@ class Row:
         wall_seconds: Of the PEP 517 build.
         cpu_seconds: User and system time of all its processes.
         peak_memory_bytes: Largest resident set of one process.
-        longest_step_seconds: The longest single compile or link step; 0 where the tree does not tell.
+        longest_step_seconds: The longest single compile or link step; 0 if it is not known.
         wheel_bytes: Size of the basic wheel.
         cache_hits: Compiler steps that the cache answered.
         cache_misses: Compiler steps that it did not.
@@ -70,12 +70,12 @@ class Row:
         return max(self.cpu_seconds / self.jobs, self.longest_step_seconds)
 
 
-def read_row(title: str, records: Sequence[dict[str, Any]]) -> Row:
-    """The figures of one build, from the records of its wheels (the smallest wheel is the basic one)."""
+def read_row(title: str, records: Sequence[dict[str, Any]]) -> BuildRow:
+    """Return the figures of one build, from the records of its wheels: the smallest one is basic."""
     record = min(records, key=lambda item: int(item["wheel"]["size_bytes"]))
     cost = record["cost"]
     steps = [float(figures["seconds"]) for figures in cost["files"].values()]
-    return Row(
+    return BuildRow(
         title=title,
         jobs=int(cost["jobs"]),
         wall_seconds=float(cost["seconds"]),
@@ -88,8 +88,8 @@ def read_row(title: str, records: Sequence[dict[str, Any]]) -> Row:
     )
 
 
-def table(rows: dict[str, Row]) -> str:
-    """The table in Markdown, with each row's CPU time over upstream's where upstream was built."""
+def table(rows: dict[str, BuildRow]) -> str:
+    """Return the table in Markdown, with each row's CPU time over upstream's if that was built."""
     upstream = rows.get("upstream")
     lines = [
         "| build | wall s | CPU s | CPU / upstream | wall / bound | peak MB | wheel MB | cache hits |",
@@ -106,7 +106,7 @@ def table(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def run(name: str, options: argparse.Namespace, folder: Path, cache: Path) -> Row:
+def run(name: str, options: argparse.Namespace, folder: Path, cache: Path) -> BuildRow:
     """Build one row.
 
     Raises:
@@ -125,9 +125,9 @@ def run(name: str, options: argparse.Namespace, folder: Path, cache: Path) -> Ro
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build the asked rows and print the table; 0 when all were built."""
+    """Build the rows, print the table, and return 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--source", help="source tree or archive, where the release can't be downloaded")
+    parser.add_argument("--source", help="source tree or archive, if the release can't be downloaded")
     parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}")
     parser.add_argument("--jobs", type=int, help="compiler processes at once, the same for every row")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    rows: dict[str, Row] = {}
+    rows: dict[str, BuildRow] = {}
     with tempfile.TemporaryDirectory(prefix="build-speed-") as folder:
         for name in names:
             # A cache folder of its own, so that the compiler cache starts empty.

@@ -1,13 +1,13 @@
 """Compares two installed copies of SageAttention on one GPU: how long each kernel takes, or every bit of it.
 
     pip install --no-deps --target first FIRST.whl; pip install --no-deps --target second SECOND.whl
-    python benchmarks/kernel_speed.py --first first --second second --json speed.json
-    python benchmarks/kernel_speed.py --first first --second second --equal --json equal.json
+    python -m benchmarks.kernel_speed --first first --second second --json speed.json
+    python -m benchmarks.kernel_speed --first first --second second --equal --json equal.json
 
-Runs under the Python of an environment with torch and Triton. Each copy has a process of its own, and they
-take turns row by row, so that both see the same clocks. A row is a function that users call, or a compiled
-module's function alone on inputs that are ready; `gpu` is the GPU's own time (the calls wait for it in a
-queue), `call` is the time of calls into an empty queue, launch included.
+Run it in the root of the repository, with the Python of an environment that has torch and Triton. Each copy
+has a process of its own, and they take turns row by row, so that both see the same clocks. A row is a
+function that users call, or a compiled module's function alone with its inputs ready. `gpu` is the GPU's own
+time: the calls wait for it in a queue. `call` is the time of calls into an empty queue, with the launch.
 
 Exit status: 0 nothing is slower (or every result that was right is the same), 1 something is, 2 wrong usage,
 3 nothing could be compared.
@@ -16,26 +16,29 @@ Exit status: 0 nothing is slower (or every result that was right is the same), 1
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import queue
-import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.kernel_rows import (  # noqa: E402
+from benchmarks.kernel_figures import (
+    IDENTICAL,
+    LIMIT,
+    SLOWER,
+    UNCLEAR,
+    Timings,
+    equality,
+    speed_table,
+    summary,
+    trouble,
+    verdict,
+)
+from benchmarks.kernel_process import Worker
+from benchmarks.kernel_rows import (
     ATTENTION,
     FUNCTION,
     HEAD_DIMS,
@@ -45,196 +48,11 @@ from benchmarks.kernel_rows import (  # noqa: E402
     equality_rows,
     speed_rows,
 )
+from builder.util.files import write
+from builder.util.log import say
 
-WORKER = (sys.executable, str(Path(__file__).with_name("kernel_worker.py")))
-LIMIT = 1.02
+WORKER = (sys.executable, "-m", "benchmarks.kernel_worker")
 START_TIMEOUT_S = 180.0
-ROW_TIMEOUT_S = 120.0
-MOST_CRASHES = 2
-"""A row's name that has ended its process so often is not tried again."""
-SLOWER, UNCLEAR, OK = "SLOWER", "unclear", "ok"
-IDENTICAL = "identical"
-
-
-class Worker:
-    """A process that has one copy loaded. A crash or a hang ends it; the next question starts another."""
-
-    def __init__(self, command: Sequence[str], name: str) -> None:
-        self.command = command
-        self.name = name
-        self.process: subprocess.Popen[str] | None = None
-        self.lines: queue.Queue[str] = queue.Queue()
-        self.crashes: Counter[str] = Counter()
-        self.errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-
-    def ask(self, request: Mapping[str, Any], timeout_s: float = ROW_TIMEOUT_S) -> dict[str, Any]:
-        """Send a request and wait for the answer.
-
-        Returns:
-            The answer; with `error` where the copy raised, or its process ended or hung.
-        """
-        name = request.get("row", {}).get("name", "")
-        if self.crashes[name] >= MOST_CRASHES:
-            return {"error": f"not tried: it ended the process {MOST_CRASHES} times before"}
-        process = self.process or self._start()
-        try:
-            assert process.stdin is not None
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            line = self.lines.get(timeout=timeout_s)
-        except queue.Empty:
-            self.crashes[name] += 1
-            self.end()
-            return {"error": f"no answer within {timeout_s:g} s"}
-        except OSError:
-            line = ""
-        if not line:
-            status = process.wait()
-            words = self._last_words()
-            self.crashes[name] += 1
-            self.end()
-            return {"error": f"its process ended with status {status}: {words}"}
-        reply: dict[str, Any] = json.loads(line)
-        if "lost" in reply:
-            self.crashes[name] += 1
-            self.end()
-        return reply
-
-    def _start(self) -> subprocess.Popen[str]:
-        self.errors.seek(0)
-        self.errors.truncate()
-        self.lines = queue.Queue()
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
-        )
-        threading.Thread(target=self._read, args=(self.process, self.lines), daemon=True).start()
-        return self.process
-
-    @staticmethod
-    def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.put(line)
-        lines.put("")
-
-    def _last_words(self) -> str:
-        self.errors.seek(0)
-        words = [line.strip() for line in self.errors.read().splitlines() if line.strip()]
-        return words[-1][:200] if words else "it said nothing"
-
-    def end(self) -> None:
-        """End the process, if there is one."""
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-
-
-@dataclass
-class Timings:
-    """A row's figures: one median a round and copy, in seconds.
-
-    Attributes:
-        trouble: Why the row can't be compared; empty where it can.
-        same: Whether both copies' results have the same bits.
-    """
-
-    row: Row
-    trouble: str = ""
-    same: bool | None = None
-    seconds: dict[str, tuple[list[float], list[float]]] = field(
-        default_factory=lambda: {what: ([], []) for what in ("gpu", "call", "host")}
-    )
-
-    def add(self, first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> None:
-        """Take in one round of both copies."""
-        for what, (ours, theirs) in self.seconds.items():
-            if first.get(what) and second.get(what):
-                ours.append(statistics.median(first[what]))
-                theirs.append(statistics.median(second[what]))
-
-    def ratio(self, what: str) -> Ratio | None:
-        """Second over first."""
-        return ratio(*self.seconds[what])
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """Second over first: the median over the rounds, and the lowest and highest round."""
-
-    median: float
-    lowest: float
-    highest: float
-    first_s: float
-    second_s: float
-    rounds: int
-
-    def __str__(self) -> str:
-        return f"{self.median:.3f} [{self.lowest:.3f} {self.highest:.3f}]"
-
-
-def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
-    """Compare two copies' times, round by round; None without any."""
-    if not first or len(first) != len(second):
-        return None
-    each = [b / a for a, b in zip(first, second, strict=True)]
-    return Ratio(
-        statistics.median(each),
-        min(each),
-        max(each),
-        statistics.median(first),
-        statistics.median(second),
-        len(each),
-    )
-
-
-def verdict(found: Ratio | None, limit: float = LIMIT) -> str:
-    """`ok`, `SLOWER` (in every round of several), or `unclear` (in most of them); empty without figures."""
-    if found is None:
-        return ""
-    if found.median <= limit:
-        return OK
-    return SLOWER if found.lowest > limit and found.rounds > 1 else UNCLEAR
-
-
-def trouble(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """Why two copies can't be compared at a row, out of their first answers; empty where they can."""
-    parts = []
-    for name, reply in (("first", first), ("second", second)):
-        if "error" in reply:
-            parts.append(f"{name} fails: {reply['error']}")
-        elif reply.get("wrong"):
-            parts.append(f"{name} is wrong: {reply['wrong']}")
-    return "; ".join(parts)
-
-
-def equality(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, bool]:
-    """What came of comparing a row's bits.
-
-    Returns:
-        The finding, and whether it is a fault: what the first copy did right, the second does not do alike.
-    """
-    if "error" in first or first.get("wrong"):
-        after = "the second is too" if second.get("wrong") or "error" in second else "the second is not"
-        return f"not compared: {trouble(first, {})}; {after}", False
-    if "error" in second:
-        return trouble(first, second), True
-    results = second["results"]
-    if not any(one["unequal"] for one in results):
-        return IDENTICAL, False
-    parts = [
-        f"{'result ' + str(index) + ': ' if len(results) > 1 else ''}{one['unequal']} of {one['elements']} "
-        f"elements, by {one['largest']:.3g} at most"
-        for index, one in enumerate(results)
-        if one["unequal"]
-    ]
-    wrong = f"; second is wrong: {second['wrong']}" if second.get("wrong") else ""
-    return f"differs: {', '.join(parts)}{wrong}", True
 
 
 def measure(
@@ -279,50 +97,6 @@ def measure(
         if all(timings.trouble for timings in all_timings):
             break
     return all_timings, rounds
-
-
-def speed_table(all_timings: Iterable[Timings], limit: float = LIMIT) -> list[str]:
-    """The timings as lines of text."""
-    head = f"{'kind':13}{'kernel':80}{'case':22}{'first':>11}{'second':>11}"
-    lines = [f"{head}  {'gpu ratio':24}{'call ratio':24}{'bits':8}verdict"]
-    for timings in all_timings:
-        row = timings.row
-        head = f"{row.kind:13}{row.name:80}{row.case:22}"
-        gpu, call = timings.ratio("gpu"), timings.ratio("call")
-        if timings.trouble or gpu is None:
-            lines.append(f"{head}  not compared: {timings.trouble or 'no figures'}")
-            continue
-        same = {True: "same", False: "differ", None: ""}[timings.same]
-        slow_call = f", call {verdict(call, limit)}" if verdict(call, limit) not in ("", OK) else ""
-        lines.append(
-            f"{head}{gpu.first_s * 1e6:8.1f} us{gpu.second_s * 1e6:8.1f} us  {gpu!s:24}{call or '-'!s:24}"
-            f"{same:8}{verdict(gpu, limit)}{slow_call}"
-        )
-    return lines
-
-
-def summary(all_timings: Sequence[Timings], limit: float = LIMIT) -> list[str]:
-    """Counts by kind, and the geometric mean and worst of the ratios."""
-    lines = []
-    for kind in dict.fromkeys(timings.row.kind for timings in all_timings):
-        mine = [timings for timings in all_timings if timings.row.kind == kind]
-        for what in ("gpu", "call", "host"):
-            found = [one for one in (timings.ratio(what) for timings in mine if not timings.trouble) if one]
-            if not found:
-                continue
-            counts = {
-                name: sum(verdict(one, limit) == name for one in found) for name in (OK, UNCLEAR, SLOWER)
-            }
-            mean = statistics.geometric_mean([one.median for one in found])
-            lines.append(
-                f"{kind:13}{what:5} {len(found)} rows: mean ratio {mean:.4f}, "
-                f"{min(one.median for one in found):.3f} to {max(one.median for one in found):.3f}; "
-                + ", ".join(f"{count} {name}" for name, count in counts.items())
-            )
-        untold = sum(bool(timings.trouble) for timings in mine)
-        if untold:
-            lines.append(f"{kind:13}      {untold} rows not compared")
-    return lines
 
 
 def compare_speed(
@@ -409,11 +183,6 @@ def same_place(location: str, folder: Path) -> bool:
     return Path(location).resolve().parent == folder.resolve()
 
 
-def say(line: str = "") -> None:
-    """Print a line at once."""
-    print(line, flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare two copies.
 
@@ -475,9 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             worker.errors.close()
     if options.json:
         report = {"first": hellos[0], "second": hellos[1], "exit_status": status, **found}
-        partial = options.json.with_name(options.json.name + ".part")
-        partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        partial.replace(options.json)
+        write(options.json, json.dumps(report, indent=1) + "\n")
     return status
 
 

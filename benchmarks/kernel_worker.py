@@ -12,26 +12,20 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import torch
 
-import torch  # noqa: E402
+from benchmarks.kernel_calls import Call, call_of
+from benchmarks.kernel_inputs import Inputs
+from benchmarks.kernel_rows import FUNCTION, Row
+from builder.smoketest.attention.kernels import MODULE_FUNCTIONS
+from builder.smoketest.attention.reference import attention, difference
+from builder.smoketest.attention.subject import one_line
 
-from benchmarks.kernel_rows import ATTENTION, FUNCTION, Row  # noqa: E402
-from builder.smoketest.attention.kernels import ALL, MODULE_FUNCTIONS  # noqa: E402
-from builder.smoketest.attention.reference import attention, difference  # noqa: E402
-from builder.smoketest.attention.subject import one_line  # noqa: E402
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-MARGIN_ELEMENTS = 32768
-"""Zeros before and after an input: what lies beyond an end is the same in every process."""
 LEAST_COSINE = 0.998
 MOST_LSE_ERROR = 0.1
-LOG2_E = 1.4426950408889634
 SAMPLES = 3
 SAMPLE_S = 0.002
 MOST_REPEATS = 16
@@ -39,20 +33,16 @@ MOST_REPEATS = 16
 LONG_S = 0.002
 """From here on, a call's launch can't be seen in its time."""
 
-Call = Callable[[], tuple[torch.Tensor, ...]]
-
 
 class Copy:
-    """The imported copy, and the inputs of the shape that is being worked on."""
+    """The imported copy, and the inputs of the shape in work."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self.cuda = device.startswith("cuda")
         self.package = importlib.import_module("sageattention")
-        self.kernels = {kernel.key: kernel for kernel in ALL}
         self.mended = self._mend()
-        self.shape: tuple[Any, ...] = ()
-        self.held: dict[str, Any] = {}
+        self.inputs = Inputs(device)
         self.once_s: dict[Row, float] = {}
         self.cycles_per_s = 1.0
 
@@ -114,12 +104,12 @@ class Copy:
             `wrong` (empty if nothing speaks against it), `digest` of all results.
         """
         results = self.results(row)
-        return {"wrong": self._wrong(row, results), "digest": digest(results)}
+        return {"wrong": self.wrong(row, results), "digest": digest(results)}
 
     def results(self, row: Row) -> tuple[torch.Tensor, ...]:
         """Results of one call, waited for."""
-        call = self.prepared(row)
-        self._poison()
+        call = call_of(row, self.package, self.inputs)
+        self.inputs.poison()
         results = call()
         self.wait()
         return results
@@ -129,12 +119,13 @@ class Copy:
         if self.cuda:
             torch.cuda.synchronize(self.device)
 
-    def _wrong(self, row: Row, results: tuple[torch.Tensor, ...]) -> str:
+    def wrong(self, row: Row, results: tuple[torch.Tensor, ...]) -> str:
+        """Return why results can't be right; empty if nothing speaks against them."""
         out = results[0]
         if row.kind != FUNCTION:
             bad = [int((~torch.isfinite(one.float())).sum()) for one in results]
             return f"{sum(bad)} elements are NaN or infinite" if any(bad) else ""
-        right, right_lse = self._keep(f"right {row.causal}", lambda _: self._right(row))
+        right, right_lse = self.inputs.keep(f"right {row.causal}", lambda _: self._right(row))
         apart = difference(first(out, row.layout), right)
         if apart.not_finite:
             return f"{apart.not_finite} elements are NaN or infinite"
@@ -147,7 +138,7 @@ class Copy:
 
     def _right(self, row: Row) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attention by torch: in fp32, or where that would take long by torch's own kernel."""
-        q, k, v = (first(one, row.layout) for one in self._qkv(row))
+        q, k, v = (first(one, row.layout) for one in self.inputs.qkv(row))
         if max(row.lengths) <= 4096:
             return attention(q, k, v, causal=row.causal)
         scaled = torch.nn.functional.scaled_dot_product_attention
@@ -160,7 +151,7 @@ class Copy:
         `call`: calls into an empty queue, as a program makes them; none for long calls, where it is the same.
         `host`: the caller's time to queue a call.
         """
-        call = self.prepared(row)
+        call = call_of(row, self.package, self.inputs)
         self.wait()
         if row not in self.once_s:
             call()
@@ -209,179 +200,6 @@ class Copy:
         end.record()
         self.wait()
         return float(begin.elapsed_time(end)) / 1000 / repeats
-
-    def prepared(self, row: Row) -> Call:
-        """The call of a row, its inputs ready."""
-        if row.shape != self.shape:
-            self.shape, self.held = row.shape, {}
-        if row.kind == FUNCTION:
-            return self._function(row)
-        return self._attention(row) if row.kind == ATTENTION else self._quantisation(row)
-
-    def _keep(self, key: str, make: Callable[[torch.Generator], Any]) -> Any:
-        if key not in self.held:
-            seed = sum(key.encode()) * 7919 % 2**31
-            self.held[key] = make(torch.Generator(device=self.device).manual_seed(seed))
-        return self.held[key]
-
-    def _normal(self, key: str, shape: tuple[int, ...], dtype: torch.dtype, factor: float = 1.0) -> Any:
-        """Random numbers by name: the same in every process, with zeros around them."""
-
-        def make(generator: torch.Generator) -> torch.Tensor:
-            values = torch.randn(shape, generator=generator, device=self.device) * factor
-            if dtype == torch.int8:
-                values = values.round().clamp(-127, 127)
-            elif dtype == torch.float8_e4m3fn:
-                values = values.clamp(-448, 448)
-            return self._surrounded(values.to(dtype))
-
-        return self._keep(f"{key} {shape} {dtype} {factor}", make)
-
-    def _surrounded(self, values: torch.Tensor) -> torch.Tensor:
-        size_bytes = (values.numel() + 2 * MARGIN_ELEMENTS) * values.element_size()
-        buffer = torch.zeros(size_bytes, dtype=torch.uint8, device=self.device).view(values.dtype)
-        inside = buffer[MARGIN_ELEMENTS : MARGIN_ELEMENTS + values.numel()].view(values.shape)
-        inside.copy_(values)
-        return inside
-
-    def _scales(self, key: str, shape: tuple[int, ...], factor: float) -> Any:
-        def make(generator: torch.Generator) -> torch.Tensor:
-            return (torch.rand(shape, generator=generator, device=self.device) * 0.2 + 0.9) * factor
-
-        return self._keep(f"{key} {shape} {factor}", make)
-
-    def _output(self, key: str, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
-        """A tensor to be written to, by name."""
-        name = f"output {key} {shape} {dtype}"
-        return self._keep(name, lambda _: torch.empty(shape, dtype=dtype, device=self.device))
-
-    def _poison(self) -> None:
-        """Fill the outputs with NaN (-1 where they are int8): what a call does not write shows."""
-        for key, tensor in self.held.items():
-            if key.startswith("output "):
-                tensor.view(torch.uint8).fill_(0xFF)
-
-    def _qkv(self, row: Row) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        queries, keys = row.lengths
-        dtype = DTYPES[row.dtype]
-        return (
-            self._normal("q", place(row, queries, row.head_dim), dtype),
-            self._normal("k", place(row, keys, row.head_dim), dtype),
-            self._normal("v", place(row, keys, row.head_dim), dtype),
-        )
-
-    def _function(self, row: Row) -> Call:
-        kernel = self.kernels[row.name]
-        function = getattr(self.package, kernel.function)
-        q, k, v = self._qkv(row)
-        arguments = dict(kernel.arguments) | {"tensor_layout": row.layout, "is_causal": row.causal}
-        if row.lse:
-            arguments["return_lse"] = True
-
-        def call() -> tuple[torch.Tensor, ...]:
-            result = function(q, k, v, **arguments)
-            return result if isinstance(result, tuple) else (result,)
-
-        return call
-
-    def _attention(self, row: Row) -> Call:
-        """A compiled attention function on made-up quantised inputs: int8 Q and K, fp16 or fp8 V."""
-        module, _, rest = row.name.partition(".")
-        name, _, granularity = rest.partition("/")
-        function = getattr(importlib.import_module(f"sageattention.{module}"), name)
-        queries, keys = row.lengths
-        dim, heads = row.head_dim, row.heads
-        hopper = module == "_qattn_sm90"
-        block_q, warp_q, block_k = (64, 16, 128) if hopper else (128, 32, 64)
-        if name == "qk_int8_sv_f16_accum_f16_attn_inst_buf" and dim == 128:
-            warp_q = 16
-        per_thread = granularity == "per_thread"
-        q_scales = -(-queries // block_q) * (block_q // warp_q) * (8 if per_thread else 1)
-        k_scales = -(-keys // block_k) * (4 if per_thread else 1)
-        arguments = [
-            self._normal("q8", place(row, queries, dim), torch.int8, 32.0),
-            self._normal("k8", place(row, keys, dim), torch.int8, 32.0),
-        ]
-        out = self._output("out", place(row, queries, dim), DTYPES[row.dtype])
-        scales = [
-            self._scales("q_scale", (1, heads, q_scales), 1 / 32),
-            self._scales("k_scale", (1, heads, k_scales), 1 / 32),
-        ]
-        if "sv_f16" in name:
-            arguments += [self._normal("v16", place(row, keys, dim), torch.float16), out, *scales]
-            if "v_mean" in name:
-                arguments.append(self._normal("v_mean", (1, heads, dim), DTYPES[row.dtype], 0.1))
-        else:
-            top = 2.25 if "accum_f16" in name else 448.0
-            padded = -(-keys // block_k) * block_k
-            shape = (1, heads, dim, padded) if row.layout == "HND" else (1, dim, heads, padded)
-            arguments += [self._normal("v8", shape, torch.float8_e4m3fn, top / 4), out, *scales]
-            if "v_scale" in name:
-                arguments.append(self._scales("v_scale", (1, heads, dim), 4 / top))
-            if "v_mean" in name:
-                arguments.append(self._normal("v_mean32", (1, heads, dim), torch.float32, 0.1))
-        layout = 1 if row.layout == "HND" else 0
-        flags = (layout, int(row.causal), 3 if per_thread else 2, dim**-0.5, int(row.lse))
-
-        def call() -> tuple[torch.Tensor, ...]:
-            lse = function(*arguments, *flags)
-            return (out, lse) if row.lse else (out,)
-
-        return call
-
-    def _quantisation(self, row: Row) -> Call:
-        name, _, variant = row.name.removeprefix("_fused.").partition("/")
-        function = getattr(importlib.import_module("sageattention._fused"), name)
-        tokens, _ = row.lengths
-        dim, heads = row.head_dim, row.heads
-        layout = 1 if row.layout == "HND" else 0
-        dtype = DTYPES[row.dtype]
-        x = self._normal("x", place(row, tokens, dim), dtype)
-        mean = self._normal("mean", (1, heads, dim), dtype, 0.1)
-        int8 = self._output("int8", place(row, tokens, dim), torch.int8)
-        padded = -(-tokens // 64) * 64
-        turned_shape = (1, heads, dim, padded) if layout else (1, dim, heads, padded)
-        channels = (1, heads, dim)
-
-        def scale(block: int, warps: int = 1) -> Any:
-            return self._output("scale", (1, heads, -(-tokens // block) * warps), torch.float32)
-
-        results: tuple[torch.Tensor, ...]
-        arguments: list[Any]
-        if name.startswith("quant_per_block"):
-            block = int(variant.split("-")[0])
-            results = (int8, scale(block))
-            given = [x, mean] if "sub_mean" in name else [x]
-            factor = [dim**-0.5 * LOG2_E] if variant.endswith("scaled") else []
-            arguments = [*given, *results, *factor, block, layout]
-        elif name == "quant_per_warp_int8_cuda":
-            block, warp = map(int, variant.split("-"))
-            results = (int8, scale(block, block // warp))
-            arguments = [x, *results, block, warp, layout]
-        elif name == "sub_mean_cuda":
-            results = (self._output("half", place(row, tokens, dim), torch.float16),)
-            arguments = [x, mean, *results, layout]
-        elif name == "transpose_pad_permute_cuda":
-            results = (self._output("turned", turned_shape, dtype),)
-            arguments = [x, *results, layout]
-        else:
-            turned = self._normal("turned", turned_shape, dtype)
-            fp8 = self._output("fp8", turned_shape, torch.float8_e4m3fn)
-            per_channel = self._output("per channel", channels, torch.float32)
-            means = self._output("means", channels, torch.float32)
-            results = (fp8, means, per_channel) if name.startswith("mean") else (fp8, per_channel)
-            arguments = [turned, *results, tokens, 448.0, layout]
-
-        def call() -> tuple[torch.Tensor, ...]:
-            function(*arguments)
-            return results
-
-        return call
-
-
-def place(row: Row, tokens: int, dim: int) -> tuple[int, int, int, int]:
-    """Shape of a tensor of tokens and heads in the row's layout."""
-    return (1, row.heads, tokens, dim) if row.layout == "HND" else (1, tokens, row.heads, dim)
 
 
 def first(tensor: torch.Tensor, layout: str) -> torch.Tensor:
@@ -448,7 +266,7 @@ def answer(copy: Copy, request: dict[str, Any]) -> dict[str, Any]:
     if request["do"] == "time":
         return copy.time(row)
     results = copy.results(row)
-    wrong = copy._wrong(row, results)
+    wrong = copy.wrong(row, results)
     kept = tuple(one.detach().cpu() for one in results)
     if request["do"] == "save":
         torch.save(kept, request["path"])
@@ -476,7 +294,7 @@ def main() -> int:
         except Exception as error:
             reply = {"error": one_line(error)}
         if copy and "error" in reply:
-            copy.shape, copy.held = (), {}
+            copy.inputs.drop()
             try:
                 copy.wait()
             except Exception as error:

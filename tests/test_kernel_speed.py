@@ -10,23 +10,21 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kernel_rows import ATTENTION, FUNCTION, QUANTISATION, Row, equality_rows, speed_rows
-from benchmarks.kernel_speed import (
+from benchmarks.kernel_figures import (
     IDENTICAL,
-    MOST_CRASHES,
     OK,
     SLOWER,
     UNCLEAR,
     Timings,
-    Worker,
     equality,
-    main,
-    measure,
     ratio,
     speed_table,
     summary,
     verdict,
 )
+from benchmarks.kernel_process import MOST_CRASHES, Worker
+from benchmarks.kernel_rows import ATTENTION, FUNCTION, QUANTISATION, Row, equality_rows, speed_rows
+from benchmarks.kernel_speed import main, measure
 
 HOPPER, ADA, AMPERE = (9, 0), (8, 9), (8, 0)
 ROW = Row(FUNCTION, "sageattn", (1024, 1024), 128, 32)
