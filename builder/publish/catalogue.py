@@ -111,6 +111,10 @@ class ListedWheel:
         """The version without its local label: `2.2.0`."""
         return Version(self.version).public
 
+    def recorded(self, key: str) -> Mapping[str, Any]:
+        """Return a table of its record, empty if the record has no such table."""
+        return _table(self.record, key)
+
     @property
     def human_size(self) -> str:
         """Its size for people: `20.7 MB`."""

@@ -1,17 +1,16 @@
-"""A release's notes, made from the records of its wheels."""
+"""Writes a release's notes from the records of its wheels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
 from builder.publish import catalogue
 from builder.publish.catalogue import ListedWheel
 
 _BASIC = (
-    "Basic wheels, with nothing bundled, to be installed by their address; their tag does not say which "
-    "glibc they need:"
+    "Basic wheels, with nothing bundled. Install one by its address: their tag does not say which glibc they "
+    "need."
 )
 _CHECK = (
     "Each file's SHA-256 is in `SHA256SUMS`, and each wheel holds an SBOM and the patches. The JSON file "
@@ -20,13 +19,13 @@ _CHECK = (
 
 
 def release_notes(wheels: Sequence[ListedWheel], *, repository: str, tag: str, index_url: str = "") -> str:
-    """Markdown that says what a release holds, what it was made from, and how that can be checked.
+    """Return Markdown that says what a release holds, what it was made from, and how to check that.
 
     Args:
         wheels: The release's wheels, with their records.
         repository: `owner/name`.
         tag: The release's tag.
-        index_url: Where the package index is; without it wheels are installed by their address.
+        index_url: The package index's address; if it is empty, wheels are installed by their address.
     """
     ordered = catalogue.newest_first(wheels)
     portable = [wheel for wheel in ordered if wheel.portable]
@@ -63,13 +62,12 @@ def _install(wheels: Sequence[ListedWheel], repository: str, tag: str, index_url
         return _code(f'python -m pip install "{address}"')
     site = index_url.rstrip("/")
     lines = []
-    for cuda in dict.fromkeys(wheel.cuda for wheel in wheels):
-        newest = next(wheel for wheel in wheels if wheel.cuda == cuda)
+    for newest in catalogue.newest_of_each_cuda(wheels):
         wanted = f'"{newest.project}=={newest.release}"'
         lines += [
             f"# a torch that is built for CUDA {newest.human_cuda}",
-            f"python -m pip install {wanted} --extra-index-url {site}/{cuda}/",
-            f"uv pip install {wanted} --index {site}/{cuda}/",
+            f"python -m pip install {wanted} --extra-index-url {site}/{newest.cuda}/",
+            f"uv pip install {wanted} --index {site}/{newest.cuda}/",
         ]
     return f"{_code(*lines)}\n\nThe line for your own versions: {site}/"
 
@@ -83,7 +81,7 @@ def _wheel_table(wheels: Sequence[ListedWheel]) -> str:
             wheel.human_python,
             wheel.human_torch,
             wheel.human_cuda,
-            ", ".join(wheel.architectures) or "not said",
+            ", ".join(wheel.architectures) or "not stated",
             wheel.human_size,
         ]
         for wheel in wheels
@@ -92,18 +90,18 @@ def _wheel_table(wheels: Sequence[ListedWheel]) -> str:
 
 
 def _smoke_tests(wheels: Sequence[ListedWheel]) -> str:
-    """A row for each wheel: one that was not tested is named as well."""
+    """Return a table with a row for each wheel, also for those that were not tested."""
     rows = [
         [f"`{wheel.filename}`", wheel.smoke_test.outcome, wheel.smoke_test.on, wheel.smoke_test.detail]
         for wheel in wheels
     ]
-    return _table(["File", "Result", "On", "In its own words"], rows)
+    return _table(["File", "Result", "On", "Report"], rows)
 
 
 def _sources(wheels: Sequence[ListedWheel]) -> str:
     lines = []
     for wheel in wheels:
-        source = _of(wheel, "source")
+        source = wheel.recorded("source")
         if not source:
             lines.append(f"- `{wheel.filename}`: not recorded, and **not verified**")
             continue
@@ -131,7 +129,7 @@ def _patches(wheels: Sequence[ListedWheel]) -> str:
 def _builds(wheels: Sequence[ListedWheel]) -> str:
     rows: dict[tuple[str, ...], None] = {}
     for wheel in wheels:
-        tools, torch = _of(wheel, "toolchain"), _of(wheel, "torch")
+        tools, torch = wheel.recorded("toolchain"), wheel.recorded("torch")
         if tools or torch:
             row = [
                 wheel.record.get("target"),
@@ -139,13 +137,8 @@ def _builds(wheels: Sequence[ListedWheel]) -> str:
                 tools.get("nvcc"),
                 tools.get("host_compiler"),
             ]
-            rows[tuple(str(value or "not said") for value in row)] = None
+            rows[tuple(str(value or "not stated") for value in row)] = None
     return _table(["Target", "Built with torch", "nvcc", "g++"], rows) if rows else ""
-
-
-def _of(wheel: ListedWheel, key: str) -> Mapping[str, Any]:
-    found = wheel.record.get(key)
-    return found if isinstance(found, dict) else {}
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -144,12 +144,8 @@ def refuse(
 
 
 def _source_of(wheel: ListedWheel) -> str:
-    source = wheel.record.get("source")
-    return (
-        f"{source.get('kind')} {source.get('location')}"
-        if isinstance(source, dict)
-        else "its record lacks it"
-    )
+    source = wheel.recorded("source")
+    return f"{source.get('kind')} {source.get('location')}" if source else "its record lacks it"
 
 
 def _project_audit(paths: Sequence[Path]) -> int:
