@@ -29,7 +29,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
 
-BUILD_LOCK, TESTS_LOCK = "builder/constraints.txt", "tests/constraints.txt"
+BUILD_LOCK, TESTS_LOCK = "builder/requirements.txt", "tests/requirements.txt"
 CHECKED = ("noxfile.py", "builder", "tests", "benchmarks", "docs")
 
 try:
@@ -39,16 +39,16 @@ except BuilderError as error:
 E2E_PYTHON = TARGETS["cp312-cu130"].python if "cp312-cu130" in TARGETS else None
 
 
-def _install(session: nox.Session, group: str, lock: str) -> None:
-    """Install a dependency group of pyproject.toml as it is locked."""
-    session.install("--require-hashes", "--group", group, "--constraint", lock)
+def _install(session: nox.Session, lock: str) -> None:
+    """Install a lock, which pip and uv check by its hashes."""
+    session.install("--require-hashes", "-r", lock)
 
 
 def _builder(command: str, doc: str, *, target: str = "", tags: tuple[str, ...] = ()) -> None:
     """Make a session that runs a command of the builder, for one target or for none in particular."""
 
     def run(session: nox.Session) -> None:
-        _install(session, "build", BUILD_LOCK)
+        _install(session, BUILD_LOCK)
         arguments = [target, *session.posargs] if target else session.posargs
         session.run("python", "-m", "builder", command, *arguments)
 
@@ -83,7 +83,7 @@ _builder("outdated", "List newer versions of SageAttention, torch and CUDA.")
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check the style of the code, the workflows and compose.yaml."""
-    _install(session, "lint", TESTS_LOCK)
+    _install(session, TESTS_LOCK)
     session.run("ruff", "check", *CHECKED)
     session.run("ruff", "format", "--check", *CHECKED)
     workflows = sorted(map(str, Path(".github", "workflows").glob("*.yml")))
@@ -95,14 +95,14 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the type hints."""
-    _install(session, "types", TESTS_LOCK)
+    _install(session, TESTS_LOCK)
     session.run("mypy", *CHECKED)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the unit tests, without network and GPU, in under a minute."""
-    _install(session, "test", TESTS_LOCK)
+    _install(session, TESTS_LOCK)
     session.run("coverage", "run", "-m", "pytest", "-m", "not e2e", *session.posargs)
     if not session.posargs:
         session.run("coverage", "report")
@@ -111,27 +111,26 @@ def tests(session: nox.Session) -> None:
 @nox.session(python=E2E_PYTHON)
 def e2e(session: nox.Session) -> None:
     """Build a small CUDA package with the real compiler, torch and auditwheel."""
-    _install(session, "test", TESTS_LOCK)
+    _install(session, TESTS_LOCK)
     session.run("pytest", "-m", "e2e", *session.posargs)
 
 
 @nox.session(python=E2E_PYTHON)
 def benchmark(session: nox.Session) -> None:
     """Time this build against upstream's own setup.py."""
-    _install(session, "build", BUILD_LOCK)
+    _install(session, BUILD_LOCK)
     session.run("python", "-m", "benchmarks.build_speed", *session.posargs)
 
 
 @nox.session
 def lock(session: nox.Session) -> None:
     """Pin the tools in pyproject.toml with hashes; `-- --upgrade` takes newer ones."""
-    session.install("uv", "--constraint", BUILD_LOCK)
+    _install(session, BUILD_LOCK)
     command = ["uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.10"]
     command += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "nox -s lock"]
     command += session.posargs
     session.run(*command, "--group", "build", "--output-file", BUILD_LOCK)
-    groups = ("--group", "lint", "--group", "types")
-    session.run(*command, *groups, "--constraint", BUILD_LOCK, "--output-file", TESTS_LOCK)
+    session.run(*command, "--group", "dev", "--constraint", BUILD_LOCK, "--output-file", TESTS_LOCK)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from builder.util.errors import TorchEnvironmentError
 from builder.util.log import say, warn
 from builder.util.paths import ROOT
 
-_LOCK = ROOT / "builder" / "constraints.txt"
+_LOCK = ROOT / "builder" / "requirements.txt"
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ def test_a_new_file_in_a_new_folder_counts(copied: Path) -> None:
 
 
 def test_the_pins_of_the_builds_tools_and_every_step_are_among_the_files() -> None:
-    assert {"constraints.txt", "pipeline.py", "target/project.toml"} <= set(FILES)
+    assert {"requirements.txt", "pipeline.py", "target/project.toml"} <= set(FILES)
     steps = {name.partition("/")[0] for name in FILES if "/" in name}
     assert steps == {
         *("util", "target", "source", "toolchain", "compile", "wheel", "finish"),

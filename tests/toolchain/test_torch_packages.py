@@ -113,7 +113,7 @@ def test_what_torch_needs_is_installed_as_it_is_locked(
     installing: Callable[..., str], python: Path, torch_index: StaticServer
 ) -> None:
     """By version alone: an index may have rebuilt what it mirrors."""
-    lock = (ROOT / "builder" / "constraints.txt").read_text()
+    lock = (ROOT / "builder" / "requirements.txt").read_text()
     locked = re.search(r"^jinja2==(\S+)", lock, re.MULTILINE)
     assert locked
     torch_wheel(torch_index.folder, "2.11.0+cu130", "13.0", "jinja2")
