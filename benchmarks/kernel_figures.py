@@ -1,4 +1,4 @@
-"""What two copies' times and results say: ratios, verdicts, and the tables."""
+"""Turns two copies' times and results into ratios, verdicts and tables."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Timings:
     )
 
     def add(self, first: Mapping[str, Sequence[float]], second: Mapping[str, Sequence[float]]) -> None:
-        """Take in one round of both copies."""
+        """Add one round of both copies."""
         for what, (ours, theirs) in self.seconds.items():
             if first.get(what) and second.get(what):
                 ours.append(statistics.median(first[what]))
                 theirs.append(statistics.median(second[what]))
 
     def ratio(self, what: str) -> Ratio | None:
-        """Second over first."""
+        """Return second over first."""
         return ratio(*self.seconds[what])
 
 
@@ -58,7 +58,7 @@ class Ratio:
 
 
 def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
-    """Compare two copies' times, round by round; None without any."""
+    """Return the ratio of two copies' times, round by round; None without any."""
     if not first or len(first) != len(second):
         return None
     each = [b / a for a, b in zip(first, second, strict=True)]
@@ -73,7 +73,7 @@ def ratio(first: Sequence[float], second: Sequence[float]) -> Ratio | None:
 
 
 def verdict(found: Ratio | None, limit: float = LIMIT) -> str:
-    """`ok`, `SLOWER` (in every round of several), or `unclear` (in most of them); empty without figures."""
+    """Return `ok`, `SLOWER` (in every round), or `unclear` (in most); empty without figures."""
     if found is None:
         return ""
     if found.median <= limit:
@@ -82,7 +82,7 @@ def verdict(found: Ratio | None, limit: float = LIMIT) -> str:
 
 
 def trouble(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    """Why two copies can't be compared at a row, out of their first answers; empty where they can."""
+    """Return why two copies can't be compared at a row, from their first answers; empty if they can."""
     parts = []
     for name, reply in (("first", first), ("second", second)):
         if "error" in reply:
@@ -93,7 +93,7 @@ def trouble(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
 
 
 def equality(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, bool]:
-    """What came of comparing a row's bits.
+    """Compare a row's bits.
 
     Returns:
         The finding, and whether it is a fault: what the first copy did right, the second does not do alike.
@@ -117,7 +117,7 @@ def equality(first: Mapping[str, Any], second: Mapping[str, Any]) -> tuple[str, 
 
 
 def speed_table(all_timings: Iterable[Timings], limit: float = LIMIT) -> list[str]:
-    """The timings as lines of text."""
+    """Return the timings as lines of text."""
     head = f"{'kind':13}{'kernel':80}{'case':22}{'first':>11}{'second':>11}"
     lines = [f"{head}  {'gpu ratio':24}{'call ratio':24}{'bits':8}verdict"]
     for timings in all_timings:
@@ -137,7 +137,7 @@ def speed_table(all_timings: Iterable[Timings], limit: float = LIMIT) -> list[st
 
 
 def summary(all_timings: Sequence[Timings], limit: float = LIMIT) -> list[str]:
-    """Counts by kind, and the geometric mean and worst of the ratios."""
+    """Return counts by kind, and the geometric mean and worst of the ratios."""
     lines = []
     for kind in dict.fromkeys(timings.row.kind for timings in all_timings):
         mine = [timings for timings in all_timings if timings.row.kind == kind]

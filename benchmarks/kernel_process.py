@@ -14,7 +14,7 @@ from typing import Any
 
 ROW_TIMEOUT_S = 120.0
 MOST_CRASHES = 2
-"""A row's name that has ended its process so often is not tried again."""
+"""A row that ended its process this often is not tried again."""
 
 
 class Worker:

@@ -1,4 +1,4 @@
-"""What `kernel_speed.py` compares: every kernel function and shape, as rows that both copies are asked for.
+"""What `kernel_speed.py` compares: every kernel function and shape, as rows.
 
 Standard library only: the side that asks has no torch.
 """
@@ -60,22 +60,22 @@ class Row:
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Row:
-        """A row out of its JSON form."""
+        """Return a row from its JSON form."""
         return cls(**{**values, "lengths": tuple(values["lengths"])})
 
     @property
     def values(self) -> dict[str, Any]:
-        """The row for JSON."""
+        """Return the row for JSON."""
         return asdict(self)
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Rows of the same shape share their inputs."""
+        """What rows with the same inputs have in common."""
         return self.lengths, self.head_dim, self.heads, self.dtype, self.layout
 
     @property
     def case(self) -> str:
-        """The inputs in words."""
+        """Return the inputs in words."""
         queries, keys = self.lengths
         words = [
             f"{queries}" if queries == keys else f"{queries}x{keys}",
@@ -90,7 +90,7 @@ class Row:
 
 
 def functions(capability: Capability, patterns: tuple[str, ...] = ()) -> list[str]:
-    """Keys of the public functions that a GPU can run; packed sequences are left out."""
+    """Return the keys of the public functions that a GPU can run, without those for packed sequences."""
     return [
         kernel.key
         for kernel in kernels_for(capability, patterns)
@@ -99,7 +99,7 @@ def functions(capability: Capability, patterns: tuple[str, ...] = ()) -> list[st
 
 
 def attentions(capability: Capability) -> list[str]:
-    """The compiled attention functions that a GPU can run, in both granularities."""
+    """Return the compiled attention functions that a GPU can run, in both granularities."""
     return [
         f"{module}.{function}/{granularity}"
         for module, names in MODULE_FUNCTIONS.items()
@@ -118,7 +118,7 @@ def speed_rows(
     kinds: Iterable[str] = (FUNCTION, ATTENTION, QUANTISATION),
     patterns: tuple[str, ...] = (),
 ) -> list[Row]:
-    """The rows that are timed, in an order in which those of one shape follow each other.
+    """Return the rows that are timed; those of one shape follow each other.
 
     Args:
         patterns: Keys of the public functions; none means all.
@@ -144,7 +144,7 @@ def equality_rows(
     kinds: Iterable[str] = (FUNCTION, ATTENTION, QUANTISATION),
     patterns: tuple[str, ...] = (),
 ) -> list[Row]:
-    """The rows whose results are compared bit by bit: even and odd lengths, both layouts and types."""
+    """Return the rows whose results are compared bit by bit: even and odd lengths, both layouts and types."""
     rows: list[Row] = []
     heads = 8
     if FUNCTION in kinds:

@@ -141,7 +141,7 @@ def compare_speed(
 
 
 def compare_bits(rows: Sequence[Row], first: Worker, second: Worker) -> tuple[int, Any]:
-    """Have the second copy compare its results with the first one's, and print what differs.
+    """Let the second copy compare its results with the first one's, and print what differs.
 
     Returns:
         Exit status, and the findings for JSON.
@@ -179,7 +179,7 @@ def compare_bits(rows: Sequence[Row], first: Worker, second: Worker) -> tuple[in
 
 
 def same_place(location: str, folder: Path) -> bool:
-    """Whether a package was imported from the folder that was asked for."""
+    """Return whether a package was imported from a folder."""
     return Path(location).resolve().parent == folder.resolve()
 
 

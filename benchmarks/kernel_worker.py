@@ -1,6 +1,6 @@
-"""One installed copy of SageAttention, answering `kernel_speed.py` line by line: JSON in, JSON out.
+"""Answers `kernel_speed.py` for one installed copy of SageAttention, line by line: JSON in, JSON out.
 
-Needs torch, Triton and the copy; of this project only the smoke test's tables.
+Needs torch, Triton and the copy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Copy:
         self.cycles_per_s = 1.0
 
     def _mend(self) -> str:
-        """Put right the name that 2.2.0 lost: the Hopper path's fused-scale operator is its own fake there.
+        """Correct the name that 2.2.0 lost: the Hopper path's fused-scale operator is its own fake there.
 
         The pybind function below it is right, so the copy's public functions can be timed with it.
         """
@@ -63,7 +63,7 @@ class Copy:
         return f"sm90_compile.{name} put right for the comparison"
 
     def hello(self) -> dict[str, Any]:
-        """What this copy is, and where it runs."""
+        """Return what this copy is, and where it runs."""
         missing = {}
         for module in MODULE_FUNCTIONS:
             try:
@@ -87,7 +87,7 @@ class Copy:
         return values
 
     def _clock(self) -> float:
-        """Cycles that `torch.cuda._sleep` counts in a second."""
+        """Return the cycles that `torch.cuda._sleep` counts in a second."""
         cycles = 10_000_000
         torch.cuda._sleep(cycles)
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -98,7 +98,7 @@ class Copy:
         return float(cycles / (begin.elapsed_time(end) / 1000))
 
     def check(self, row: Row) -> dict[str, Any]:
-        """Call once, and say whether the result can be right and what it is.
+        """Call once, and return whether the result can be right and what it is.
 
         Returns:
             `wrong` (empty if nothing speaks against it), `digest` of all results.
@@ -107,7 +107,7 @@ class Copy:
         return {"wrong": self.wrong(row, results), "digest": digest(results)}
 
     def results(self, row: Row) -> tuple[torch.Tensor, ...]:
-        """Results of one call, waited for."""
+        """Return the results of one call."""
         call = call_of(row, self.package, self.inputs)
         self.inputs.poison()
         results = call()
@@ -137,7 +137,7 @@ class Copy:
         return ""
 
     def _right(self, row: Row) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention by torch: in fp32, or where that would take long by torch's own kernel."""
+        """Return attention by torch: in fp32, or by torch's own kernel if that would take long."""
         q, k, v = (first(one, row.layout) for one in self.inputs.qkv(row))
         if max(row.lengths) <= 4096:
             return attention(q, k, v, causal=row.causal)
@@ -145,7 +145,7 @@ class Copy:
         return scaled(q, k, v, is_causal=row.causal).float(), None
 
     def time(self, row: Row) -> dict[str, Any]:
-        """Seconds of one call: of the GPU alone, of calls one after the other, and of the caller's side.
+        """Return the seconds of one call: of the GPU alone, of calls in a row, and of the caller.
 
         `gpu`: the calls are queued while the GPU sleeps, so it finds them waiting and no launch shows.
         `call`: calls into an empty queue, as a program makes them; none for long calls, where it is the same.
@@ -203,17 +203,17 @@ class Copy:
 
 
 def first(tensor: torch.Tensor, layout: str) -> torch.Tensor:
-    """A tensor with its heads before its tokens."""
+    """Return a tensor with its heads before its tokens."""
     return tensor if layout == "HND" else tensor.transpose(1, 2)
 
 
 def as_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a tensor, so that NaN equals NaN."""
+    """Return the bytes of a tensor, so that NaN equals NaN."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def digest(results: tuple[torch.Tensor, ...]) -> list[int]:
-    """Numbers that differ where results differ in a bit (but for a chance of about 2^-60)."""
+    """Return numbers that differ if the results differ in a bit (except by a chance of about 2^-60)."""
     sums = []
     for one in results:
         bits = as_bits(one)
@@ -228,7 +228,7 @@ def digest(results: tuple[torch.Tensor, ...]) -> list[int]:
 
 
 def compare(mine: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) -> list[dict[str, Any]]:
-    """How far results are from another copy's: elements that differ, and by how much at most."""
+    """Return how far results are from another copy's: how many elements differ, and by how much at most."""
     answer = []
     for one, other in zip(mine, others, strict=True):
         size = one.element_size()
@@ -245,7 +245,7 @@ def compare(mine: tuple[torch.Tensor, ...], others: tuple[torch.Tensor, ...]) ->
 
 
 def timed(call: Call, repeats: int) -> float:
-    """Seconds of a call on the CPU."""
+    """Return the seconds of a call on the CPU."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
