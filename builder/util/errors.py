@@ -7,9 +7,11 @@ says what to do.
 
 from __future__ import annotations
 
+from builder.util.addresses import without_secrets
+
 
 class BuilderError(Exception):
-    """Base of all errors that end a command.
+    """Base of all errors that end a command; it says of addresses only what may be printed.
 
     Args:
         message: What was wrong, in one sentence.
@@ -19,9 +21,8 @@ class BuilderError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.remedy = remedy
+        self.message, self.remedy = without_secrets(message), without_secrets(remedy)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.remedy}" if self.remedy else self.message

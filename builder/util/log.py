@@ -1,19 +1,31 @@
 """What the builder prints: steps with their durations, lines, warnings, errors, and details when asked for.
 
 Under GitHub Actions each step folds (`::group::`); elsewhere it is a heading.
+
+Names and servers' answers get into what is printed. So of addresses only the public part is, control
+characters are escaped, and no line is a workflow command but those from here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TextIO
+
+from builder.util.addresses import without_secrets
 
 _ON_ACTIONS = os.environ.get("GITHUB_ACTIONS") == "true"
 _settings = {"details": False}
+_REDRAW = "\r\033[K"  # goes to the start of a terminal's line, and clears it
+# Control characters but tab and line feed, and those that change the direction of text.
+_CONTROL = re.compile(rf"(?<!.){re.escape(_REDRAW)}|[^\t\n -~\xa0-\u2027\u202f-\u2065\u206a-\U0010ffff]")
+# "GitHub Docs, Workflow commands": `::name::` at the start of a line, or `##[name]` anywhere.
+_COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#\[)", re.MULTILINE)
 
 
 def show_details(shown: bool) -> None:
@@ -29,13 +41,12 @@ def detail(line: str) -> None:
 
 def say(line: str = "") -> None:
     """Print one line at once."""
-    print(line, flush=True)
+    _print(printable(line))
 
 
 def warn(line: str) -> None:
     """Print a warning to standard error."""
-    prefix = "::warning::" if _ON_ACTIONS else "warning: "
-    print(prefix + line, file=sys.stderr, flush=True)
+    _complain("warning", line)
 
 
 @contextmanager
@@ -45,7 +56,7 @@ def step(title: str) -> Iterator[None]:
     Args:
         title: What is being done, as a participle: "Repairing wheel".
     """
-    say(f"::group::{title}" if _ON_ACTIONS else f"\n{title}...")
+    _print(f"::group::{printable(title)}" if _ON_ACTIONS else f"\n{printable(title)}...")
     start = time.monotonic()
     done = "failed"
     try:
@@ -54,7 +65,7 @@ def step(title: str) -> Iterator[None]:
     finally:
         say(f"  {done} in {time.monotonic() - start:.1f} s")
         if _ON_ACTIONS:
-            say("::endgroup::")
+            _print("::endgroup::")
 
 
 @dataclass
@@ -74,5 +85,29 @@ class Durations:
 
 def fail(line: str) -> None:
     """Print an error to standard error."""
-    prefix = "::error::" if _ON_ACTIONS else "error: "
-    print(prefix + line, file=sys.stderr, flush=True)
+    _complain("error", line)
+
+
+def printable(text: str) -> str:
+    """Return a text as it is printed: addresses without secrets, no control characters or commands."""
+    shown = _CONTROL.sub(_escaped, without_secrets(text))
+    return _COMMAND.sub(r"\g<0> ", shown) if _ON_ACTIONS else shown
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0] if match[0] == _REDRAW else match[0].encode("unicode_escape").decode()
+
+
+def _complain(kind: str, text: str) -> None:
+    shown = printable(text)
+    if _ON_ACTIONS:
+        # An annotation is one line, with its own escapes.
+        _print(f"::{kind}::" + shown.replace("%", "%25").replace("\n", "%0A"), sys.stderr)
+    else:
+        _print(f"{kind}: {shown}", sys.stderr)
+
+
+def _print(text: str, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stdout
+    encoding = stream.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

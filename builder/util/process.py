@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -133,5 +132,4 @@ def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
 
 
 def _echo(command: Sequence[str | Path]) -> None:
-    shown = shlex.join(os.fspath(part) for part in command)
-    detail("+ " + re.sub(r"://[^/\s@]+@", "://***@", shown))  # an index's address may hold a password
+    detail(f"+ {shlex.join(os.fspath(part) for part in command)}")

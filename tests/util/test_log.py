@@ -9,9 +9,11 @@ import time
 
 import pytest
 
-from builder.util.log import Durations, detail, step
+from builder.util.log import Durations, detail, say, step
 from builder.util.paths import ROOT
 
+SECRET = "https://me:hush@example.org/a.zip?token=hush"
+HOSTILE = f"{SECRET}\x1b[2J\u202e\udcff\n  ::set-env name=a::b ##[error]c"
 CODE = """
 from builder.util.log import fail, say, step, warn
 with step("Repairing"): say("  half way")
@@ -35,6 +37,28 @@ def test_on_github_actions_a_step_folds_and_warnings_are_marked() -> None:
         "::group::Repairing\n  half way\n  done in 0.0 s\n::endgroup::\n",
         "::warning::careful\n::error::no\n",
     )
+
+
+@pytest.mark.parametrize("actions", ["", "true"])
+@pytest.mark.parametrize("function", ["say", "warn", "fail", "step"])
+def test_names_and_answers_from_outside_are_printed_without_effect(function: str, actions: str) -> None:
+    code = f"from builder.util.log import *\nwith_step = {function}({HOSTILE!a})"
+    code += "\nwith with_step: pass" if function == "step" else ""
+    env = {"GITHUB_ACTIONS": actions, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
+    said = done.stdout + done.stderr
+    assert "hush" not in said
+    assert said.isascii()
+    assert said.replace("\n", "").isprintable()
+    if actions:
+        assert "##[" not in said
+        commands = re.findall(r"^\s*::([\w-]+)", said, re.MULTILINE)
+        assert set(commands) <= {"group", "endgroup", "warning", "error"}
+
+
+def test_a_terminals_line_can_be_drawn_again(capsys: pytest.CaptureFixture[str]) -> None:
+    say("\r\033[K  90%\r\033[K")
+    assert capsys.readouterr().out == "\r\033[K  90%\\r\\x1b[K\n"
 
 
 def test_a_step_that_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:

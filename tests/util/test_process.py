@@ -77,7 +77,7 @@ def test_commands_and_what_they_say_are_shown_when_asked_for(capfd: pytest.Captu
     show(["true", "--index", "https://me:secret@example.org/simple", "a b"])
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith(f"+ {sys.executable} -c 'import sys;")
-    assert lines[1:] == ["  said", "  warned", "+ true --index https://***@example.org/simple 'a b'"]
+    assert lines[1:] == ["  said", "  warned", "+ true --index https://example.org/simple 'a b'"]
 
 
 def test_otherwise_they_are_silent(capfd: pytest.CaptureFixture[str]) -> None:
