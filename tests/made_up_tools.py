@@ -118,6 +118,15 @@ def install_package(
     write_tree(site_packages, package_files(name, version, files, requires, extras))
 
 
+def change_installed(site_packages: Path, path: str, text: str) -> None:
+    """Replace a file of an installed package, and its line in RECORD, as a different wheel would."""
+    write_tree(site_packages, {path: text})
+    for record in site_packages.glob("*.dist-info/RECORD"):
+        lines = record.read_text().splitlines()
+        line = f"{path},sha256={_urlsafe_sha256(text)},{len(text)}"
+        record.write_text("\n".join(line if old.startswith(f"{path},") else old for old in lines) + "\n")
+
+
 def wheel_of_package(
     folder: Path,
     name: str,

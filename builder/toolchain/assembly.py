@@ -31,13 +31,14 @@ from builder.toolchain.materials import Installed, Material, content_sha256, ins
 from builder.toolchain.trial import nvcc_version, try_out
 from builder.util import files, process
 from builder.util.archive import unpack
+from builder.util.digest import file_sha256
 from builder.util.download import download
 from builder.util.errors import DownloadError, HostCompilerError, ToolchainError
 from builder.util.limits import STALE_SECONDS
 from builder.util.log import say
 
 # Raised when something else is made of the same pieces.
-_LAYOUT = 1
+_LAYOUT = 2
 _MANIFEST = "toolchain.json"
 
 # What a compile and a link need; a home without one of them is not used.
@@ -100,20 +101,25 @@ def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCom
         )
 
     lock = files.locked(cache_dir / f".{home.name}.lock", lambda: say("  waiting for another build"))
-    with nullcontext() if _is_whole(home, key) else lock:
+    whole = _is_whole(home, key)
+    with nullcontext() if whole else lock:
         # Another build may have made it while this one waited.
-        if not _is_whole(home, key):
+        if not whole and not _is_whole(home, key):
+            if home.exists():
+                say(f"  {home} is not as it was made: making it again")
             archived = _download(target, pieces, cache_dir / "downloads")
             _remove_stale(home.parent)
             with files.beside(home) as new:
                 for archive in archived:
                     unpack(archive, unpacked := new.with_name(archive.name))
                     _take(new, _files(unpacked))
-                _take(new, ((place, site_packages / piece.path) for place, piece in pieces.items()))
+                _take(
+                    new, ((place, site_packages / path, sha256) for place, (path, sha256) in pieces.items())
+                )
                 _complete(new, host)
                 _check(new, target)
                 try_out(described(new), target.architectures[0].gencode)
-                (new / _MANIFEST).write_text(json.dumps({"key": key}) + "\n")
+                (new / _MANIFEST).write_text(json.dumps({"key": key, "files": _contents(new)}) + "\n")
             say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
     return described(home)
 
@@ -162,11 +168,24 @@ def _archive_material(archive: Archive) -> Material:
 
 
 def _is_whole(home: Path, key: str) -> bool:
+    """Whether a home has the very files that it was made with."""
     try:
-        manifest = json.loads((home / _MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError):
+        manifest = json.loads((home / _MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(manifest, dict) and manifest.get("key") == key and not _missing(home)
+    return bool(manifest == {"key": key, "files": _contents(home)})
+
+
+def _contents(home: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a home with an `x` if it is executable, and where each link leads."""
+    found = {}
+    for path in sorted(home.rglob("*")):
+        name = path.relative_to(home).as_posix()
+        if path.is_symlink():
+            found[name] = f"-> {path.readlink()}"
+        elif path.is_file() and name != _MANIFEST:
+            found[name] = file_sha256(path) + "x" * os.access(path, os.X_OK)
+    return found
 
 
 def _missing(home: Path) -> list[str]:
@@ -196,32 +215,37 @@ def _remove_stale(folder: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _files(root: Path) -> Iterator[tuple[str, Path]]:
+def _files(root: Path) -> Iterator[tuple[str, Path, str]]:
+    """What an unpacked archive, which was verified as a whole, has for a home."""
     for path in sorted(root.rglob("*")):
         place = place_in_home(path.relative_to(root).as_posix())
         if place and (path.is_symlink() or path.is_file()):
-            yield place, path
+            yield place, path, ""
 
 
-def _take(home: Path, pieces: Iterable[tuple[str, Path]]) -> None:
-    """Put files into a home that are not there yet: as hard links, or as copies from another file system."""
-    for place, source in pieces:
+def _take(home: Path, pieces: Iterable[tuple[str, Path, str]]) -> None:
+    """Copy files into a home that are not there yet: place, file, and its SHA-256 or an empty text."""
+    for place, source, sha256 in pieces:
         there = home / place
         if there.exists() or there.is_symlink():
             continue
         if not source.exists() and not source.is_symlink():
-            raise ToolchainError(
-                f"{source} is missing, though its package is installed.",
-                "The environment is damaged: remove it and build again.",
-            )
+            raise _damaged(source, "is missing, though its package is installed")
         there.parent.mkdir(parents=True, exist_ok=True)
         if source.is_symlink() and len(source.readlink().parts) == 1:
             there.symlink_to(source.readlink())
             continue
-        try:
-            os.link(source.resolve(), there)
-        except OSError:
-            shutil.copy2(source, there)
+        shutil.copy2(source, there)
+        if sha256 and file_sha256(there) != sha256:
+            raise _damaged(source, "has a different SHA-256 than its package's RECORD says")
+
+
+def _damaged(piece: Path, how: str) -> ToolchainError:
+    return ToolchainError(
+        f"{piece} {how}.",
+        "The environment is damaged, and perhaps the installer's cache with it: run `uv cache clean`, remove "
+        "the environment and build again.",
+    )
 
 
 def _complete(home: Path, host: HostCompiler) -> None:

@@ -22,6 +22,7 @@ from packaging.version import Version
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
+from builder.toolchain.installation import damaged_packages, forget, package_of
 from builder.toolchain.venv import pip_install, pip_uninstall, why_unreachable
 from builder.util import process
 from builder.util.errors import TorchEnvironmentError
@@ -47,7 +48,8 @@ class InstalledTorch:
 def install(target: Target, options: BuildOptions, python: Path) -> str:
     """Install the target's torch and the packages of its CUDA compiler into an environment, in one command.
 
-    Nothing happens if they are already installed. With `--cuda-home` the compiler's packages are omitted.
+    Nothing happens if they are already installed, and whole; a package that is not is installed again. With
+    `--cuda-home` the compiler's packages are omitted.
 
     Args:
         target: What will be built.
@@ -62,15 +64,26 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
     """
     site_packages = _site_packages(python)
     wanted = [f"torch=={target.torch}", *(() if options.cuda_home else target.toolchain_packages)]
+    again = []
+    for package, damage in damaged_packages(site_packages).items():
+        say(f"  {package.removesuffix('.dist-info')} is not wholly installed ({damage}): installing it again")
+        forget(site_packages, package)
+        again.append(package_of(package))
     there = installed_torch(site_packages)
     fits = there is not None and not why_not_torch(there, target)
-    if there and fits and not unmet(site_packages, wanted):
+    if there and fits and not again and not unmet(site_packages, wanted):
         say(f"  torch {there.version}, built for CUDA {there.cuda}: already installed")
         return there.version
     if there and not fits:
         # Installers keep a torch of the right version, whatever CUDA it is built for.
         pip_uninstall(python, "torch")
-    _install_from(_choose_index(target, options), target, options, python, wanted)
+    others = [name for name in again if name != "torch"]
+    _install_from(_choose_index(target, options), target, options, python, [*wanted, *others])
+    for package, damage in damaged_packages(site_packages).items():
+        raise TorchEnvironmentError(
+            f"{package_of(package)} is not whole after its installation: {damage}.",
+            f"If uv's own copy is damaged, run `uv cache clean {package_of(package)}`, and build again.",
+        )
     return check_torch(site_packages, target).version
 
 
@@ -85,7 +98,7 @@ def installed_torch(site_packages: Path) -> InstalledTorch | None:
     """
     try:
         module = ast.parse((site_packages / "torch" / "version.py").read_text(encoding="utf-8"))
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     values: dict[str, object] = {}
     for statement in module.body:
@@ -145,14 +158,14 @@ def check_torch(site_packages: Path, target: Target) -> InstalledTorch:
 
 
 def unmet(site_packages: Path, requirements: Iterable[str]) -> list[str]:
-    """Return which requirements an environment does not meet, including those of their extras.
+    """Return which requirements an environment does not meet, including those of what they require.
 
     Args:
         site_packages: The environment's packages.
         requirements: Such as `cuda-toolkit[nvcc]==13.0.2`.
 
     Returns:
-        The unmet ones; those of an extra as the package with the extra has them.
+        The unmet ones; those of a package as it has them.
     """
     distributions = {
         canonicalize_name(distribution.metadata["Name"]): distribution
@@ -171,15 +184,12 @@ def unmet(site_packages: Path, requirements: Iterable[str]) -> list[str]:
         if distribution is None or not requirement.specifier.contains(distribution.version, prereleases=True):
             missing.append(str(requirement))
             continue
-        inner = [Requirement(text) for text in distribution.requires or ()]
-        for extra in requirement.extras:
-            queue += [
-                other
-                for other in inner
-                if other.marker
-                and other.marker.evaluate({"extra": extra})
-                and not other.marker.evaluate({"extra": ""})
-            ]
+        queue += [
+            other
+            for other in map(Requirement, distribution.requires or ())
+            if not other.marker
+            or any(other.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras))
+        ]
     return missing
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_tools import gxx, install_package, make_archive, target, toolkit, write_tree
+from made_up_tools import change_installed, gxx, install_package, make_archive, target, toolkit
 from static_server import StaticServer, serving
 
 from builder.target.pins import Archive
@@ -62,6 +62,53 @@ def test_a_damaged_home_is_made_again(have: Callable[..., Toolchain], broken: st
     assert (home / broken).exists()
 
 
+def add(path: Path, text: str = "evil") -> None:
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda home: add(home / "lib64" / "libcudart.so.13", "ELG"),
+        lambda home: add(home / "include" / "cuda_runtime.h"),
+        lambda home: add(home / "include" / "more.h"),
+        lambda home: (home / "bin" / "ptxas").chmod(0o644),
+        lambda home: (home / "lib64" / "libcudart.so").unlink(),
+        lambda home: ((home / "lib").unlink(), (home / "lib").symlink_to("/usr/lib")),
+        lambda home: add(home / "toolchain.json", "\udcff"),
+        lambda home: add(home / "toolchain.json", "[" * 100_000),
+        lambda home: add(home / "toolchain.json", "[]"),
+    ],
+    ids=range(9),
+)
+def test_a_home_with_other_bytes_is_made_again(
+    have: Callable[..., Toolchain], harm: Callable[[Path], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = have().cuda_home
+
+    def contents() -> dict[Path, str]:
+        return {path: path.read_text() for path in home.rglob("*") if path.is_file()}
+
+    before = contents()
+    harm(home)
+    assert have().cuda_home == home
+    assert contents() == before
+    assert os.access(home / "bin" / "ptxas", os.X_OK)
+    assert "is not as it was made: making it again" in capsys.readouterr().out
+
+
+def test_a_home_shares_no_file_with_its_environment(
+    have: Callable[..., Toolchain], site_packages: Path
+) -> None:
+    runtime = have().cuda_home / "lib64" / "libcudart.so.13"
+    (site_packages / "nvidia/cu13/lib/libcudart.so.13").write_text("ELG")
+    assert runtime.read_text() == "ELF"
+    shutil.rmtree(runtime.parent.parent)
+    with pytest.raises(ToolchainError, match=r"libcudart\.so\.13 has a different SHA-256") as caught:
+        have()
+    assert "uv cache clean" in caught.value.remedy
+
+
 def test_other_content_is_another_home_and_another_identity(
     have: Callable[..., Toolchain], site_packages: Path
 ) -> None:
@@ -87,7 +134,7 @@ def test_the_host_compiler_is_part_of_the_identity(have: Callable[..., Toolchain
 def test_packages_of_another_release_are_refused(
     have: Callable[..., Toolchain], tmp_path: Path, site_packages: Path
 ) -> None:
-    write_tree(site_packages, {"nvidia/cu13/bin/nvcc": toolkit("13.1.5")["bin/nvcc"]})
+    change_installed(site_packages, "nvidia/cu13/bin/nvcc", toolkit("13.1.5")["bin/nvcc"])
     with pytest.raises(ToolchainError, match=r"target is CUDA 13\.0, and its packages hold nvcc 13\.1\.5"):
         have()
     assert leftovers(tmp_path) == []
@@ -140,8 +187,7 @@ def test_only_old_leftovers_of_killed_builds_are_removed(
 def test_a_compiler_that_does_not_compile_gets_no_name(
     have: Callable[..., Toolchain], site_packages: Path, tmp_path: Path, said: str, kind: type[BuilderError]
 ) -> None:
-    files = {"nvidia/cu13/bin/nvcc": toolkit("13.0.88", error=said)["bin/nvcc"]}
-    write_tree(site_packages, files)
+    change_installed(site_packages, "nvidia/cu13/bin/nvcc", toolkit("13.0.88", error=said)["bin/nvcc"])
     with pytest.raises(ToolchainError) as caught:
         have()
     assert type(caught.value) is kind
