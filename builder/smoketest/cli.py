@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     modes = new.add_mutually_exclusive_group()
     modes.add_argument(
-        "--quick", dest="mode", action="store_const", const="quick", help="under 30 s on an H100"
+        "--quick", dest="mode", action="store_const", const="quick", help="under 60 s on an H100"
     )
     modes.add_argument(
         "--long",

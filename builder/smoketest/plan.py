@@ -19,8 +19,11 @@ from typing import Any
 
 from builder.smoketest.attention.cases import (
     LONG_CASES,
+    RANGE_DEFAULT,
+    RANGE_QUICK,
     SINGLE_TOKEN,
     Case,
+    RangeCase,
     VarlenCase,
     cases_for,
     varlen_cases_for,
@@ -99,7 +102,7 @@ class Check:
 
     group: str
     kernel: Kernel
-    asked: Case | VarlenCase | str | int
+    asked: Case | VarlenCase | RangeCase | str | int
     run: str
     needs_gpu: bool = True
     limit_s: float = ROW_LIMIT_S
@@ -182,7 +185,6 @@ def _conduct(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
     yield from rows(elsewhere, "tensors on cuda:1 while cuda:0 is current", "conduct.streams.second_gpu")
     launched = tuple(kernel for kernel in plain if kernel.quantises_in_cuda or kernel.primary)
     yield from rows(launched, "a launch that must fail raises", "conduct.refusals.launch_error")
-    yield from rows(primary, "bad input is refused", "conduct.refusals.bad_input", needs_gpu=False)
     if not options.quick:
         yield from rows(primary, "torch.compile", "conduct.compiled.aot_eager")
     yield from rows(
@@ -198,6 +200,70 @@ def _conduct(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
             yield from rows(
                 alone, "module-level launches that must fail raise", "conduct.refusals.module_launches"
             )
+
+
+MASKS = {
+    "attn_mask of bool": "keywords.bool_mask",
+    "attn_mask of floats, for all heads": "keywords.float_mask",
+    "attn_mask of padded keys": "keywords.padding_mask",
+    "attn_mask that masks nothing, or can't be honoured": "keywords.no_mask",
+}
+KEYWORDS = {
+    "keywords that can't be honoured are refused": "keywords.refused",
+    "harmless keywords are accepted": "keywords.accepted",
+    "scale and sm_scale": "keywords.scales",
+    "smooth_k=False": "keywords.smooth_k",
+}
+
+
+def _arguments(_: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
+    for kernel in _primary(kernels):
+        for name, run in (KEYWORDS if kernel.varlen else MASKS | KEYWORDS).items():
+            yield Check("arguments", kernel, name, run, needs_gpu=False)
+        # Causal from the top left, as torch's is_causal, where the lengths differ.
+        for lengths in ((100, 333), (333, 100)):
+            case = VarlenCase((lengths, lengths[::-1]), causal=True) if kernel.varlen else None
+            asked = case or Case(lengths, head_dim=64, causal=True)
+            yield Check("arguments", kernel, asked, "accuracy.compare", needs_gpu=False)
+
+
+RISKS_LARGE_V = ("triton-fp16/cuda-quant", "cuda-fp16/fp16+fp32/per_thread", "cuda-fp16/fp16/per_thread")
+"""Kernels that sum in fp16, besides the primary ones."""
+
+
+def _range(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
+    for kernel in kernels:
+        if kernel.primary or kernel.key in RISKS_LARGE_V:
+            whole = kernel.primary and not options.quick
+            for case in RANGE_DEFAULT if whole else RANGE_QUICK:
+                yield Check("range", kernel, case, "ranges.finite", needs_gpu=False)
+
+
+SHAPES = {
+    "no queries, or no batch": "shapes.empty",
+    "shapes that disagree are refused": "shapes.disagreeing",
+    "other types, devices and layouts are refused": "shapes.kinds",
+    "any strides": "shapes.strides",
+    "no keys are refused": "shapes.no_keys",
+}
+
+
+def _shapes(_: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
+    for kernel in _primary(kernels):
+        rows = SHAPES | ({"cu_seqlens are checked": "shapes.sequences"} if kernel.varlen else {})
+        for name, run in rows.items():
+            yield Check("shapes", kernel, name, run, needs_gpu=False)
+
+
+def _gradient(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
+    for kernel in _primary(kernels):
+        yield Check("gradient", kernel, "backward() raises", "gradient.eager", needs_gpu=False)
+        if kernel.key == SAGEATTN.key or not options.quick:
+            yield Check("gradient", kernel, "backward() raises, compiled", "gradient.compiled")
+
+
+def _primary(kernels: tuple[Kernel, ...]) -> Iterator[Kernel]:
+    return (kernel for kernel in kernels if kernel.primary)
 
 
 def _speed(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
@@ -220,6 +286,10 @@ def _long(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
 
 GROUPS: dict[str, Callable[[Options, tuple[Kernel, ...]], Iterator[Check]]] = {
     "accuracy": _accuracy,
+    "arguments": _arguments,
+    "range": _range,
+    "shapes": _shapes,
+    "gradient": _gradient,
     "conduct": _conduct,
     "speed": _speed,
     "long": _long,

@@ -216,6 +216,57 @@ def varlen_cases_for(mode: str) -> tuple[VarlenCase, ...]:
     return VARLEN_QUICK if mode == "quick" else VARLEN_DEFAULT
 
 
+@dataclass(frozen=True)
+class RangeCase:
+    """A call with large values; what is not a factor of 1 or a mean of 0 stands in the name.
+
+    Attributes:
+        name: A short text, different for each case.
+        v: Factor of V, which is then clamped to what its type can hold.
+        v_channel: Factor of one channel of V.
+        v_mean: Added to V.
+        q: Factor of Q.
+        k: Factor of K.
+        k_channel: Added to one channel of K.
+        k_token: Factor of one token of K.
+        compared: Whether the result is compared with the right one. The logits can be so large that rounding
+            to int8 decides which key wins: then it has to be finite, and within the range of V.
+    """
+
+    name: str
+    dtype: str = "fp16"
+    v: float = 1.0
+    v_channel: float = 1.0
+    v_mean: float = 0.0
+    q: float = 1.0
+    k: float = 1.0
+    k_channel: float = 0.0
+    k_token: float = 1.0
+    compared: bool = True
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The case for programs."""
+        return asdict(self)
+
+
+RANGE_QUICK = (
+    RangeCase("V of 1e4 x normal, fp16", v=1e4),
+    RangeCase("V of 1e38 x normal, bf16", "bf16", v=1e38),
+    RangeCase("one channel of V of 1e30 x normal, bf16", "bf16", v_channel=1e30),
+    RangeCase("60,000 added to one channel of K", k_channel=6e4),
+    RangeCase("Q and K of 1e4 x normal", q=1e4, k=1e4, compared=False),
+)
+RANGE_DEFAULT = (
+    *RANGE_QUICK,
+    RangeCase("V of 6e4 x normal, bf16", "bf16", v=6e4),
+    RangeCase("one channel of V of 3e4 x normal, fp16", v_channel=3e4),
+    RangeCase("V with a mean of 20", v_mean=20.0),
+    RangeCase("V all zero", v=0.0),
+    RangeCase("one token of K of 1e4 x normal", k_token=1e4, compared=False),
+)
+
+
 LONG_CASES = {
     "200,000 tokens": (4, 200_000, "HND"),
     "64 heads x 270,000 tokens x 128, HND": (64, 270_000, "HND"),

@@ -127,6 +127,23 @@ def make_packed(case: VarlenCase, seed: int, device: str) -> tuple[Inputs, tuple
     return inputs, (*inputs.tensors, *starts, max(queries), max(keys))
 
 
+def pack(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[Any, ...]:
+    """Return ``[batch, heads, tokens, head_dim]`` as the positional arguments of ``sageattn_varlen``.
+
+    With a batch of 1 the tensors are views.
+    """
+    lengths = (q.shape[2], k.shape[2])
+    tensors = (x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], x.shape[1], x.shape[3]) for x in (q, k, v))
+    count = torch.arange(q.shape[0] + 1, dtype=torch.int32, device=q.device)
+    return (*tensors, *(count * length for length in lengths), *lengths)
+
+
+def unpack(out: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Return the result of a call with `pack`'s arguments as ``[batch, heads, tokens, head_dim]``."""
+    batch, heads, tokens, _ = q.shape
+    return out.reshape(batch, tokens, heads, out.shape[-1]).transpose(1, 2)
+
+
 def arguments(case: Case | VarlenCase, seed: int, device: str) -> tuple[Any, ...]:
     """Return a kernel's positional arguments for a case."""
     if isinstance(case, VarlenCase):

@@ -18,6 +18,8 @@ def attention(
     causal: bool = False,
     scale: float | None = None,
     rows: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
     budget_bytes: int = BUDGET_BYTES,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute attention with fp32 arithmetic (TF32 off), never the whole score matrix at once.
@@ -29,9 +31,12 @@ def attention(
         causal: Each query sees the keys up to its own index.
         scale: Factor on the scores; the inverse root of head_dim by default.
         rows: Indices of the query tokens to compute; all by default.
+        mask: bool (True: attend) or a float to add to the scores, of a shape that broadcasts to them. A row
+            that is masked throughout is zero.
+        dtype: Of the arithmetic, and of what is returned.
 
     Returns:
-        Output ``[batch, heads, rows, head_dim]`` and natural logsumexp ``[batch, heads, rows]``, both fp32.
+        Output ``[batch, heads, rows, head_dim]`` and natural logsumexp ``[batch, heads, rows]``.
     """
     torch.backends.cuda.matmul.allow_tf32 = False
     batch, heads, tokens, dim = q.shape
@@ -40,28 +45,36 @@ def attention(
     scale = dim**-0.5 if scale is None else scale
     index = torch.arange(tokens, device=q.device) if rows is None else rows.to(q.device)
     count = int(index.numel())
-    out = torch.empty((batch, heads, count, dim), dtype=torch.float32, device=q.device)
-    lse = torch.empty((batch, heads, count), dtype=torch.float32, device=q.device)
+    out = torch.empty((batch, heads, count, dim), dtype=dtype, device=q.device)
+    lse = torch.empty((batch, heads, count), dtype=dtype, device=q.device)
+    mask = None if mask is None else mask.expand(batch, heads, tokens, keys)
 
     chunk = max(1, min(count, budget_bytes // (4 * groups * keys)))
     together = max(1, min(key_heads, budget_bytes // (4 * groups * keys * chunk)))
     key_index = torch.arange(keys, device=q.device)
     for b in range(batch):
         for h in range(0, key_heads, together):
-            k32 = k[b, h : h + together].float().transpose(1, 2)
-            v32 = v[b, h : h + together].float()
-            some = k32.shape[0]
+            wide_k = k[b, h : h + together].to(dtype).transpose(1, 2)
+            wide_v = v[b, h : h + together].to(dtype)
+            some = wide_k.shape[0]
             mine = slice(h * groups, (h + some) * groups)
             for start in range(0, count, chunk):
                 part = index[start : start + chunk]
                 size = int(part.numel())
-                q32 = q[b, mine].index_select(1, part).float() * scale
-                scores = torch.bmm(q32.reshape(some, groups * size, dim), k32).view(some, groups, size, keys)
+                wide_q = q[b, mine].index_select(1, part).to(dtype) * scale
+                scores = torch.bmm(wide_q.reshape(some, groups * size, dim), wide_k)
+                scores = scores.view(some, groups, size, keys)
+                if mask is not None:
+                    part_mask = mask[b, mine].index_select(1, part).view(scores.shape)
+                    if part_mask.dtype == torch.bool:
+                        scores.masked_fill_(~part_mask, float("-inf"))
+                    else:
+                        scores += part_mask
                 if causal:
                     scores.masked_fill_(key_index[None, :] > part[:, None], float("-inf"))
                 total = torch.logsumexp(scores, dim=-1)
-                scores.sub_(total.unsqueeze(-1)).exp_()
-                result = torch.bmm(scores.view(some, groups * size, keys), v32)
+                scores.sub_(total.unsqueeze(-1).clamp_min(torch.finfo(dtype).min)).exp_()
+                result = torch.bmm(scores.view(some, groups * size, keys), wide_v)
                 out[b, mine, start : start + size] = result.view(some * groups, size, dim)
                 lse[b, mine, start : start + size] = total.view(some * groups, size)
     return out, lse
@@ -87,12 +100,11 @@ class Difference:
 
 def difference(result: torch.Tensor, right: torch.Tensor) -> Difference:
     """Compare a result with the right one of the same shape; the last dimension is a row."""
-    got = result.float()
-    bad = int((~torch.isfinite(got)).sum().item())
-    delta = (got - right).double()
-    wanted = right.double()
+    bad = int((~torch.isfinite(result.float())).sum().item())
+    got, wanted = result.double(), right.double()
+    delta = got - wanted
     norm = wanted.norm()
-    cosine = (got.double() * wanted).sum() / (got.double().norm() * norm)
+    cosine = (got * wanted).sum() / (got.norm() * norm)
     row_norms = wanted.norm(dim=-1).clamp_min(1e-6)
     return Difference(
         not_finite=bad,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
 
+from builder.smoketest.attention.inputs import pack, unpack
 from builder.smoketest.attention.kernels import Capability, Kernel
 
 Kept = TypeVar("Kept")
@@ -78,6 +80,36 @@ class Subject:
             raise HiddenLaunchError(error)
         return result
 
+    def attend(self, kernel: Kernel, q: Any, k: Any, v: Any, **arguments: Any) -> Any:
+        """Like `call_checked` with ``[batch, heads, tokens, head_dim]``, packed for ``sageattn_varlen``."""
+        if not kernel.varlen:
+            return self.call_checked(kernel, q, k, v, **arguments)
+        return unpack(self.call_checked(kernel, *pack(q, k, v), **arguments), q)
+
+    def refused(self, call: Callable[[], Any], kind: type[Exception], *words: str) -> list[str]:
+        """Return what is wrong with how a call is refused, in words.
+
+        Args:
+            kind: The exception that it has to raise.
+            words: What its message has to contain.
+
+        Raises:
+            DeviceLostError: The device can't be used after the call.
+        """
+        try:
+            call()
+            left = self.left_behind()
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            left = self.left_behind()
+            problems = [f"left a CUDA error behind: {left}"] if left else []
+            if not isinstance(error, kind):
+                return [*problems, f"raised {one_line(error)}, not {kind.__name__}"]
+            missing = [word for word in words if word not in str(error)]
+            return problems + ([f"the message lacks {missing}: {one_line(error)}"] if missing else [])
+        return [f"accepted without an exception; left a CUDA error behind: {left}" if left else "accepted"]
+
     def left_behind(self) -> str:
         """Return the error that earlier work left on the device; empty if there is none.
 
@@ -99,6 +131,24 @@ class Subject:
         except Exception as error:
             return one_line(error)
         return ""
+
+
+def problems_of(attempts: Mapping[str, Callable[[], list[str]]]) -> list[str]:
+    """Try all and return their problems, each with its attempt's name.
+
+    Raises:
+        DeviceLostError: The device was lost in an attempt; the message also has the earlier problems.
+    """
+    problems: list[str] = []
+    for name, attempt in attempts.items():
+        try:
+            found = attempt()
+        except DeviceLostError as error:
+            raise DeviceLostError("; ".join([*problems, f"{name}: {error}"])) from None
+        except Exception as error:
+            found = [f"raised {one_line(error)}"]
+        problems += [f"{name}: {problem}" for problem in found]
+    return problems
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Bad inputs and launches that no grid can hold raise an exception."""
+"""Launches that no grid can hold raise an exception."""
 
 from __future__ import annotations
 
@@ -49,38 +49,6 @@ def launch_error(subject: Subject, check: Check) -> Result:
         problems.append(f"the exception ({raised}) left a CUDA error behind")
     problems += eager(subject, kernel, seed).problems
     return verdict(problems)
-
-
-def bad_input(subject: Subject, check: Check) -> Result:
-    """Inputs that no kernel supports raise an exception, and the next call works."""
-    kernel, device = check.kernel, subject.device
-
-    def normal(*shape: int, dtype: torch.dtype = torch.float16) -> torch.Tensor:
-        return torch.randn(shape, device=device).to(dtype)
-
-    good = normal(1, 4, 128, 64)
-    attempts: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {
-        "head_dim 256": (normal(1, 4, 128, 256),) * 3,
-        "fp32": (normal(1, 4, 128, 64, dtype=torch.float32),) * 3,
-        "two types": (good, good, good.to(torch.bfloat16)),
-        "a last dimension that is not contiguous": (normal(1, 4, 64, 128).transpose(2, 3),) * 3,
-    }
-    if subject.on_gpu:
-        attempts["tensors on the CPU"] = (good.cpu(), good.cpu(), good.cpu())
-    if "cuda-" in kernel.key or "sm90" in kernel.key:
-        attempts["6 query heads to 4 key heads"] = (normal(1, 6, 128, 64), good, good)
-    taken = []
-    for name, tensors in attempts.items():
-        try:
-            subject.call_checked(kernel, *tensors)
-        except Exception as error:
-            left = subject.left_behind()
-            if isinstance(error, HiddenLaunchError) or left:
-                taken.append(f"{name}: left a CUDA error behind: {left or error}")
-            continue
-        taken.append(f"{name}: accepted without an exception")
-    after = eager(subject, kernel, check.seed(subject.seed)).problems
-    return verdict(taken + after, {"attempts": float(len(attempts))})
 
 
 def module_launches(subject: Subject, check: Check) -> Result:
