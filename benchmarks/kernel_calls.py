@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernel_inputs import DTYPES, Inputs, place
-from benchmarks.kernel_rows import ATTENTION, FUNCTION, Row
+from benchmarks.kernel_rows import ATTENTION, FUNCTION, SDPA, Row
 from builder.smoketest.attention.kernels import ALL
 
 KERNELS = {kernel.key: kernel for kernel in ALL}
@@ -34,9 +34,12 @@ def call_of(row: Row, package: ModuleType, inputs: Inputs) -> Call:
 
 
 def _function(inputs: Inputs, package: ModuleType, row: Row) -> Call:
+    q, k, v = inputs.qkv(row)
+    if row.name == SDPA:
+        scaled = torch.nn.functional.scaled_dot_product_attention
+        return lambda: (scaled(q, k, v, is_causal=row.causal),)
     kernel = KERNELS[row.name]
     function = getattr(package, kernel.function)
-    q, k, v = inputs.qkv(row)
     arguments = dict(kernel.arguments) | {"tensor_layout": row.layout, "is_causal": row.causal}
     if row.lse:
         arguments["return_lse"] = True

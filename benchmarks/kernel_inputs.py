@@ -90,4 +90,4 @@ class Inputs:
 
 def place(row: Row, tokens: int, dim: int) -> tuple[int, int, int, int]:
     """Return the shape of a tensor of tokens and heads in the row's layout."""
-    return (1, row.heads, tokens, dim) if row.layout == "HND" else (1, tokens, row.heads, dim)
+    return (row.batch, row.heads, tokens, dim) if row.layout == "HND" else (row.batch, tokens, row.heads, dim)

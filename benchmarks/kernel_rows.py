@@ -13,6 +13,7 @@ from typing import Any
 from builder.smoketest.attention.kernels import MODULE_FUNCTIONS, Capability, kernels_for
 
 FUNCTION, ATTENTION, QUANTISATION = "function", "attention", "quantisation"
+SDPA = "sdpa"
 TOKENS = (1024, 4096, 8192, 32768)
 HEAD_DIMS = (64, 128)
 GRANULARITIES = ("per_thread", "per_warp")
@@ -44,8 +45,10 @@ class Row:
     Attributes:
         kind: `function` (what users call), `attention` or `quantisation` (a compiled module's function alone,
             on inputs that are ready).
-        name: The kernel's key, or `module.function`, with a variant after a slash.
+        name: The kernel's key, `sdpa` for torch's own attention, or `module.function`, with a variant after a
+            slash.
         lengths: Query tokens and key tokens.
+        batch: More than 1 for functions only.
     """
 
     kind: str
@@ -57,6 +60,7 @@ class Row:
     dtype: str = "fp16"
     layout: str = "HND"
     lse: bool = False
+    batch: int = 1
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> Row:
@@ -71,7 +75,7 @@ class Row:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What rows with the same inputs have in common."""
-        return self.lengths, self.head_dim, self.heads, self.dtype, self.layout
+        return self.batch, self.lengths, self.head_dim, self.heads, self.dtype, self.layout
 
     @property
     def case(self) -> str:
@@ -82,6 +86,7 @@ class Row:
             f"d{self.head_dim}",
             f"h{self.heads}",
         ]
+        words += [f"b{self.batch}"] if self.batch > 1 else []
         words += [self.dtype] if self.dtype != "fp16" else []
         words += [self.layout] if self.layout != "HND" else []
         words += ["causal"] if self.causal else []

@@ -172,6 +172,20 @@ class Copy:
         calls = [self._one_after_the_other(call, repeats) for _ in range(SAMPLES)] if once_s < LONG_S else []
         return {"gpu": [gpu for gpu, _ in behind], "call": calls, "host": [host for _, host in behind]}
 
+    def memory(self, row: Row) -> dict[str, Any]:
+        """Bytes that a call allocates at its highest, its output included, and those of one of its inputs."""
+        call = call_of(row, self.package, self.inputs)
+        call()
+        self.wait()
+        if not self.cuda:
+            return {"bytes": 0, "input_bytes": 1}
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        call()
+        q = self.inputs.qkv(row)[0]
+        most = torch.cuda.max_memory_allocated(self.device)
+        return {"bytes": most - before, "input_bytes": q.numel() * q.element_size()}
+
     def _behind_sleep(self, call: Call, repeats: int, once_s: float) -> tuple[float, float]:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         sleep_s = 0.0003 + (2 * repeats * once_s if once_s < LONG_S else 0.001)
@@ -265,6 +279,8 @@ def answer(copy: Copy, request: dict[str, Any]) -> dict[str, Any]:
         return copy.check(row)
     if request["do"] == "time":
         return copy.time(row)
+    if request["do"] == "memory":
+        return copy.memory(row)
     results = copy.results(row)
     wrong = copy.wrong(row, results)
     kept = tuple(one.detach().cpu() for one in results)
