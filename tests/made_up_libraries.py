@@ -12,6 +12,7 @@ from pathlib import Path
 
 _FLAGS = {"": 0x11, "a": 0x100011, "f": 0x200011}
 _COMPRESSION = {"": 0, "lz4": 0x2000, "zstd": 0x8000}
+_MAGIC = {"": b"\x7fELF", "lz4": b"\xf0\x7fELF", "zstd": b"\x28\xb5\x2f\xfd"}
 _KINDS = {"ptx": 1, "cubin": 2, "ltoir": 8}
 _NAMES = {
     "PROGBITS": 1,
@@ -29,7 +30,7 @@ def entry(
 ) -> bytes:
     """One entry of a fatbin container, for an architecture such as `90a`."""
     number, feature = architecture.rstrip("af"), architecture[len(architecture.rstrip("af")) :]
-    payload = b"\x7fELF" + bytes(60)
+    payload = _MAGIC[compression].ljust(64, b"\1" if compression else b"\0")
     flags = _FLAGS[feature] | _COMPRESSION[compression] | (2 if debug else 0)
     fields = (_KINDS[kind], 0x101, header, len(payload), 0, 0, 8, 1, int(number), 0, 0, flags, 0, 4096)
     return struct.pack("<HHIQIIHHIIIQQQ", *fields).ljust(header, b"\0") + payload

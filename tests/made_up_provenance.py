@@ -8,19 +8,21 @@ from builder.finish.provenance import PatchFile, Provenance
 from builder.source.obtain import Source
 from builder.target.project import Project
 from builder.target.targets import load_targets
+from builder.target.upstream import PATCHES_DIR, load_release
 from builder.toolchain.materials import Material
 
 TARGET = load_targets()["cp312-cu130"]
+RELEASE = load_release(PATCHES_DIR / "v2.2.0")
 NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
 INFO = "sageattention-2.2.0+cu130.torch2.11.dist-info"
 SOURCE = Source(
     kind="release",
     version="2.2.0",
     location="https://github.com/thu-ml/SageAttention/archive/refs/tags/v2.2.0.tar.gz",
-    sha256="d" * 64,
+    sha256=RELEASE.sha256,
     license="Apache-2.0",
     tree=Path(),
-    commit="c" * 40,
+    commit=RELEASE.commit,
     tag="v2.2.0",
 )
 TOLD = Provenance(

@@ -14,7 +14,7 @@ from typing import Any
 from builder.check.audit_report import AuditReport, Facts, Finding, table
 from builder.check.checks import contents, gpu_code, metadata, origin, shared_libraries
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found
-from builder.finish.sbom import provenance_of
+from builder.finish.sbom import own_sbom
 from builder.target.targets import Target, load_targets
 from builder.util.arguments import Parser
 from builder.util.errors import AuditError, RepairError, UsageError
@@ -25,6 +25,7 @@ from builder.wheel.wheelfile import Wheel, WheelError
 
 CHECKS: dict[str, Callable[[AuditedWheel], Found]] = {
     "record": contents.record,
+    "files": contents.files,
     "names": metadata.names,
     "tag": shared_libraries.tag,
     "libraries": shared_libraries.libraries,
@@ -59,8 +60,8 @@ def audit_wheel(
     Args:
         path: The wheel.
         expect: The target that it should be for; None goes by what it says about itself.
-        house_rules: Whether breaking this project's own rules is an error. None: it is, where the wheel
-            has an SBOM of this project that names patches.
+        house_rules: Whether breaking this project's own rules is an error. None: it is, where anything in
+            the wheel says that this project made it, unless its SBOM says that it was not patched.
         waive: Names of checks whose errors count as warnings; `UNPATCHED` for `--no-patches` builds.
         size_limit_bytes: How large the house rules allow a wheel to be.
 
@@ -72,24 +73,34 @@ def audit_wheel(
     """
     if unknown := set(waive) - set(CHECKS):
         raise UsageError(f"No check {', '.join(sorted(unknown))}.", f"Checks: {', '.join(CHECKS)}.")
-    findings: list[Finding] = []
     try:
         with Wheel(path) as wheel:
-            audited = AuditedWheel(wheel, expect, size_limit_bytes)
-            if house_rules is None:
-                house_rules = any(part.kind == "patch" for part in audited.materials)
-            for name, check in CHECKS.items():
-                try:
-                    found = list(check(audited))
-                except (AuditError, RepairError) as error:
-                    found = [(ERROR, error.message)]
-                findings += [
-                    Finding(_level(level, name, house_rules, waive), name, text) for level, text in found
-                ]
-            facts = Facts.of(audited)
+            return _audit(AuditedWheel(wheel, expect, size_limit_bytes), house_rules, waive)
     except WheelError as error:
-        return AuditReport(path, (Finding(ERROR, "record", error.message),), None, ("record",))
-    return AuditReport(path, tuple(findings), facts, tuple(CHECKS))
+        message = error.message
+    except Exception as error:  # Whatever a wheel holds must not end the report of the others.
+        message = _unexpected(error)
+    return AuditReport(path, (Finding(ERROR, "record", message),), None, ("record",))
+
+
+def _audit(audited: AuditedWheel, house_rules: bool | None, waive: Collection[str]) -> AuditReport:
+    if house_rules is None:
+        house_rules = audited.ours and not audited.unpatched
+    findings: list[Finding] = []
+    for name, check in CHECKS.items():
+        found: list[tuple[str, str]] = []
+        try:
+            found += check(audited)
+        except (AuditError, RepairError) as error:
+            found.append((ERROR, error.message))
+        except Exception as error:
+            found.append((ERROR, _unexpected(error)))
+        findings += [Finding(_level(level, name, house_rules, waive), name, text) for level, text in found]
+    return AuditReport(audited.wheel.path, tuple(findings), Facts.of(audited), tuple(CHECKS))
+
+
+def _unexpected(error: Exception) -> str:
+    return f"it can't be checked: {type(error).__name__}: {error}"
 
 
 def _level(level: str, check: str, house_rules: bool, waive: Collection[str]) -> str:
@@ -102,10 +113,10 @@ def target_of(path: Path, targets: Iterable[Target]) -> Target | None:
     """Return the target that a wheel of this project was built for, by its SBOM; None where none fits."""
     try:
         with Wheel(path) as wheel:
-            told = provenance_of(wheel).get("target")
+            bill = own_sbom(wheel)
     except (WheelError, ValueError):
         return None
-    return next((target for target in targets if target.name == told), None)
+    return next((target for target in targets if bill and target.name == bill.subject.fact("target")), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -101,7 +101,8 @@ class AuditReport:
         """
         errors = [finding for finding in self.findings if finding.level == ERROR]
         if errors:
-            lines = "".join(f"\n    {finding.check}: {finding.message}" for finding in errors)
+            rows = [f"{finding.check}: {finding.message}".replace("\n", "\\n") for finding in errors]
+            lines = "".join(f"\n    {row}" for row in rows)
             raise AuditError(f"{self.path.name} failed its audit:{lines}")
 
 
@@ -112,7 +113,10 @@ def table(reports: Iterable[AuditReport], *, notes: bool = False) -> str:
         reports: What to show.
         notes: Show findings of the level `note` too, and each check that found nothing.
     """
-    return "\n\n".join("\n".join(_rows(report, notes)) for report in reports)
+    # What a wheel says of itself stays in its own row.
+    return "\n\n".join(
+        "\n".join(row.replace("\n", "\\n") for row in _rows(report, notes)) for report in reports
+    )
 
 
 def _rows(report: AuditReport, notes: bool) -> Iterator[str]:

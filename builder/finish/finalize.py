@@ -7,24 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from urllib.parse import quote
 
 from builder.finish.core_metadata import RUNTIME_LICENSE, edit_metadata, license_expression
 from builder.finish.provenance import Provenance, describe, public_location
 from builder.finish.repair import BundledLibrary
-from builder.finish.sbom import SBOM_NAME, make_sbom, without_build_paths
+from builder.finish.sbom import SBOM_NAME, listed_in_sbom, make_sbom, without_build_paths
 from builder.target.architectures import join
 from builder.toolchain.materials import Material
 from builder.util.errors import RepairError
 from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
 from builder.wheel.rewrite import rewrite
-from builder.wheel.wheelfile import Wheel
+from builder.wheel.wheelfile import SIGNATURES, Wheel
 
 _AUDITWHEELS_SBOM = "auditwheel.cdx.json"
-_RUNTIME_LICENSE_FILE = "nvidia-cuda-runtime/License.txt"
+RUNTIME_LICENSE_FILE = "nvidia-cuda-runtime/License.txt"
 _LICENSE_NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)([.-].*)?", re.IGNORECASE)
 
 
@@ -66,31 +66,27 @@ def finalize(
     with Wheel(wheel) as opened:
         licenses, moved = _licenses(opened)
         if bundled and runtime_license is not None:
-            licenses[_RUNTIME_LICENSE_FILE] = runtime_license
+            licenses[RUNTIME_LICENSE_FILE] = runtime_license
         expression = license_expression(provenance.source.license, runtime=bool(bundled))
         add = {opened.in_dist_info(f"licenses/{name}"): text for name, text in licenses.items()}
         add |= {opened.in_dist_info(f"patches/{patch.name}"): patch.content for patch in provenance.patches}
+        project, about = provenance.project, describe(provenance, runtime=bool(bundled))
+        metadata = opened.in_dist_info("METADATA")
+        add[metadata] = edit_metadata(opened.read(metadata), expression, sorted(licenses), about, project.url)
+        auditwheels_own = opened.in_dist_info(f"sboms/{_AUDITWHEELS_SBOM}")
+        if auditwheels_own in opened.names:
+            add[auditwheels_own] = without_build_paths(opened.read(auditwheels_own))
+        removed = {name for name in moved if name not in add}
         materials = [_source(provenance), *provenance.tools]
         materials += [*_patches(opened, provenance), *_libraries(opened, bundled)]
-        project = provenance.project
+        materials += _files(opened, add, {*removed, *(part.fact("path") or part.name for part in materials)})
         add[opened.in_dist_info(f"sboms/{SBOM_NAME}")] = make_sbom(
             _subject(opened, expression, provenance),
             materials,
             made_by=Material("build-tool", project.name, project.revision, url=project.url),
             epoch=provenance.epoch,
         )
-        auditwheels_own = opened.in_dist_info(f"sboms/{_AUDITWHEELS_SBOM}")
-        if auditwheels_own in opened.names:
-            add[auditwheels_own] = without_build_paths(opened.read(auditwheels_own))
-    about = describe(provenance, runtime=bool(bundled))
-    return rewrite(
-        wheel,
-        out_dir,
-        add=add,
-        remove=[name for name in moved if name not in add],
-        edit_metadata=lambda text: edit_metadata(text, expression, sorted(licenses), about, project.url),
-        epoch=provenance.epoch,
-    )
+    return rewrite(wheel, out_dir, add=add, remove=removed, epoch=provenance.epoch)
 
 
 def _licenses(wheel: Wheel) -> tuple[dict[str, bytes], list[str]]:
@@ -99,7 +95,7 @@ def _licenses(wheel: Wheel) -> tuple[dict[str, bytes], list[str]]:
     moved: list[str] = []
     for name in wheel.names:
         inside = name.removeprefix(f"{wheel.dist_info}/")
-        if inside in {name, f"licenses/{_RUNTIME_LICENSE_FILE}"}:
+        if inside in {name, f"licenses/{RUNTIME_LICENSE_FILE}"}:
             continue
         if inside.startswith("licenses/") or ("/" not in inside and _LICENSE_NAMES.fullmatch(inside)):
             licenses[inside.removeprefix("licenses/")] = wheel.read(name)
@@ -150,6 +146,15 @@ def _patches(wheel: Wheel, provenance: Provenance) -> list[Material]:
             properties=(("summary", patch.summary),) if patch.summary else (),
         )
         for patch in provenance.patches
+    ]
+
+
+def _files(wheel: Wheel, add: Mapping[str, bytes], listed: Set[str]) -> list[Material]:
+    """All files that the finished wheel has besides those that are listed for what they are."""
+    names = {*listed_in_sbom(wheel), *add} - {*listed, *map(wheel.in_dist_info, SIGNATURES)}
+    contents = {name: add[name] if name in add else wheel.read(name) for name in names}
+    return [
+        Material("file", name, sha256=hashlib.sha256(data).hexdigest()) for name, data in contents.items()
     ]
 
 

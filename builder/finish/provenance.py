@@ -15,6 +15,8 @@ from builder.toolchain.materials import Material
 
 # What the two lines start with, by which an older pair is found again.
 OPENING = "> **About this wheel.**"
+# What the first of them says of the source.
+VERIFIED, UNVERIFIED = "verified by SHA-256", "from an unverified source"
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,14 @@ def describe(provenance: Provenance, *, runtime: bool = False) -> tuple[str, str
     """
     source, target = provenance.source, provenance.target
     count = sum(1 for patch in provenance.patches if patch.summary)
-    patches = f"{count or 'no'} patch{'' if count == 1 else 'es'}"
+    patches = count_of_patches(count)
     if source.verified:
-        what = f"release {source.tag or source.version}, verified by SHA-256, {patches}"
+        what = f"release {source.tag or source.version}, {VERIFIED}, {patches}"
     else:
         facts = [f"{source.kind} {public_location(source)}"]
         facts += [f"commit {source.commit}"] if source.commit else []
         facts += [f"sha256 {source.sha256}"] if source.sha256 else []
-        what = f"from an unverified source: {', '.join(facts)}; {patches}"
+        what = f"{UNVERIFIED}: {', '.join(facts)}; {patches}"
     more = " It brings the CUDA runtime along." if runtime else ""
     torch = f"torch {target.torch_minimum} and newer" if target.stable else f"torch {target.torch_series}"
     first = (
@@ -94,6 +96,11 @@ def describe(provenance: Provenance, *, runtime: bool = False) -> tuple[str, str
     revision = f" at {project.revision}" if project.revision else ""
     second = f"> Made by {maker}{revision}; all that went in: `sboms` and `patches` in its `.dist-info`."
     return first, second
+
+
+def count_of_patches(count: int) -> str:
+    """Return how a wheel's description says how many patches were applied: `2 patches`, `no patches`."""
+    return f"{count or 'no'} patch{'' if count == 1 else 'es'}"
 
 
 def public_location(source: Source) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
 from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
@@ -43,6 +44,7 @@ _TYPES = {
     "build-tool": ComponentType.APPLICATION,
     "extension": ComponentType.FILE,
     "library": ComponentType.LIBRARY,
+    "file": ComponentType.FILE,
 }
 
 
@@ -103,60 +105,101 @@ def _component(part: Material, kind: ComponentType | None = None, ref: str = "")
     )
 
 
-def read_sbom(data: bytes) -> tuple[Material, ...]:
-    """Return the components of a bill of materials in JSON: kind, name, version, SHA-256 and properties.
+class Bill(NamedTuple):
+    """What a bill of materials says.
+
+    Attributes:
+        subject: The whole that it is of; with its Package URL.
+        sources: What the subject's pedigree says that it descends from.
+        materials: The components: kind, name, version, SHA-256, Package URL and properties.
+    """
+
+    subject: Material
+    sources: tuple[Material, ...]
+    materials: tuple[Material, ...]
+
+
+def read_sbom(data: bytes) -> Bill:
+    """Return what a bill of materials in JSON says.
 
     Raises:
-        ValueError: It is not a CycloneDX document.
+        ValueError: It is not a CycloneDX document, or a value in it is not of the type that it has to be.
     """
     try:
-        document = json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        document = _object(json.loads(data, object_pairs_hook=_without_doubles))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(document, dict) or document.get("bomFormat") != "CycloneDX":
+    if document.get("bomFormat") != "CycloneDX":
         raise ValueError("not a CycloneDX document")
-    components = document.get("components", [])
-    if not isinstance(components, list) or not all(isinstance(part, dict) for part in components):
-        raise ValueError("its components are not a list of objects")
-    return tuple(_read_component(part) for part in components)
+    subject = _object(_object(document.get("metadata", {})).get("component", {}))
+    ancestors = _objects(_object(subject.get("pedigree", {})), "ancestors")
+    return Bill(
+        _read_component(subject),
+        tuple(map(_read_component, ancestors)),
+        tuple(map(_read_component, _objects(document, "components"))),
+    )
 
 
 def _read_component(part: Mapping[str, Any]) -> Material:
-    hashes = {str(entry.get("alg")): str(entry.get("content")) for entry in _objects(part, "hashes")}
-    properties = {
-        str(entry.get("name", "")).removeprefix(f"{_PROPERTY}:"): str(entry.get("value", ""))
-        for entry in _objects(part, "properties")
-    }
+    hashes = {_text(entry, "alg"): _text(entry, "content") for entry in _objects(part, "hashes")}
+    properties = _without_doubles(
+        [
+            (_text(entry, "name").removeprefix(f"{_PROPERTY}:"), _text(entry, "value"))
+            for entry in _objects(part, "properties")
+        ]
+    )
     return Material(
         kind=properties.pop("kind", ""),
-        name=str(part.get("name", "")),
-        version=str(part.get("version", "")),
+        name=_text(part, "name"),
+        version=_text(part, "version"),
         sha256=hashes.get("SHA-256", "").lower(),
+        purl=_text(part, "purl"),
         properties=tuple(sorted(properties.items())),
     )
 
 
-def _objects(part: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+def _without_doubles(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError(f"it says something twice: {', '.join(sorted(name for name, _ in pairs))[:200]}")
+    return found
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"not an object: {str(value)[:100]}")
+    return value
+
+
+def _objects(part: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
     value = part.get(key, [])
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+    if not isinstance(value, list):
+        raise ValueError(f"{key} is not a list of objects")
+    return [_object(entry) for entry in value]
 
 
-def provenance_of(wheel: Wheel) -> dict[str, str]:
-    """Return what a wheel's own SBOM says of the whole: abi, architectures, cuda, target and torch.
+def _text(part: Mapping[str, Any], key: str) -> str:
+    value = part.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is not a text: {str(value)[:100]}")
+    return value
+
+
+def own_sbom(wheel: Wheel) -> Bill | None:
+    """Return what a wheel's own SBOM says; None where it has none.
 
     Raises:
-        ValueError: The SBOM is not a CycloneDX document.
+        ValueError: It is not a bill of materials.
         WheelError: It is damaged.
     """
     name = wheel.in_dist_info(f"sboms/{SBOM_NAME}")
-    if name not in wheel.names:
-        return {}
-    document = json.loads(wheel.read(name))
-    try:
-        properties = document["metadata"]["component"]["properties"]
-        return {entry["name"].partition(":")[2]: entry["value"] for entry in properties}
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError("it says nothing of the wheel") from None
+    return read_sbom(wheel.read(name)) if name in wheel.names else None
+
+
+def listed_in_sbom(wheel: Wheel) -> list[str]:
+    """Return the names of the files that a wheel's SBOM has to list: all but RECORD and the SBOM itself."""
+    unlisted = {wheel.in_dist_info(name) for name in ("RECORD", f"sboms/{SBOM_NAME}")}
+    return [name for name in wheel.names if name not in unlisted]
 
 
 def sbom_problems(
@@ -165,14 +208,16 @@ def sbom_problems(
     """Return how a bill of materials and a wheel's content differ, one sentence each; empty if they agree.
 
     Args:
-        materials: What `read_sbom` returned.
+        materials: The components that `read_sbom` returned.
         files: Archive name -> SHA-256 of every file of the wheel.
-        must_list: Archive names that have to be in it: all shared libraries and patches.
+        must_list: Archive names that have to be in it.
     """
     problems: list[str] = []
-    listed = {part.fact("path") or part.name: part for part in materials}
-    kinds = {"extension", "library", "patch", "patch-file"}
-    in_wheel = {name: part for name, part in listed.items() if part.kind in kinds}
+    in_wheel = {
+        part.fact("path") or part.name: part
+        for part in materials
+        if part.kind in {"extension", "library", "patch", "patch-file", "file"}
+    }
     for name, part in sorted(in_wheel.items()):
         if name not in files:
             problems.append(f"{name} is in the SBOM and not in the wheel")
@@ -181,7 +226,8 @@ def sbom_problems(
     problems += [
         f"{name} is in the wheel and not in the SBOM" for name in sorted(must_list) if name not in in_wheel
     ]
-    return problems
+    places = Counter(part.fact("path") or f"{part.kind} {part.name}" for part in materials)
+    return problems + [f"the SBOM lists {place} twice" for place, count in places.items() if count > 1]
 
 
 def without_build_paths(data: bytes) -> bytes:
@@ -198,7 +244,7 @@ def without_build_paths(data: bytes) -> bytes:
         raise ValueError("not a JSON object")
     new_names: dict[str, str] = {}
     for number, part in enumerate(_objects(document, "components")):
-        old = str(part.get("bom-ref", ""))
+        old = _text(part, "bom-ref")
         base, _, digest = old.partition("#")
         if digest:
             new_names[old] = f"{base}#{hashlib.sha256(f'{number} {base}'.encode()).hexdigest()}"

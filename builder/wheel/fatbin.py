@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builder.target.architectures import Architecture
 from builder.util.errors import AuditError
@@ -43,7 +43,10 @@ _MAGIC = 0xBA55ED50
 _ALIGNMENT = 8
 _CONTAINER = struct.Struct("<IHHQ")
 _ENTRY = struct.Struct("<HHIQIIHHIIIQQQ")
-_KINDS = {1: "ptx", 2: "cubin", 8: "ltoir"}
+_CUBIN = 2
+_KINDS = {1: "ptx", _CUBIN: "cubin", 8: "ltoir"}
+_COMPRESSED_LZ4, _COMPRESSED_ZSTANDARD = 1 << 13, 1 << 15
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"  # the magic of its frames (RFC 8878)
 _DEBUG, _SUFFIX_A, _SUFFIX_F = 1 << 1, 1 << 20, 1 << 21
 
 
@@ -60,11 +63,13 @@ class Code:
             unknown one.
         architecture: What it is for.
         debug: Whether it was made for a debugger (`-G`).
+        container: Which container it is in, from 0: each source file has its own.
     """
 
     kind: str
     architecture: Architecture
     debug: bool
+    container: int = 0
 
 
 def read_fatbin(section: bytes) -> tuple[Code, ...]:
@@ -77,11 +82,11 @@ def read_fatbin(section: bytes) -> tuple[Code, ...]:
         FatbinError: The bytes don't have the layout above.
     """
     found: list[Code] = []
-    offset = _skip_padding(section, 0)
+    offset, number = _skip_padding(section, 0), 0
     while offset < len(section):
         end, codes = _read_container(section, offset)
-        found += codes
-        offset = _skip_padding(section, end)
+        found += (replace(code, container=number) for code in codes)
+        offset, number = _skip_padding(section, end), number + 1
     return tuple(found)
 
 
@@ -132,6 +137,12 @@ def _read_entry(section: bytes, start: int, end: int) -> tuple[int, Code]:
         raise FatbinError(f"offset {start:#x}: an entry is longer than its container.")
     if not 10 <= number < 1000:
         raise FatbinError(f"offset {start:#x}: {number} is not an architecture.")
+    payload = section[start + header_bytes : start + header_bytes + payload_bytes]
+    magic = _ZSTANDARD if flags & _COMPRESSED_ZSTANDARD else b"" if flags & _COMPRESSED_LZ4 else b"\x7fELF"
+    # What is compressed has few zeros; a cubin as it is has many.
+    most_zeros = len(payload) // 2 if flags & (_COMPRESSED_ZSTANDARD | _COMPRESSED_LZ4) else len(payload) - 1
+    if payload.count(0) > most_zeros or (kind == _CUBIN and not payload.startswith(magic)):
+        raise FatbinError(f"offset {start:#x}: an entry for sm_{number} holds no GPU code.")
     suffix = "a" if flags & _SUFFIX_A else "f" if flags & _SUFFIX_F else ""
     architecture = Architecture(number // 10, number % 10, suffix)
     code = Code(_KINDS.get(kind, f"kind {kind}"), architecture, bool(flags & _DEBUG))

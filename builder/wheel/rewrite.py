@@ -12,7 +12,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import deflate
@@ -45,7 +45,6 @@ def rewrite(
     *,
     add: Mapping[str, bytes] | None = None,
     remove: Iterable[str] = (),
-    edit_metadata: Callable[[bytes], bytes] | None = None,
     tag: str | None = None,
     epoch: int,
 ) -> Path:
@@ -63,7 +62,6 @@ def rewrite(
         out_dir: Where the new one goes.
         add: Archive name -> bytes of files to add or replace.
         remove: Archive names of files to omit.
-        edit_metadata: Returns the new METADATA for the old one.
         tag: The whole new tag, such as `cp312-cp312-manylinux_2_34_x86_64`, for WHEEL and the file name.
         epoch: The members' time, seconds since 1970 (SOURCE_DATE_EPOCH); before 1980 counts as 1980.
 
@@ -79,9 +77,6 @@ def rewrite(
         omitted |= {source.in_dist_info(file) for file in ("RECORD", *SIGNATURES)}
         content = {member: source.read(member) for member in source.names if member not in omitted}
         content.update(add or {})
-        if edit_metadata is not None:
-            metadata = source.in_dist_info("METADATA")
-            content[metadata] = edit_metadata(content[metadata])
         name = source.name
         if tag is not None:
             about = source.in_dist_info("WHEEL")

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import stat
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,16 +20,23 @@ from email.message import Message
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import TracebackType
+from typing import BinaryIO
 
 from packaging.tags import Tag, parse_tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.util.errors import AuditError
-from builder.util.limits import GIB, UNPACKED_WHEEL_BYTES
+from builder.util.limits import ARCHIVE_MEMBERS, GIB, UNPACKED_WHEEL_BYTES
 from builder.wheel.elf import is_elf
 
 # What `zipfile` raises over damaged archives.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError),
+    *(LookupError, OverflowError, MemoryError),
+)
+# A file's own header in a zip archive: signature, flags, method, CRC, sizes, lengths of name and extra field.
+_HEADER = struct.Struct("<I2xHH4xIIIHH")
+_MAGIC, _SIZES_FOLLOW, _UTF8, _LARGE = 0x04034B50, 1 << 3, 1 << 11, 0xFFFFFFFF
 # Signatures of RECORD (PEP 427), which it can't list.
 SIGNATURES = ("RECORD.jws", "RECORD.p7s")
 
@@ -101,6 +109,8 @@ class Wheel:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = WheelName.parse(path.name)
+        if path.exists() and not path.is_file():
+            raise WheelError(f"{path}: can't be read as a wheel: it is not a file.")
         try:
             self._zip = zipfile.ZipFile(path)
         except _DAMAGE as error:
@@ -108,9 +118,14 @@ class Wheel:
         try:
             self.members = self._members()
             self.dist_info = self._dist_info()
+            with path.open("rb") as stream:
+                self._compare_headers(stream)
         except WheelError:
             self._zip.close()
             raise
+        except _DAMAGE as error:
+            self._zip.close()
+            raise WheelError(f"{path}: can't be read as a wheel: {error}.") from error
 
     def __enter__(self) -> Wheel:
         return self
@@ -122,16 +137,54 @@ class Wheel:
 
     def _members(self) -> dict[str, zipfile.ZipInfo]:
         members: dict[str, zipfile.ZipInfo] = {}
-        for info in self._zip.infolist():
+        entries = self._zip.infolist()
+        if len(entries) > ARCHIVE_MEMBERS:
+            raise WheelError(f"{self.path}: holds more than {ARCHIVE_MEMBERS} files.")
+        if sum(info.file_size for info in entries) > UNPACKED_WHEEL_BYTES:
+            raise WheelError(f"{self.path}: unpacks to more than {UNPACKED_WHEEL_BYTES // GIB} GiB.")
+        for info in entries:
+            name, kind = info.filename, stat.S_IFMT(info.external_attr >> 16)
+            refuse_unsafe_name(name.removesuffix("/"), str(self.path))
+            if kind not in {0, stat.S_IFDIR if info.is_dir() else stat.S_IFREG}:
+                what = "a symbolic link" if kind == stat.S_IFLNK else "not a plain file"
+                raise WheelError(f"{self.path}: {name} is {what}.")
             if info.is_dir():
                 continue
-            refuse_unsafe_name(info.filename, str(self.path))
-            if stat.S_ISLNK(info.external_attr >> 16):
-                raise WheelError(f"{self.path}: {info.filename} is a symbolic link.")
-            if info.filename in members:
-                raise WheelError(f"{self.path}: holds {info.filename} twice.")
-            members[info.filename] = info
+            if name in members:
+                raise WheelError(f"{self.path}: holds {name} twice.")
+            members[name] = info
+        for name in members:
+            for parent in map(str, PurePosixPath(name).parents):
+                if parent in members:
+                    raise WheelError(f"{self.path}: {parent} is a file, and {name} is in it.")
         return members
+
+    def _compare_headers(self, stream: BinaryIO) -> None:
+        """Stop where the archive's two lists of files disagree: each reader goes by one of them.
+
+        Each file has a header before its bytes, and an entry in the directory at the archive's end
+        (APPNOTE.TXT 4.3). Bytes that belong to neither are refused too.
+        """
+        end, gaps = 0, {0}
+        for info in sorted(self._zip.infolist(), key=lambda info: info.header_offset):
+            stream.seek(info.header_offset)
+            header = stream.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                raise WheelError(f"{self.path}: {info.filename} has no header.")
+            magic, flags, method, crc, packed, size, name_bytes, extra_bytes = _HEADER.unpack(header)
+            name = stream.read(name_bytes).decode("utf-8" if flags & _UTF8 else "cp437", "replace")
+            sizes = (info.CRC, info.compress_size, info.file_size)
+            # The sizes may follow the bytes instead, and large ones stand in the extra field.
+            good = flags & _SIZES_FOLLOW or (crc, packed, size) == sizes or _LARGE in (packed, size)
+            listed = (info.filename, info.flag_bits, info.compress_type)
+            if magic != _MAGIC or (name, flags, method) != listed or not good:
+                raise WheelError(f"{self.path}: the archive contradicts itself about {info.filename!r}.")
+            if info.header_offset - end not in gaps:
+                raise WheelError(f"{self.path}: the archive has bytes before {name} that belong to no file.")
+            end = info.header_offset + _HEADER.size + name_bytes + extra_bytes + info.compress_size
+            gaps = {0, 12, 16, 20, 24} if flags & _SIZES_FOLLOW else {0}
+        if self._zip.start_dir - end not in gaps:
+            raise WheelError(f"{self.path}: the archive has bytes after its files that belong to none.")
 
     def _dist_info(self) -> str:
         found = {name.split("/")[0] for name in self.members if name.split("/")[0].endswith(".dist-info")}
@@ -156,8 +209,6 @@ class Wheel:
         """Return the first bytes of one file, without unpacking the rest; all of them with a size of -1."""
         if name not in self.members:
             raise WheelError(f"{self.path}: {name} is missing.")
-        if self.members[name].file_size > UNPACKED_WHEEL_BYTES:
-            raise WheelError(f"{self.path}: {name} unpacks to more than {UNPACKED_WHEEL_BYTES // GIB} GiB.")
         try:
             with self._zip.open(name) as stream:
                 return stream.read(size_bytes)
@@ -187,14 +238,18 @@ class Wheel:
         """
         text = self.read(self.in_dist_info("RECORD")).decode("utf-8", "surrogateescape")
         entries: dict[str, RecordEntry] = {}
-        for row in csv.reader(io.StringIO(text)):
-            if not row:
-                continue
+        try:
+            rows = [row for row in csv.reader(io.StringIO(text)) if row]
+        except csv.Error as error:
+            raise WheelError(f"{self.path}: RECORD can't be read: {error}.") from None
+        for row in rows:
             try:
                 name, digest, size = row
-                entries[name] = RecordEntry(digest, int(size) if size else None)
+                entry = RecordEntry(digest, int(size) if size else None)
             except ValueError:
-                raise WheelError(f"{self.path}: RECORD has the line {','.join(row)!r}.") from None
+                raise WheelError(f"{self.path}: RECORD has the line {','.join(row)[:200]!r}.") from None
+            if entries.setdefault(name, entry) != entry:
+                raise WheelError(f"{self.path}: RECORD has two lines for {name}, which disagree.")
         return entries
 
     def elf_names(self) -> tuple[str, ...]:
@@ -210,10 +265,12 @@ def refuse_unsafe_name(name: str, where: str) -> None:
         where: What to call the archive in the error.
 
     Raises:
-        WheelError: It is absolute, has `..` or a backslash in it, or is not normal (`a//b`, `./a`).
+        WheelError: It is absolute, has `..`, a backslash or control characters in it, or is not normal
+            (`a//b`, `./a`).
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or path.as_posix() != name:
+    bad = path.is_absolute() or ".." in path.parts or "\\" in name or path.as_posix() != name
+    if bad or not name.isprintable():
         raise WheelError(f"{where}: the name {name!r} in it is not safe to unpack.")
 
 

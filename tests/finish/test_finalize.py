@@ -13,7 +13,7 @@ from made_up_provenance import INFO, NAME, SOURCE, TOLD
 
 from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.repair import BundledLibrary
-from builder.finish.sbom import provenance_of, read_sbom
+from builder.finish.sbom import own_sbom, read_sbom
 from builder.target.architectures import Architecture
 from builder.util.errors import RepairError
 from builder.wheel.rewrite import rewrite
@@ -63,7 +63,8 @@ def test_a_finished_wheel(tmp_path: Path) -> None:
         assert "for CUDA 13.0, torch 2.11, and compute capabilities 8.0, 8.6, 8.9, 9.0a, 12.0." in first
         assert f"[sageattention-wheels](https://example.org/wheels) at {'f' * 40}" in second
         assert rest == ["", "# Read me", ""]
-        assert provenance_of(wheel)["target"] == "cp312-cu130"
+        assert (bill := own_sbom(wheel))
+        assert bill.subject.fact("target") == "cp312-cu130"
 
 
 def test_the_sbom_lists_all_that_went_in(tmp_path: Path) -> None:
@@ -78,8 +79,8 @@ def test_the_sbom_lists_all_that_went_in(tmp_path: Path) -> None:
     assert [each["diff"]["url"] for each in subject["pedigree"]["patches"]] == [
         f"{INFO}/patches/0001-build.toml"
     ]
-    found = {(part.kind, part.name): part for part in read_sbom(data)}
-    assert found["source", "SageAttention"].sha256 == "d" * 64
+    found = {(part.kind, part.name): part for part in read_sbom(data).materials}
+    assert found["source", "SageAttention"].sha256 == SOURCE.sha256
     assert found["source", "SageAttention"].fact("verified") == "true"
     assert found["build-tool", "nvidia-cuda-nvcc"].sha256 == "a" * 64
     assert found["build-tool", "g++"].version == "12.2.0"
@@ -113,7 +114,7 @@ def test_a_bundled_runtime(tmp_path: Path) -> None:
         assert f"{INFO}/sboms/auditwheel.cdx.json" in opened.names
         library = next(
             part
-            for part in read_sbom(opened.read(f"{INFO}/sboms/sageattention.cdx.json"))
+            for part in read_sbom(opened.read(f"{INFO}/sboms/sageattention.cdx.json")).materials
             if part.kind == "library"
         )
     assert (library.name, library.version) == ("libcudart.so.13", "13.0.96")
@@ -130,7 +131,7 @@ def test_an_unverified_source_is_said_and_names_no_folder(tmp_path: Path) -> Non
     assert "from an unverified source: directory fork, sha256 bbbb" in text
     assert "no patches" in text
     assert "/home/someone" not in text + sbom
-    source = next(part for part in read_sbom(sbom.encode()) if part.kind == "source")
+    source = next(part for part in read_sbom(sbom.encode()).materials if part.kind == "source")
     assert source.fact("verified") == "false"
     assert source.fact("location") == "fork"
 
@@ -145,10 +146,11 @@ def test_nvidias_terms_are_found(tmp_path: Path) -> None:
 
 def test_a_wheel_without_provenance_has_none(tmp_path: Path) -> None:
     with Wheel(rewrite(build(tmp_path), tmp_path / "out", epoch=0)) as wheel:
-        assert provenance_of(wheel) == {}
+        assert own_sbom(wheel) is None
 
 
 def test_the_sbom_names_the_architectures_that_were_built(tmp_path: Path) -> None:
     told = replace(TOLD, architectures=(Architecture(8, 9),))
     with Wheel(finalize(build(tmp_path), told, tmp_path / "out")) as wheel:
-        assert provenance_of(wheel)["architectures"] == "8.9"
+        assert (bill := own_sbom(wheel))
+        assert bill.subject.fact("architectures") == "8.9"

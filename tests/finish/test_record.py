@@ -49,7 +49,7 @@ def test_a_record_names_what_went_in_and_what_it_cost() -> None:
     assert record["architectures"] == ["8.9"]
     assert record["complete"] is False
     assert record["torch"] == {"built_with": "2.11.0+cu130", "requirement": "torch==2.11.*"}
-    assert record["source"]["sha256"] == "d" * 64
+    assert record["source"]["sha256"] == SOURCE.sha256
     assert record["source"]["verified"] is True
     assert record["patches"] == [{"name": "0001-build.toml", "sha256": "b" * 64, "summary": "3 hunks"}]
     assert record["toolchain"]["nvcc"] == "13.0.88"

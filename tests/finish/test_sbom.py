@@ -27,7 +27,7 @@ def test_an_sbom_does_not_depend_on_the_order() -> None:
 
 
 def test_sbom_against_content() -> None:
-    materials = read_sbom(sbom(MATERIALS))
+    materials = read_sbom(sbom(MATERIALS)).materials
     files = {"a.so": "1" * 64, "x.libs/libb-1.so.1": "2" * 64, "core.py": "9" * 64}
     assert sbom_problems(materials, files, must_list=["a.so", "x.libs/libb-1.so.1"]) == []
     changed = {"a.so": "4" * 64, "new.so": "5" * 64}

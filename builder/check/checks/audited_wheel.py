@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -12,11 +13,12 @@ from packaging.requirements import Requirement
 
 from builder.check.checks.evidence import build_paths, owner_of_copy, stem, unstable_torch_symbols
 from builder.check.label import Label, torch_requirement
-from builder.finish.sbom import SBOM_NAME, provenance_of, read_sbom
+from builder.finish.provenance import OPENING
+from builder.finish.sbom import SBOM_NAME, Bill, own_sbom
 from builder.target.architectures import Architecture
 from builder.target.targets import Target
 from builder.toolchain.materials import Material
-from builder.util.errors import AuditError
+from builder.util.errors import AuditError, RepairError
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf
 from builder.wheel.fatbin import Code, cubin_architectures, read_fatbin
 from builder.wheel.libraries import TORCH
@@ -37,6 +39,7 @@ ONLY = {"_qattn_sm90": "9.0a"}
 
 # A wheel without a platform promise is compared with what this project's own promise.
 _DEFAULT_POLICY = "manylinux_2_34_x86_64"
+_NOTHING = Bill(Material("", ""), (), ())
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Content:
 
     sha256: str
     size_bytes: int
+    elf: bool
     library: SharedLibrary | None
     codes: tuple[Code, ...]
     build_paths: tuple[str, ...]
@@ -80,7 +84,7 @@ class AuditedWheel:
             except AuditError as error:
                 self.unreadable.append(error.message if name in error.message else f"{name}: {error.message}")
         paths = () if _is_bundled(name) else build_paths(data)
-        return Content(hashlib.sha256(data).hexdigest(), len(data), library, codes, paths)
+        return Content(hashlib.sha256(data).hexdigest(), len(data), is_elf(data), library, codes, paths)
 
     @cached_property
     def libraries(self) -> dict[str, SharedLibrary]:
@@ -122,9 +126,17 @@ class AuditedWheel:
 
     @cached_property
     def policy(self) -> Policy | None:
-        """The strictest of the wheel's manylinux tags; None without one."""
-        promised = [load_policy(tag) for tag in self.platforms if tag.startswith("manylinux")]
-        return min(promised, key=lambda policy: policy.glibc, default=None)
+        """The strictest of the wheel's manylinux tags; None without one that is known."""
+        return min(self.policies, key=lambda policy: policy.glibc, default=None)
+
+    @cached_property
+    def policies(self) -> list[Policy]:
+        """What its manylinux tags promise; the check `tag` reports those that are not known."""
+        found = []
+        for platform in self.platforms:
+            with suppress(RepairError):
+                found += [load_policy(platform)] if platform.startswith("manylinux") else []
+        return found
 
     @cached_property
     def system_libraries(self) -> frozenset[str]:
@@ -143,21 +155,41 @@ class AuditedWheel:
         return torch_requirement(self.wheel.metadata.get_all("Requires-Dist"))
 
     @cached_property
-    def provenance(self) -> Mapping[str, str]:
-        """What the wheel's SBOM says about the whole wheel; empty without an SBOM that can be read."""
+    def bill(self) -> Bill:
+        """What the wheel's own SBOM says; empty without one that can be read."""
         try:
-            return provenance_of(self.wheel)
+            return own_sbom(self.wheel) or _NOTHING
         except (ValueError, WheelError):
-            return {}
+            return _NOTHING
+
+    @property
+    def provenance(self) -> Material:
+        """What the wheel's own SBOM says of the whole wheel."""
+        return self.bill.subject
 
     @cached_property
-    def materials(self) -> tuple[Material, ...]:
-        """The components of the wheel's own SBOM; empty without one that can be read."""
-        name = self.wheel.in_dist_info(f"sboms/{SBOM_NAME}")
-        try:
-            return read_sbom(self.wheel.read(name)) if name in self.contents else ()
-        except ValueError:
-            return ()
+    def description(self) -> str:
+        """The two lines of METADATA that say what a wheel of this project is; empty in other wheels."""
+        metadata = self.wheel.read(self.wheel.in_dist_info("METADATA")).decode("utf-8", "replace")
+        lines = metadata.replace("\r\n", "\n").partition(f"\n\n{OPENING}")
+        return OPENING + lines[2].partition("\n\n")[0] if lines[1] else ""
+
+    @cached_property
+    def ours(self) -> bool:
+        """Whether anything in it says that this project made it."""
+        folders = (self.wheel.in_dist_info("patches/"), self.wheel.in_dist_info(f"sboms/{SBOM_NAME}"))
+        links = map(str, self.wheel.metadata.get_all("Project-URL", []))
+        return (
+            self.description != ""
+            or any(name.startswith(folders) for name in self.contents)
+            or any(link.startswith("Wheel build,") for link in links)
+        )
+
+    @cached_property
+    def unpatched(self) -> bool:
+        """Whether its SBOM says what it was made from, and that it was not patched."""
+        kinds = {part.kind for part in self.bill.materials}
+        return "source" in kinds and "patch" not in kinds
 
     @cached_property
     def label(self) -> Label:

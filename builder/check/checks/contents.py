@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import stat
+
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, AuditedWheel, Found, listed
 from builder.util.limits import ASSET_BYTES
 from builder.wheel.wheelfile import record_problems
@@ -11,6 +14,20 @@ def record(audited: AuditedWheel) -> Found:
     """RECORD has the right digest for each file, and each library can be read."""
     for problem in (*record_problems(audited.wheel), *audited.unreadable):
         yield ERROR, problem
+
+
+def files(audited: AuditedWheel) -> Found:
+    """No file is what an installer or Python acts on unasked, or something else than its name says."""
+    for name, info in audited.wheel.members.items():
+        mode = stat.S_IMODE(info.external_attr >> 16)
+        if mode & ~0o775:
+            yield ERROR, f"{name} has the mode {mode:o}"
+        if name.endswith((".pyc", ".pyo")):
+            yield HOUSE_RULE, f"{name} is byte code, which Python runs in place of the source"
+        if re.search(r"\.so(\.\d+)*$", name) and not audited.contents[name].elf:
+            yield ERROR, f"{name} is not a shared library"
+    if (entry_points := audited.wheel.in_dist_info("entry_points.txt")) in audited.contents:
+        yield HOUSE_RULE, f"{entry_points} makes commands or plugins"
 
 
 def paths(audited: AuditedWheel) -> Found:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-from builder.check.checks.audited_wheel import ERROR, LEAST, NOTE, ONLY, WARNING, AuditedWheel, Found
+from builder.check.checks.audited_wheel import (
+    ERROR,
+    HOUSE_RULE,
+    LEAST,
+    NOTE,
+    ONLY,
+    WARNING,
+    AuditedWheel,
+    Found,
+)
 from builder.check.checks.evidence import stem
 from builder.target.architectures import Architecture, join
 from builder.util.errors import ArchitectureError
@@ -28,6 +37,11 @@ def architectures(audited: AuditedWheel) -> Found:
         expected = expected_architectures(stem(path), claimed)
         if expected is not None and (missing := expected - cubins):
             yield ERROR, f"{name} has no cubin for {join(sorted(missing))}"
+        for container in sorted({code.container for code in part.codes}):
+            own = cubin_architectures(code for code in part.codes if code.container == container)
+            if lacking := cubins - set(own):
+                file = f"the {container + 1}. of its source files"
+                yield HOUSE_RULE, f"{name} has no cubin for {join(sorted(lacking))} of {file}"
         if extra := cubins - claimed:
             yield WARNING, f"{name} has cubins beyond what the wheel claims: {join(sorted(extra))}"
         if ptx := ptx_architectures(part.codes):
@@ -65,6 +79,6 @@ def claimed_architectures(audited: AuditedWheel) -> frozenset[Architecture]:
     """
     if audited.label.architectures:
         return frozenset(Architecture.parse(f"sm_{number}") for number in audited.label.architectures)
-    if told := audited.provenance.get("architectures"):
+    if told := audited.provenance.fact("architectures"):
         return frozenset(map(Architecture.parse, told.split()))
     return frozenset(audited.expect.architectures) if audited.expect is not None else audited.architectures

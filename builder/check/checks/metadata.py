@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from packaging.requirements import Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found, listed
 from builder.check.checks.evidence import unlimited_python_symbols
@@ -15,6 +15,9 @@ from builder.target.architectures import join
 from builder.target.selection import Selection
 from builder.target.targets import local_version
 
+# Fields of METADATA that installers read once, and versions of the formats that they accept.
+_ONCE = ("Metadata-Version", "Name", "Version", "Requires-Python", "License-Expression")
+_OTHERS = {"torch", "triton", "nvidia", "numpy"}
 _UPSTREAM_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "12.0")
 
 
@@ -24,11 +27,23 @@ def names(audited: AuditedWheel) -> Found:
     name, version = str(metadata["Name"] or ""), str(metadata["Version"] or "")
     if canonicalize_name(name) != canonicalize_name(wheel.name.distribution):
         yield ERROR, f"METADATA has the name {name!r} and the file name has {wheel.name.distribution!r}"
+    if wheel.dist_info != f"{wheel.name.distribution}-{wheel.name.version}.dist-info":
+        yield ERROR, f"the folder {wheel.dist_info} is not named for the file"
+    for field in _ONCE:
+        if len(metadata.get_all(field, [])) > 1:
+            yield ERROR, f"METADATA has the field {field} more than once"
+    for field, file, known in (
+        ("Metadata-Version", metadata, "2"),
+        ("Wheel-Version", wheel.wheel_metadata, "1"),
+    ):
+        value = str(file[field] or "").strip()
+        if re.fullmatch(rf"{known}\.\d+", value) is None:
+            yield ERROR, f"{field} is {value or 'missing'}; installers read {known}.x"
     try:
         if Version(version) != Version(wheel.name.version.replace("_", "+", 1)):
             yield ERROR, f"METADATA has the version {version} and the file name has {wheel.name.version}"
-    except InvalidVersion:
-        yield ERROR, f"METADATA has the version {version!r}, which is not a version (PEP 440)"
+    except ValueError:
+        yield ERROR, f"METADATA has the version {version[:200]!r}, which is not a version (PEP 440)"
     tags = {str(tag) for tag in wheel.wheel_metadata.get_all("Tag", [])}
     if tags != {str(tag) for tag in wheel.name.tags}:
         yield ERROR, f"the file WHEEL has the tags {', '.join(sorted(tags)) or 'none'}, unlike the file name"
@@ -36,12 +51,16 @@ def names(audited: AuditedWheel) -> Found:
         yield ERROR, "the file WHEEL says that it is pure Python, and it contains shared libraries"
     own = {wheel.dist_info, wheel.name.distribution, f"{wheel.name.distribution}.libs"}
     for entry in sorted({member.split("/")[0] for member in wheel.names} - own):
-        yield WARNING, f"it installs {entry} beside {wheel.name.distribution}"
+        level = ERROR if entry.lower() in _OTHERS else HOUSE_RULE
+        yield level, f"it installs {entry} beside {wheel.name.distribution}"
 
 
 def version(audited: AuditedWheel) -> Found:
-    """The local version says what the wheel is for."""
+    """The local version says what the wheel is for, as the SBOM does."""
     label, name, found = audited.label, audited.wheel.name, audited.architectures
+    told = audited.provenance
+    if (cuda := told.fact("cuda")) and cuda != label.cuda:
+        yield ERROR, f"the version {name.version} disagrees with the SBOM, which says CUDA {cuda}"
     if audited.expect is not None:
         chosen = tuple(sorted(found))
         selection = Selection(chosen, "", chosen == audited.expect.architectures)
@@ -68,6 +87,7 @@ def version(audited: AuditedWheel) -> Found:
 def requirement(audited: AuditedWheel) -> Found:
     """The wheel requires the torch that its symbols need, and a Python that fits its tag."""
     torch = audited.torch
+    yield from _others(audited)
     if audited.expect is not None and (torch is None or not _same(torch, audited.expect.torch_requirement)):
         yield ERROR, f"requires {torch or 'no torch'}, and the target says {audited.expect.torch_requirement}"
     elif torch is None and not audited.unstable:
@@ -84,6 +104,24 @@ def requirement(audited: AuditedWheel) -> Found:
         elif audited.label.torch and audited.label.torch != series:
             yield ERROR, f"requires torch {series} and its version says {audited.label.torch}"
     yield from _python(audited)
+
+
+def _others(audited: AuditedWheel) -> Found:
+    """Requirements beside the one on torch, and those that no package index accepts."""
+    names: list[str] = []
+    for line in map(str, audited.wheel.metadata.get_all("Requires-Dist", [])):
+        try:
+            other = Requirement(line)
+        except InvalidRequirement:
+            yield ERROR, f"Requires-Dist: {line[:200]!r} is not a requirement (PEP 508)"
+            continue
+        if other.url:
+            yield ERROR, f"requires {other.name} from an address: {other.url}"
+        names.append(str(canonicalize_name(other.name)))
+        if names[-1] != "torch":
+            yield HOUSE_RULE, f"requires {other} besides torch"
+    if names.count("torch") > 1:
+        yield ERROR, "requires torch more than once"
 
 
 def _same(requirement: Requirement, text: str) -> bool:
@@ -124,12 +162,11 @@ def pinned_series(specifier: SpecifierSet) -> str:
 
 def _python(audited: AuditedWheel) -> Found:
     text = str(audited.wheel.metadata["Requires-Python"] or "")
+    numbers = re.findall(r"cp3(\d+)", audited.wheel.name.python)
     try:
-        allowed = SpecifierSet(text)
-    except InvalidSpecifier:
-        yield ERROR, f"Requires-Python: {text!r} is not a version specifier"
+        excluded = [f"cp3{number}" for number in numbers if f"3.{number}" not in SpecifierSet(text)]
+    except ValueError:
+        yield ERROR, f"Requires-Python: {text[:200]!r} is not a version specifier"
         return
-    for tag in audited.wheel.name.python.split("."):
-        match = re.fullmatch(r"cp3(\d+)", tag)
-        if match and f"3.{match[1]}" not in allowed:
-            yield ERROR, f"Requires-Python: {text} excludes the Python of its own tag, {tag}"
+    for tag in excluded:
+        yield ERROR, f"Requires-Python: {text} excludes the Python of its own tag, {tag}"

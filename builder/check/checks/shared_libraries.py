@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, NOTE, WARNING, AuditedWheel, Found, listed
 from builder.check.checks.evidence import owner_of_copy
+from builder.util.errors import RepairError
 from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, Owner, owner_of
 from builder.wheel.manylinux import load_policy, reached_tag, violations, way_out
 
@@ -17,7 +18,11 @@ def tag(audited: AuditedWheel) -> Found:
     """The libraries fit the wheel's tag, and the tag fits the target."""
     for platform in audited.platforms:
         if platform.startswith("manylinux"):
-            policy = load_policy(platform)
+            try:
+                policy = load_policy(platform)
+            except RepairError as error:
+                yield ERROR, error.message
+                continue
             for name, library in audited.named_libraries:
                 for violation in violations(library, policy):
                     yield ERROR, f"{name} needs {violation}; {way_out([violation], policy)}"
@@ -40,9 +45,11 @@ def libraries(audited: AuditedWheel) -> Found:
     """Each library that is needed is in the wheel, or something else provides it."""
     for name, library in audited.named_libraries:
         for soname in library.needed:
+            needs = f"{name} needs {soname}"
+            if owner_of_copy(soname) is CUDA_RUNTIME:
+                yield from _runtime(audited, soname, needs)
             if soname in audited.inside:
                 continue
-            needs = f"{name} needs {soname}"
             owner = owner_of(soname, audited.system_libraries)
             if owner is None:
                 yield ERROR, f"{needs}, which neither torch nor the driver nor the system provides"
@@ -50,8 +57,8 @@ def libraries(audited: AuditedWheel) -> Found:
                 yield ERROR, f"{needs}: {PYTHON.why}"
             elif owner is DRIVER:
                 yield HOUSE_RULE, f"{needs}: it can't be imported where there is no driver"
-            elif owner is CUDA_RUNTIME:
-                yield from _runtime(audited, soname, needs)
+            elif owner is CUDA_RUNTIME and audited.policy is not None:
+                yield HOUSE_RULE, f"{needs}, which the tag {audited.policy.tag} doesn't promise"
 
 
 def _runtime(audited: AuditedWheel, soname: str, needs: str) -> Found:
@@ -59,8 +66,6 @@ def _runtime(audited: AuditedWheel, soname: str, needs: str) -> Found:
     cuda = audited.expect.cuda if audited.expect else audited.label.cuda
     if cuda and major.isdigit() and major != cuda.split(".")[0]:
         yield ERROR, f"{needs}, and the wheel is for CUDA {cuda}"
-    if audited.policy is not None:
-        yield HOUSE_RULE, f"{needs}, which the tag {audited.policy.tag} doesn't promise"
 
 
 def bundled(audited: AuditedWheel) -> Found:

@@ -14,7 +14,10 @@ from builder.check.checks.evidence import build_paths
 
 def test_changed_bytes(tmp_path: Path) -> None:
     wheel = tamper(ours(tmp_path), "core.py", b"import os\n")
-    assert only_error(audit_wheel(wheel)) == "record: sageattention/core.py has a different digest in RECORD"
+    assert found(audit_wheel(wheel)) == [
+        "record: sageattention/core.py has a different digest in RECORD",
+        "sbom: sageattention/core.py has a different SHA-256 in the SBOM",
+    ]
 
 
 @pytest.mark.parametrize(
