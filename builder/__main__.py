@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
@@ -23,6 +24,8 @@ COMMANDS = {
     "outdated": "publish.outdated",
 }
 _INTERRUPTED = 130
+# What the disk or the rights of a folder can cause wherever something is written.
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BuilderError as error:
         fail(str(error))
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _STORAGE:
+            raise
+        fail(f"{error.filename or name}: {error.strerror}\n  Make room, or let the folder be written.")
+        return BuilderError.exit_code
     except KeyboardInterrupt:
         fail("interrupted")
         return _INTERRUPTED

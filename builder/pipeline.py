@@ -23,7 +23,7 @@ from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
 from builder.finish.provenance import PatchFile, Provenance, read_patch_files
 from builder.finish.record import for_wheel, learnt_costs, make_record
-from builder.finish.wheelhouse import locked, publish, read_record, up_to_date
+from builder.finish.wheelhouse import locked, publish, read_record, refuse_unwritable, up_to_date
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, apply_series
 from builder.source.series import Series, load_series
@@ -146,6 +146,9 @@ def build(
     )
     say(f"{target.name}: {target.describe()}")
     say(f"  architectures: {job.selection.reason}")
+    refuse_unwritable(
+        job.work, limits.BUILD_ROOM_BYTES, "Builds work there: let it be written, or make room."
+    )
     with locked(job.work):
         _remove(job.scratch)
         job.scratch.mkdir()
@@ -177,6 +180,8 @@ def _build(job: Job) -> list[Path]:
     if there:
         say("\nUp to date (--force builds again):")
         return there
+    wheelhouse_remedy = "Choose another one with --wheelhouse DIR, or make room."
+    refuse_unwritable(job.options.wheelhouse, limits.WHEELHOUSE_ROOM_BYTES, wheelhouse_remedy)
     source = source or _obtain(job)
     applied = _patch(job, source)
     torch_version, tools = _prepare(job)

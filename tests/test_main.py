@@ -52,3 +52,21 @@ def test_an_interrupted_command_ends_with_130_and_without_a_traceback(name: str)
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [("/dev/full", "error: full: No space left on device"), ("/nowhere/x", "")],
+)
+def test_a_full_or_read_only_disk_is_one_error(path: str, said: str) -> None:
+    code = (
+        "import sys, types; import builder.__main__ as commands\n"
+        "def fill(arguments):\n    with open(" + repr(path) + ", 'wb', 0) as full: full.write(b'x')\n"
+        "sys.modules['builder.full'] = types.SimpleNamespace(main=fill)\n"
+        "commands.COMMANDS['full'] = 'full'\n"
+        "sys.exit(commands.main(['full']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert ("Traceback" in done.stderr) is (said == "")

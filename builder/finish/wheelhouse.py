@@ -1,20 +1,35 @@
 """Keeps the wheelhouse: finished wheels, each with its JSON record beside it.
 
-A wheel and its record are written beside their places and then moved there, the record last. A wheel counts
-only with a record that fits it.
+The wheels of a build and their records are written into a hidden folder of the wheelhouse. Renaming that one
+commits them: from then on they are moved to their places, the records last, by the next process if this one
+is killed. A wheel counts only with a record that fits it.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from contextlib import AbstractContextManager, ExitStack
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from builder.util import files
 from builder.util.digest import file_sha256
 from builder.util.errors import UsageError
+from builder.util.log import say
+
+_STAGED, _COMMITTED, _LOCK = ".staged", ".committed", ".lock"
+
+# What this project reads of a record again, and as what: `*` stands for any other key.
+_SHAPE: dict[str, Any] = {
+    "fingerprint": str,
+    "wheels_of_build": int,
+    "wheel": {"sha256": str},
+    "cost": {"compiler_cache": {"hits": int}, "files": {"*": {"seconds": (int, float)}}},
+}
 
 
 def record_path(wheel: Path) -> Path:
@@ -23,12 +38,44 @@ def record_path(wheel: Path) -> Path:
 
 
 def read_record(wheel: Path) -> dict[str, Any] | None:
-    """Return a wheel's record; None if there is none that can be read."""
+    """Return a wheel's record; None if there is none that a build can have written."""
     try:
-        record = json.loads(record_path(wheel).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+        record = json.loads(record_path(wheel).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if _fits(record, _SHAPE) else None
+
+
+def _fits(value: object, shape: Any) -> bool:
+    if not isinstance(shape, dict):
+        return isinstance(value, shape) and (shape is object or not isinstance(value, bool))
+    return isinstance(value, dict) and all(
+        _fits(part, shape.get(key, shape.get("*", object))) for key, part in value.items()
+    )
+
+
+def refuse_unwritable(folder: Path, room_bytes: int, remedy: str) -> None:
+    """Stop where a folder, which need not be there yet, can't be written or its disk is full.
+
+    Args:
+        folder: The folder.
+        room_bytes: How much its disk must have free.
+        remedy: What to do, in a sentence.
+
+    Raises:
+        UsageError: It can't be written, or has less room.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there) as trial:
+            trial.write(b"x" * 4096)
+            trial.flush()
+        free_bytes = shutil.disk_usage(there).free
+    except OSError as error:
+        raise UsageError(f"{folder} can't be written: {error.strerror}.", remedy) from None
+    if free_bytes < room_bytes:
+        room = f"{free_bytes / 1e6:.0f} MB free, and a build needs {room_bytes / 1e6:.0f} MB there"
+        raise UsageError(f"The disk of {folder} has {room}.", remedy)
 
 
 def publish(wheels: list[tuple[Path, dict[str, Any]]], wheelhouse: Path) -> list[Path]:
@@ -42,20 +89,58 @@ def publish(wheels: list[tuple[Path, dict[str, Any]]], wheelhouse: Path) -> list
         UsageError: The wheelhouse can't be written.
     """
     published = [wheelhouse / wheel.name for wheel, _ in wheels]
+    staged = wheelhouse / _STAGED
     try:
-        # What is entered last is moved into place first: the wheels before their records.
-        with ExitStack() as stack:
-            for path, (_, record) in zip(published, wheels, strict=True):
-                staged = stack.enter_context(files.beside(record_path(path)))
-                staged.write_text(json.dumps(record, indent=2) + "\n")
-            for path, (wheel, _) in zip(published, wheels, strict=True):
-                shutil.copyfile(wheel, stack.enter_context(files.beside(path)))
+        wheelhouse.mkdir(parents=True, exist_ok=True)
+        with files.locked(wheelhouse / _LOCK, lambda: say("  waiting for another build")):
+            _complete(wheelhouse)
+            shutil.rmtree(staged, ignore_errors=True)
+            try:
+                staged.mkdir()
+                for wheel, record in wheels:
+                    shutil.copyfile(wheel, staged / wheel.name)
+                    record_path(staged / wheel.name).write_text(json.dumps(record, indent=2) + "\n")
+                for path in published:
+                    if path.is_dir() or record_path(path).is_dir():
+                        raise IsADirectoryError(21, "a folder has the name of a wheel", str(path))
+                with _uninterrupted():
+                    staged.rename(wheelhouse / _COMMITTED)
+                    _complete(wheelhouse)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
     except OSError as error:
         raise UsageError(
             f"The wheelhouse {wheelhouse} can't be written: {error}.",
             "Choose another one with --wheelhouse DIR.",
         ) from error
     return published
+
+
+def complete(wheelhouse: Path) -> None:
+    """Finish what a killed process had begun to publish, where the wheelhouse can be written."""
+    with suppress(OSError):
+        if (wheelhouse / _COMMITTED).is_dir():
+            with files.locked(wheelhouse / _LOCK, lambda: say("  waiting for another build")):
+                _complete(wheelhouse)
+
+
+def _complete(wheelhouse: Path) -> None:
+    committed = wheelhouse / _COMMITTED
+    if committed.is_dir():
+        for path in sorted(committed.iterdir(), key=lambda path: path.suffix == ".json"):
+            path.replace(wheelhouse / path.name)
+        committed.rmdir()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM until the block has run."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
@@ -68,6 +153,7 @@ def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
     Returns:
         Their paths; empty if one is missing, or its SHA-256 is not that of its record.
     """
+    complete(wheelhouse)
     found: list[Path] = []
     expected = 0
     for record_file in sorted(wheelhouse.glob("*.whl.json")):
@@ -75,9 +161,10 @@ def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
         record = read_record(wheel)
         if record is None or record.get("fingerprint") != fingerprint:
             continue
-        expected = max(expected, int(record.get("wheels_of_build", 1)))
-        if wheel.exists() and file_sha256(wheel) == record.get("wheel", {}).get("sha256"):
-            found.append(wheel)
+        expected = max(expected, record.get("wheels_of_build", 1))
+        with suppress(OSError):
+            if wheel.is_file() and file_sha256(wheel) == record.get("wheel", {}).get("sha256"):
+                found.append(wheel)
     return found if found and len(found) == expected else []
 
 
