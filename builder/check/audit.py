@@ -34,6 +34,7 @@ CHECKS: dict[str, Callable[[AuditedWheel], Found]] = {
     "version": metadata.version,
     "requirement": metadata.requirement,
     "sbom": origin.sbom,
+    "build_record": origin.build_record,
     "licence": origin.licence,
     "description": origin.description,
     "paths": contents.paths,

@@ -13,14 +13,18 @@ from typing import Any
 
 from builder.compile.compiler_cache import Stats
 from builder.compile.frontend import Compiled
+from builder.finish.sbom import Bill
 from builder.source.obtain import Source
 from builder.source.patches import Applied
 from builder.target.selection import Selection
 from builder.target.targets import Target
 from builder.toolchain.compilers import Toolchain
+from builder.toolchain.materials import Material
 from builder.util.digest import file_sha256
+from builder.wheel.wheelfile import Wheel
 
 SCHEMA = 1
+_SHOWN = 120  # characters of a value in a message
 
 
 def make_record(
@@ -152,3 +156,56 @@ def learnt_costs(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         for name, figures in cost.get("files", {}).items():
             costs[name] = max(costs.get(name, 0.0), float(figures.get("seconds", 0.0)))
     return costs
+
+
+def disagreements(record: Mapping[str, Any], wheel: Wheel, sbom: Bill) -> list[str]:
+    """Return where a wheel's record says something else than its SBOM, a phrase each; empty if they agree.
+
+    Args:
+        record: The wheel's record, from wherever.
+        wheel: The wheel.
+        sbom: Its SBOM.
+    """
+
+    def recorded(*keys: str) -> object:
+        value: object = record
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def each(value: object, *keys: str) -> object:
+        if not isinstance(value, list) or not all(isinstance(part, Mapping) for part in value):
+            return value
+        return sorted(tuple(str(part.get(key)) for key in keys) for part in value)
+
+    patches = [part.name.rpartition("/")[2] for part in sbom.materials if part.kind == "patch"]
+    source = next((part for part in sbom.materials if part.kind == "source"), Material("", ""))
+    libraries = [part for part in sbom.materials if part.kind == "library"]
+    compared = {
+        "wheel.name": (recorded("wheel", "name"), wheel.path.name),
+        "wheel.sha256": (recorded("wheel", "sha256"), file_sha256(wheel.path)),
+        "target": (recorded("target"), sbom.subject.fact("target")),
+        "abi": (recorded("abi"), sbom.subject.fact("abi")),
+        "torch.requirement": (recorded("torch", "requirement"), sbom.subject.fact("torch")),
+        "architectures": (recorded("architectures"), sbom.subject.fact("architectures").split()),
+        "source.kind": (recorded("source", "kind"), source.fact("source")),
+        "source.version": (recorded("source", "version"), source.version),
+        "source.sha256": (recorded("source", "sha256"), source.sha256),
+        "source.verified": (recorded("source", "verified"), source.fact("verified") == "true"),
+        # Their digests differ: the record's cover the files that a patch adds.
+        "patches": (each(recorded("patches"), "name"), sorted((name,) for name in patches)),
+        "wheel.bundled": (
+            each(recorded("wheel", "bundled"), "name", "sha256"),
+            sorted((part.fact("path"), part.fact("original-sha256")) for part in libraries),
+        ),
+    }
+    return [
+        f"{name} is {_short(said)}, and its SBOM says {_short(known)}"
+        for name, (said, known) in compared.items()
+        if said != known
+    ]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from made_up_provenance import SOURCE, TARGET
+import pytest
+from made_up_libraries import pack_wheel
+from made_up_provenance import NAME, SOURCE, TARGET, TOLD
 
+from builder.check.audit import audit_wheel
 from builder.compile.compiler_cache import Stats
 from builder.compile.frontend import Compiled
 from builder.compile.progress import FileCost
-from builder.finish.record import for_wheel, learnt_costs, make_record
+from builder.finish.finalize import finalize
+from builder.finish.record import disagreements, for_wheel, learnt_costs, make_record
+from builder.finish.sbom import own_sbom
+from builder.finish.wheelhouse import record_path
 from builder.source.patches import Applied
 from builder.target.architectures import Architecture
 from builder.target.selection import Selection
@@ -19,6 +26,7 @@ from builder.toolchain.compilers import Toolchain
 from builder.toolchain.host_compiler import HostCompiler
 from builder.toolchain.materials import Material
 from builder.util.digest import file_sha256
+from builder.wheel.wheelfile import Wheel
 
 
 def _record(**files: FileCost) -> dict[str, Any]:
@@ -93,3 +101,69 @@ def test_costs_are_learnt_from_builds_without_cache_hits() -> None:
 
     records = [built(0, a=5, b=1), built(0, a=3, c=2), built(1, a=99), {}, {"cost": {"files": {"d": {}}}}]
     assert learnt_costs(records) == {"a": 5, "b": 1, "c": 2, "d": 0}
+
+
+def finished(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A finished wheel, and its record."""
+    built = pack_wheel(
+        tmp_path / "in", NAME, {"sageattention/core.py": b""}, ["Requires-Dist: torch==2.11.*"]
+    )
+    told = replace(TOLD, architectures=(Architecture(8, 9),))
+    wheel = finalize(built, told, tmp_path / "out")
+    (patch,) = (patch for patch in TOLD.patches if patch.summary)
+    record = {**_record(), "patches": [{"name": patch.name, "sha256": patch.sha256}]}
+    return wheel, for_wheel(record, wheel, bundled=[], checks=[], wheels_of_build=1)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (["source", "verified"], False, "source.verified is False, and its SBOM says True"),
+        (["source", "sha256"], "0" * 64, "source.sha256 is "),
+        (["source", "kind"], "directory", "source.kind is 'directory', and its SBOM says 'release'"),
+        (["source"], None, "source.kind is None"),
+        (["source"], [[]], "source.kind is None"),
+        (["architectures"], ["8.9", "9.0a"], "architectures is ['8.9', '9.0a'], and its SBOM says ['8.9']"),
+        (
+            ["torch", "requirement"],
+            "torch",
+            "torch.requirement is 'torch', and its SBOM says 'torch==2.11.*'",
+        ),
+        (["patches"], [], "patches is [], and its SBOM says [('"),
+        (["patches"], [{"name": 1}], "patches is [('1',)], and its SBOM says [('0001-build.toml',)]"),
+        (["patches"], 7, "patches is 7, "),
+        (["wheel", "sha256"], "0" * 64, "wheel.sha256 is "),
+        (["wheel", "bundled"], [{"name": "a", "sha256": "b"}], "wheel.bundled is [('a', 'b')], "),
+        (["target"], "x" * 500, f"target is '{'x' * 119}..., and"),
+    ],
+)
+def test_a_record_that_disagrees_with_the_sbom(
+    tmp_path: Path, keys: list[str], value: object, said: str
+) -> None:
+    path, record = finished(tmp_path)
+    with Wheel(path) as wheel:
+        assert (sbom := own_sbom(wheel))
+        assert disagreements(record, wheel, sbom) == []
+        part = record
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = value
+        assert disagreements(record, wheel, sbom)[0].startswith(said)
+
+
+def test_the_audit_compares_the_record_beside_a_wheel(tmp_path: Path) -> None:
+    path, record = finished(tmp_path)
+    told = record_path(path)
+
+    def said() -> list[str]:
+        return [each.message for each in audit_wheel(path).findings if each.check == "build_record"]
+
+    assert said() == []
+    told.write_text(json.dumps(record))
+    assert said() == []
+    record["source"]["verified"] = False
+    told.write_text(json.dumps(record))
+    assert said() == [f"in {told.name}, source.verified is False, and its SBOM says True"]
+    for broken in ("", '{"wheel": 1}', "[" * 9999):
+        told.write_text(broken)
+        assert said() == [f"{told.name} is not the record of a build"]

@@ -11,7 +11,9 @@ from builder.check.checks.evidence import owner_of_copy
 from builder.finish.core_metadata import RUNTIME_LICENSE
 from builder.finish.finalize import RUNTIME_LICENSE_FILE
 from builder.finish.provenance import UNVERIFIED, VERIFIED, count_of_patches
+from builder.finish.record import disagreements
 from builder.finish.sbom import SBOM_NAME, listed_in_sbom, read_sbom, sbom_problems
+from builder.finish.wheelhouse import read_record, record_path
 from builder.target.architectures import join
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.wheel.fatbin import cubin_architectures
@@ -66,6 +68,19 @@ def _source(audited: AuditedWheel) -> Found:
     release = load_release(PATCHES_DIR / tag)
     if (source.sha256, source.fact("commit")) != (release.sha256, release.commit):
         yield ERROR, f"the SBOM says verified, and its source isn't the pinned release {release.tag}"
+
+
+def build_record(audited: AuditedWheel) -> Found:
+    """The record beside the wheel, where there is one, says what its SBOM says."""
+    path = record_path(audited.wheel.path)
+    if not audited.ours or not path.exists():
+        return
+    record = read_record(audited.wheel.path)
+    if record is None:
+        yield ERROR, f"{path.name} is not the record of a build"
+        return
+    for difference in disagreements(record, audited.wheel, audited.bill):
+        yield ERROR, f"in {path.name}, {difference}"
 
 
 def licence(audited: AuditedWheel) -> Found:
