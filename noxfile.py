@@ -12,6 +12,7 @@ nox -s SESSION -- --help  show a session's options
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -22,12 +23,22 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from builder.target.targets import load_targets  # noqa: E402
+from builder.util.addresses import without_secrets  # noqa: E402
 from builder.util.errors import BuilderError  # noqa: E402
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "types", "tests"]
+
+
+def _hide_secrets(record: logging.LogRecord) -> bool:
+    """Hide the password of an address in a command that nox prints."""
+    record.msg, record.args = without_secrets(record.getMessage()), ()
+    return True
+
+
+logging.getLogger("nox").addFilter(_hide_secrets)
 
 BUILD_LOCK, TESTS_LOCK = "builder/requirements.txt", "tests/requirements.txt"
 CHECKED = ("noxfile.py", "builder", "tests", "benchmarks", "docs")

@@ -176,7 +176,8 @@ def _build(job: Job) -> list[Path]:
         project=job.project,
         host_compiler=os.environ.get("CXX", ""),
     )
-    there = [] if job.options.force else up_to_date(job.options.wheelhouse, fingerprint)
+    shared = bool(job.options.cache_remote)
+    there = [] if job.options.force else up_to_date(job.options.wheelhouse, fingerprint, shared=shared)
     if there:
         say("\nUp to date (--force builds again):")
         return there
@@ -240,11 +241,14 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     )
     log = job.work / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
     say(f"\n{plan.reason}\n  compiler output: {log}")
+    # In here, since a compiler that is killed removes nothing.
+    temporary = job.scratch / "tmp"
+    temporary.mkdir()
     events, costs = job.scratch / "events.jsonl", job.scratch / "costs.json"
     costs.write_text(json.dumps(learnt_costs(_records(job.options.wheelhouse))))
     # Upstream's own build does not know how to use a compiler cache.
     asked = job.options if job.patched else replace(job.options, cache=False)
-    with compiler_cache.open_cache(asked, tools.identity, source.tree, _site_packages()) as cache:
+    with compiler_cache.open_cache(asked, tools, source.tree, _site_packages()) as cache:
         if job.patched:
             variables = patched_variables(
                 job.target, job.selection, plan.jobs, launcher=cache.launcher, costs=costs, events=events
@@ -256,6 +260,7 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
             **cache.env,
             **variables,
             "SOURCE_DATE_EPOCH": str(job.release.source_date_epoch),
+            "TMPDIR": str(temporary),
             "PYTHONHASHSEED": str(job.hash_seed),
         }
         title = f"Compiling for {architectures.join(job.selection.architectures)}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -156,6 +158,14 @@ def test_every_option_that_is_given_is_known() -> None:
             parsers[session].parse_args(given)
             parsed.add(session)
     assert parsed == set(parsers)
+
+
+def test_nox_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
+    importlib.import_module("noxfile")
+    logging.getLogger("nox").error(
+        "Command python --cache-remote redis://:s3cret@cache.example/1 %s", "failed"
+    )
+    assert caplog.messages == ["Command python --cache-remote redis://a.example/1 failed"]
 
 
 def targets_step() -> dict[str, Any]:

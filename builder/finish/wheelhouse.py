@@ -143,12 +143,13 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
+def up_to_date(wheelhouse: Path, fingerprint: str, *, shared: bool = True) -> list[Path]:
     """Return the wheels of an earlier build with the same inputs.
 
     Args:
         wheelhouse: The folder.
         fingerprint: Digest of all that goes into the build.
+        shared: Whether it may have taken objects from a remote compiler cache.
 
     Returns:
         Their paths; empty if one is missing, or its SHA-256 is not that of its record.
@@ -160,6 +161,8 @@ def up_to_date(wheelhouse: Path, fingerprint: str) -> list[Path]:
         wheel = record_file.with_name(record_file.name.removesuffix(".json"))
         record = read_record(wheel)
         if record is None or record.get("fingerprint") != fingerprint:
+            continue
+        if not shared and record.get("cost", {}).get("compiler_cache", {}).get("remote"):
             continue
         expected = max(expected, record.get("wheels_of_build", 1))
         with suppress(OSError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from builder.util.arguments import Parser
 from builder.util.errors import UsageError
@@ -32,6 +33,9 @@ class BuildOptions:
         cache: Use a compiler cache.
         cache_dir: Downloads, toolchains and the compiler cache.
         cache_size: Limit of the compiler cache: a number with K, M, G or T (powers of 1024).
+        cache_remote: Address of a compiler cache that machines share; empty for none.
+        cache_remote_read_only: Take objects from it and store none.
+        cache_secret: What its objects are signed with.
         wheelhouse: The folder for finished wheels.
         torch_index: Package index for torch in place of the target's.
         keep_build: Keep the scratch folder.
@@ -49,6 +53,9 @@ class BuildOptions:
     cache: bool = True
     cache_dir: Path
     cache_size: str = DEFAULT_CACHE_SIZE
+    cache_remote: str = field(default="", repr=False)
+    cache_remote_read_only: bool = False
+    cache_secret: str = field(default="", repr=False)
     wheelhouse: Path = ROOT / "wheelhouse"
     torch_index: str | None = None
     keep_build: bool = False
@@ -159,6 +166,25 @@ def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
         help="limit of the compiler cache, with K, M, G or T (default: %(default)s)",
     )
     places.add_argument(
+        "--cache-remote",
+        type=_remote,
+        metavar="URL",
+        help="share compiled objects with other machines: address of a Redis or HTTP server, or file:/FOLDER "
+        "(default: $SAGEATTENTION_BUILD_CACHE_REMOTE)",
+    )
+    places.add_argument(
+        "--cache-remote-read-only",
+        action="store_true",
+        help="take objects from there and store none; also if $SAGEATTENTION_BUILD_CACHE_READ_ONLY is set",
+    )
+    places.add_argument(
+        "--no-cache-remote",
+        action="store_const",
+        const="",
+        dest="cache_remote",
+        help="use no object that came from another machine, now or earlier; for a release",
+    )
+    places.add_argument(
         "--no-cache", action="store_false", dest="cache", help="compile without the compiler cache"
     )
     return parser
@@ -189,6 +215,15 @@ def parse_build_options(
     given = "--cuda-home" if values["cuda_home"] else "CUDA_HOME" if environ.get("CUDA_HOME") else ""
     values["cuda_home"] = values["cuda_home"] or environ.get("CUDA_HOME") or None
     values["cache_dir"] = values["cache_dir"] or default_cache_dir(environ)
+    values["cache_remote_read_only"] |= bool(environ.get("SAGEATTENTION_BUILD_CACHE_READ_ONLY"))
+    values["cache_secret"] = environ.get("SAGEATTENTION_BUILD_CACHE_SECRET", "")
+    if values["cache_remote"] is None:
+        try:
+            values["cache_remote"] = _remote(environ.get("SAGEATTENTION_BUILD_CACHE_REMOTE", ""))
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(
+                f"SAGEATTENTION_BUILD_CACHE_REMOTE: {error}.", "Correct it, or unset it."
+            ) from None
     for name in ("cuda_home", "cache_dir", "wheelhouse"):
         if values[name]:
             values[name] = base / Path(values[name]).expanduser()
@@ -206,6 +241,26 @@ def _not_empty(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("the value is empty")
     return text
+
+
+def _remote(text: str) -> str:
+    """Check the address of a remote compiler cache; the error does not repeat it, since it may be secret."""
+    try:
+        parts = urlsplit(text)
+        port_is_good = parts.port != 0
+    except ValueError:
+        raise argparse.ArgumentTypeError("it is not an address") from None
+    if parts.scheme == "file":
+        good = parts.netloc in {"", "localhost"} and parts.path.startswith("/")
+    elif parts.scheme in {"redis", "rediss"}:
+        good = bool(parts.hostname) and re.fullmatch(r"(/\d*)?", parts.path, re.ASCII) is not None
+    else:
+        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
+    if text and not (good and port_is_good):
+        raise argparse.ArgumentTypeError(
+            "it is not an address such as redis://HOST/0, https://HOST/FOLDER or file:/FOLDER"
+        )
+    return f"file://{parts.path}" if parts.scheme == "file" else text
 
 
 def _jobs(text: str) -> int:

@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_up_tools import program
+from object_servers import WebObjects, web_server
 
 from builder.compile.compiler_cache import (
     CompilerCache,
@@ -22,7 +24,10 @@ from builder.compile.compiler_cache import (
     parse_stats,
     use_ccache,
 )
+from builder.compile.remote_cache import RemoteCache
 from builder.target.options import BuildOptions
+from builder.toolchain.compilers import Toolchain
+from builder.toolchain.host_compiler import HostCompiler
 
 ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -36,6 +41,7 @@ def test_ccaches_counters_are_told_apart() -> None:
         "cache_miss": 2,
         "called_for_link": 4,
         "local_storage_write": 4,
+        "remote_storage_hit": 2,
         "cache_size_kibibyte": 120,
         "stats_updated_timestamp": 1795336919,
         "max_files_in_cache": 0,
@@ -44,9 +50,10 @@ def test_ccaches_counters_are_told_apart() -> None:
         "internal_error": 0,
     }
     stats = parse_stats(json.dumps(counters))
-    assert stats == Stats(4, 2, 3, ("compile_failed", "unsupported_compiler_option"))
+    assert stats == Stats(4, 2, 3, ("compile_failed", "unsupported_compiler_option"), 2)
     assert str(stats) == "4 hits, 2 misses, 3 not cached (compile_failed, unsupported_compiler_option)"
     assert str(Stats(1, 1)) == "1 hit, 1 miss"
+    assert str(Stats(3, 0, remote_hits=2, remote="redis://a")) == "3 hits (2 from redis://a), 0 misses"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"cache_miss": "many"}'])
@@ -74,13 +81,17 @@ def test_the_configuration_names_what_decides(tmp_path: Path) -> None:
 def launch(tmp_path: Path) -> Callable[..., list[str]]:
     """The launcher in front of programs that print their arguments, one a line, after their own name."""
     prints = '#!/bin/sh\necho "{}"\nfor a; do echo "$a"; done\n'
+    (tmp_path / "tree" / ".ccache").mkdir(parents=True)
     ccache = program(tmp_path / "its place" / "ccache", prints.format("ccache"))
     program(tmp_path / "nvcc", prints.format("nvcc"))
 
     def call(*arguments: str, links: dict[Path, Path] | None = None, **env: str) -> list[str]:
         launcher = program(tmp_path / "launcher", launcher_script(ccache, links or {}))
         command = [str(launcher), str(tmp_path / "nvcc"), *arguments]
-        done = subprocess.run(command, env={**ENV, **env}, capture_output=True, text=True, check=True)
+        env = {**ENV, **env}
+        done = subprocess.run(
+            command, cwd=tmp_path / "tree", env=env, capture_output=True, text=True, check=True
+        )
         assert done.stderr == ""
         lines = done.stdout.splitlines()
         assert lines[0] == "nvcc" or lines[1] == str(tmp_path / "nvcc")
@@ -139,6 +150,23 @@ def test_folders_are_named_by_their_links(launch: Callable[..., list[str]]) -> N
     ]
     named = ["-I/cache/a link", "-isystem", "/cache/a link/x", "/cache/inner/y", f"{root}/include2", root]
     assert launch(*given, links=links) == ["ccache", *named]
+
+
+def test_the_compiler_is_called_through_its_link(tmp_path: Path) -> None:
+    launcher = program(
+        tmp_path / "launcher", launcher_script(Path("/bin/echo"), {tmp_path / "cuda": Path(".ccache/cuda")})
+    )
+    command = [str(launcher), f"{tmp_path}/cuda/bin/nvcc", "-c", "a.cu", "-o", "a.o"]
+    (tmp_path / ".ccache").mkdir()
+    done = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True)
+    assert done.stdout == ".ccache/cuda/bin/nvcc -c a.cu -o a.o -MD -MF a.o.d\n"
+
+
+def test_outside_the_tree_the_links_are_not_used(tmp_path: Path) -> None:
+    launcher = program(tmp_path / "launcher", launcher_script(Path("/bin/false"), {Path("/x"): Path("y")}))
+    command = [str(launcher), "/bin/echo", "-I/x/z", "-c", "a.cu", "-o", "a.o"]
+    done = subprocess.run(command, cwd="/", env=ENV, capture_output=True, text=True, check=True)
+    assert done.stdout == "-I/x/z -c a.cu -o a.o\n"
 
 
 # The cache itself.
@@ -238,9 +266,10 @@ def test_two_builds_count_for_themselves(tmp_path: Path, gxx: str) -> None:
         assert (one.stats(), other.stats()) == (Stats(0, 1), Stats(1, 0))
 
 
-def test_nothing_is_left_beside_the_objects(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
+def test_the_cache_holds_nothing_but_objects(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
     compile_in(_tree(tmp_path / "tree"), _headers(tmp_path / "include"))
-    assert not list((tmp_path / "cache" / "tmp").glob("stats-*"))
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["objects"]
+    assert not list((tmp_path / "tree" / ".ccache").glob("stats-*"))
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
@@ -267,23 +296,50 @@ def test_ccache_comes_from_this_environment_only() -> None:
     assert os.access(found, os.X_OK)
 
 
-def test_no_cache_has_the_same_interface(tmp_path: Path) -> None:
+@pytest.fixture
+def tools(tmp_path: Path, gxx: str) -> Toolchain:
+    """A toolchain whose nvcc is a link to g++: called through a link, it tells of that path alone."""
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.symlink_to(gxx)
+    host = HostCompiler(Path(gxx), "12.2.0")
+    return Toolchain(tmp_path / "cuda", "13.0.88", "packages", (), host, tmp_path, "abc")
+
+
+def test_no_cache_has_the_same_interface(tmp_path: Path, tools: Toolchain) -> None:
     options = BuildOptions(cache_dir=tmp_path / "cache", cache=False)
-    with open_cache(options, "abc", tmp_path, tmp_path) as cache:
+    with open_cache(options, tools, tmp_path, tmp_path) as cache:
         assert cache == CompilerCache()
         assert (cache.launcher, cache.env, cache.stats()) == ((), {}, Stats())
     assert not (tmp_path / "cache").exists()
 
 
-def test_torchs_headers_are_named_by_their_version(tmp_path: Path) -> None:
+def test_the_toolkit_and_torchs_headers_are_named_by_links_in_the_tree(
+    tmp_path: Path, tools: Toolchain
+) -> None:
     names = []
     for folder, version in (("one", "2.11.0"), ("two", "2.11.0"), ("three", "2.12.0")):
-        (tmp_path / folder / "torch" / "include").mkdir(parents=True)
-        (tmp_path / folder / "torch" / "version.py").write_text(f"__version__ = {version!r}\n")
-        options = BuildOptions(cache_dir=tmp_path / "cache")
-        with open_cache(options, "abc", tmp_path, tmp_path / folder) as cache:
+        site, tree = tmp_path / folder / "site", tmp_path / folder / "tree"
+        (site / "torch" / "include").mkdir(parents=True)
+        (site / "torch" / "version.py").write_text(f"__version__ = {version!r}\n")
+        tree.mkdir()
+        with open_cache(BuildOptions(cache_dir=tmp_path / "cache"), tools, tree, site) as cache:
             assert len(cache.launcher) == 1
-            links = {link.name for link in (tmp_path / "cache" / "ccache" / "links").iterdir()}
-            names.append(links)
-    assert names[0] == names[1]
-    assert len(names[2]) == 2
+            links = {link.name: link.readlink() for link in (tree / ".ccache").iterdir() if link.is_symlink()}
+        assert sorted(links.values()) == [tools.cuda_home, site / "torch" / "include"]
+        names.append(sorted(links))
+    assert names[0] == names[1] != names[2]
+
+
+def test_a_remote_cache_is_the_options(tmp_path: Path, tools: Toolchain) -> None:
+    kept = WebObjects()
+    with web_server(kept) as url:
+        options = BuildOptions(cache_dir=tmp_path / "cache", cache_remote=url, cache_secret="secret")
+        for read_only, stored in ((True, 0), (False, 1)):
+            asked = replace(options, cache_remote_read_only=read_only)
+            with open_cache(asked, tools, tmp_path, tmp_path) as cache:
+                assert cache.remote is not None
+                cache.remote.put(b"key", b"value")
+                assert len(kept.objects) == stored
+        assert RemoteCache(url, "secret").get(b"key") == b"value"
+        assert RemoteCache(url).get(b"key") is None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.compile.compiler_cache import Stats, use_ccache
+from builder.compile.compiler_cache import Stats, open_cache, use_ccache
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
 from builder.toolchain import host_compiler as host
@@ -181,6 +181,28 @@ def test_a_compile_is_found_again_from_elsewhere_for_little(
         tools, env, tmp_path / "cache", tmp_path / "two", "-gencode=arch=compute_80,code=sm_80"
     )
     assert stats == Stats(0, 1)
+
+
+def test_a_compile_is_found_again_on_another_machine(
+    tools: Toolchain, target: Target, env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "shared").mkdir()
+    objects = []
+    for machine, toolkit in (("one", tools), ("another/deeper", None)):
+        home = tmp_path / machine
+        options = BuildOptions(cache_dir=home / "cache", cache_remote=f"file://{tmp_path}/shared")
+        used = toolkit or resolve(target, options, SITE_PACKAGES)
+        tree = home / "tree"
+        tree.mkdir(parents=True)
+        (tree / "a.cu").write_text(KERNEL)
+        with open_cache(options, used, tree, SITE_PACKAGES) as cache:
+            command = [*cache.launcher, *compile_command(used, "-gencode=arch=compute_90a,code=sm_90a")]
+            subprocess.run(command, cwd=tree, env={**env, **cache.env}, check=True)
+            found = cache.stats()
+        assert (found.hits, found.remote_hits, found.misses) == ((0, 0, 1) if toolkit else (1, 1, 0))
+        objects.append((tree / "a.o").read_bytes())
+    assert used.cuda_home != tools.cuda_home
+    assert objects[0] == objects[1]
 
 
 @pytest.mark.parametrize("changed", ["host.h", "sm80.h", "sm90.h"])

@@ -98,6 +98,9 @@ def test_places_speed_and_the_revision_do_not_count() -> None:
         "arch": "all",
         "jobs": 3,
         "cache": False,
+        "cache_remote": "redis://cache.example",
+        "cache_secret": "secret",
+        "cache_remote_read_only": True,
         **dict.fromkeys(("no_patches", "allow_cuda_minor", "force", "keep_build", "verbose"), True),
     }
     assert counted | ignored.keys() == {field.name for field in fields(BuildOptions)}

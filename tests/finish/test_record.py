@@ -44,7 +44,7 @@ def _record(**files: FileCost) -> dict[str, Any]:
         torch_version="2.11.0+cu130",
         compiled=Compiled(Path("a.whl"), Path("log"), 61.23, 120.04, 700_000_000, files),
         jobs=2,
-        cache=Stats(1, 2, 1, ("compile_failed",)),
+        cache=Stats(1, 2, 1, ("compile_failed",), 1, "redis://cache.example"),
         fingerprint="f" * 64,
         durations_seconds={"compile": 61.23},
     )
@@ -71,6 +71,8 @@ def test_a_record_names_what_went_in_and_what_it_cost() -> None:
         "misses": 2,
         "uncached": 1,
         "reasons": ("compile_failed",),
+        "remote_hits": 1,
+        "remote": "redis://cache.example",
     }
     assert list(record["cost"]["files"]) == ["a", "b"]
     assert record["cost"]["files"]["b"] == {"seconds": 1.23, "cpu_seconds": 2.35, "peak_memory_bytes": 6}

@@ -199,6 +199,13 @@ def test_a_record_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
     record_path(wheel).rmdir()
     record_path(wheel).write_text('{"fingerprint": "f"}')
     assert up_to_date(tmp_path, "f") == []
+def test_what_a_remote_cache_gave_is_not_up_to_date_without_one(tmp_path: Path) -> None:
+    wheel = _wheel(tmp_path / "out", "a-1-py3-none-any.whl")
+    for remote, expected in (("", 1), ("redis://cache.example", 0)):
+        cost = {"compiler_cache": {"hits": 2, "remote": remote}}
+        publish([(wheel, {**_record(wheel, "f"), "cost": cost})], tmp_path / "house")
+        assert len(up_to_date(tmp_path / "house", "f", shared=True)) == 1
+        assert len(up_to_date(tmp_path / "house", "f", shared=False)) == expected
 
 
 def test_up_to_date_needs_every_wheel_of_the_build_whole(tmp_path: Path) -> None:

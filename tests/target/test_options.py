@@ -69,6 +69,54 @@ def test_cuda_home_comes_from_the_environment_unless_given() -> None:
     assert (options.cuda_home, options.cuda_home_from) == (Path("/opt/cuda"), "--cuda-home")
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("redis://:p@cache.example:6379/2", None),
+        ("rediss://cache.example", None),
+        ("http://me:p@127.0.0.1:8080/a/b?token=T", None),
+        ("https://[::1]/", None),
+        ("file:/shared/a%20folder", "file:///shared/a%20folder"),
+        ("file://localhost/shared", "file:///shared"),
+    ],
+)
+def test_a_remote_cache_is_given_by_option_or_environment(given: str, kept: str | None) -> None:
+    assert parse("--cache-remote", given).cache_remote == (kept or given)
+    assert parse(SAGEATTENTION_BUILD_CACHE_REMOTE=given).cache_remote == (kept or given)
+    assert parse("--no-cache-remote", SAGEATTENTION_BUILD_CACHE_REMOTE=given).cache_remote == ""
+    assert parse(SAGEATTENTION_BUILD_CACHE_REMOTE="").cache_remote == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("s3cret", "redis:s3cret", "redis://", "redis://h/s3cret", "redis://me:s3cret@h:99999"),
+        *("redis://h:0", "http://", "http://[s3cret", "http://s3cret:x/", "ftp://h/s3cret", "file:s3cret"),
+        "file://s3cret/x",
+    ],
+)
+def test_a_remote_cache_that_cannot_be_is_refused_and_not_repeated(given: str) -> None:
+    with pytest.raises(UsageError, match="--cache-remote") as caught:
+        parse("--cache-remote", given)
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(UsageError, match="SAGEATTENTION_BUILD_CACHE_REMOTE") as caught:
+        parse(SAGEATTENTION_BUILD_CACHE_REMOTE=given)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_remote_cache_can_be_read_alone() -> None:
+    assert not parse().cache_remote_read_only
+    assert parse("--cache-remote-read-only").cache_remote_read_only
+    assert parse(SAGEATTENTION_BUILD_CACHE_READ_ONLY="1").cache_remote_read_only
+
+
+def test_secrets_are_not_shown_with_the_options() -> None:
+    options = parse("--cache-remote", "redis://:p4ss@h", SAGEATTENTION_BUILD_CACHE_SECRET="s3cret")
+    assert options.cache_secret == "s3cret"
+    assert "p4ss" not in repr(options)
+    assert "s3cret" not in repr(options)
+
+
 def test_an_empty_cuda_home_is_none() -> None:
     assert parse(CUDA_HOME="").cuda_home is None
 
