@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from types import FrameType
 
 from builder.util.errors import BuilderError, UsageError
 from builder.util.log import fail
+from builder.util.process import end_with_parent
 
 # Each command's module, which is imported only for it: it may need what other commands' environments lack.
 COMMANDS = {
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     it was interrupted.
     """
     signal.signal(signal.SIGTERM, _stop)
+    if "NOX_CURRENT_SESSION" in os.environ:
+        end_with_parent()  # whoever ends nox alone means its session
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or [""]
     try:
         if name not in COMMANDS:

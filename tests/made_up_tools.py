@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import tarfile
+import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from builder.target.architectures import Architecture
@@ -34,6 +35,14 @@ if [ "$1" = --version ]; then
 fi
 {body}
 """
+
+
+def wait_for(what: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Wait until something holds; returns whether it does in time."""
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.02)
+    return what()
 
 
 def program(path: Path, text: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -70,3 +71,22 @@ def test_a_full_or_read_only_disk_is_one_error(path: str, said: str) -> None:
     assert done.returncode == 1
     assert said in done.stderr
     assert ("Traceback" in done.stderr) is (said == "")
+
+
+def test_a_command_ends_with_the_nox_that_started_it() -> None:
+    code = (
+        "import sys, time, types; import builder.__main__ as commands\n"
+        "def wait(arguments): print('waits', flush=True); time.sleep(60)\n"
+        "sys.modules['builder.wait'] = types.SimpleNamespace(main=wait)\n"
+        "commands.COMMANDS['wait'] = 'wait'\n"
+        "sys.exit(commands.main(['wait']))"
+    )
+    nox = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    command = [sys.executable, "-c", nox, sys.executable, "-c", code]
+    env, pipe = {**os.environ, "NOX_CURRENT_SESSION": "build"}, subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == b"waits\n"
+        started.kill()
+        # The pipe ends when the command has, too.
+        assert started.communicate(timeout=10)[1] == b"error: interrupted\n"

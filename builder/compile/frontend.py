@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.compile import guard
 from builder.compile.progress import FileCost, Watcher
 from builder.util.errors import CompileError, OutOfMemoryError
 from builder.util.log import detail
 
 _TAIL_LINES = 30
-_KILLED = re.compile(
-    r"signal 9|\bkilled\b|std::bad_alloc|out of memory|virtual memory exhausted|cannot allocate memory",
+# The kernel ends a process that finds no memory with SIGKILL. g++, nvcc and shells say that in different words.
+_NO_MEMORY = re.compile(
+    r"signal 9\b|(?-i:\bKilled\b)|std::bad_alloc|out of memory|memory exhausted|cannot allocate memory|"
+    r"memory allocation failure",
     re.IGNORECASE,
 )
 
@@ -75,7 +78,8 @@ def run_build(
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check"]
+    command = [sys.executable, "-I", guard.__file__]  # the compilers are not to outlive this process
+    command += [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check"]
     command += ["--outdir", str(out_dir), str(tree)]
     detail(f"+ {shlex.join(command)}")
     start = time.monotonic()
@@ -125,7 +129,7 @@ def failure(log: Path, returncode: int, jobs: int) -> CompileError:
         jobs: Compiler processes that ran at once.
     """
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-    if returncode == -signal.SIGKILL or _KILLED.search(end):
+    if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
         remedy = (
             f"Run again with fewer compiler processes (--jobs {max(1, jobs // 2)}; it ran {jobs}), "
             "or give the machine or container more memory."
@@ -135,4 +139,5 @@ def failure(log: Path, returncode: int, jobs: int) -> CompileError:
         return OutOfMemoryError(
             f"A compiler process was killed: the machine ran out of memory.\n{end}", f"{remedy} Log: {log}"
         )
-    return CompileError(f"The compiler failed (exit status {returncode}).\n{end}", f"The whole log: {log}")
+    how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
+    return CompileError(f"The compiler failed ({how}).\n{end}", f"The whole log: {log}")

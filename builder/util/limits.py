@@ -6,6 +6,7 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 # Times, in seconds.
 COMMAND_SECONDS = 60  # a program that only answers a question: a compiler's version, git, nvidia-smi
+TRIAL_SECONDS = 600  # a small kernel, compiled from cold disks
 RESOLVE_SECONDS = 300  # uv, which asks an index
 IMPORT_SECONDS = 600  # torch and a wheel, imported in a new process from cold disks
 PROBE_SECONDS = 900  # torch and all operators of a wheel, looked at in a new process

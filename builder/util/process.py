@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -129,6 +131,11 @@ def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
         return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
     except OSError as error:
         raise CommandError(f"{Path(command[0]).name} can't be run: {error.strerror or error}.") from error
+
+
+def end_with_parent() -> None:
+    """Have this process get SIGTERM when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _echo(command: Sequence[str | Path]) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from made_up_tools import wait_for
 
 from builder.compile.frontend import failure, run_build
 from builder.util.errors import CompileError, OutOfMemoryError
+from builder.util.paths import ROOT
 
 _BACKEND = """
 import json, os, pathlib, sys
@@ -79,11 +83,19 @@ def test_killed_compiler_is_told_as_out_of_memory_with_the_remedy(tmp_path: Path
     [
         ("g++: fatal error: Killed signal terminated program cc1plus", 1, True),
         ("cudafe++: killed by signal 9 (SIGKILL)", 255, True),
+        ("nvcc error   : 'cicc' died due to signal 9 (Kill signal)", 1, True),
+        ("sh: line 1:  4711 Killed                  nvcc -c a.cu", 1, True),
+        ("ptxas fatal   : Memory allocation failure", 255, True),
+        ("nvcc error   : 'cicc' died due to signal 11 (Invalid memory reference)", 1, False),
+        ("csrc/fused/fused.cu: killed by signal 11", 1, False),
+        ("csrc/fused/fused.cu: killed by signal 99", 1, False),
+        ("a.cu(3): error: identifier 'killed' is undefined", 2, False),
         ("cc1plus: Cannot allocate memory", 1, True),
         ("ptxas fatal   : Unresolved extern function", 255, False),
         ("error: expected ';'", 1, False),
         ("error: use of 'skilled'", 1, False),
         ("", -9, True),
+        ("", -11, False),
     ],
 )
 def test_signs_of_a_kill(tmp_path: Path, line: str, code: int, expected: bool) -> None:
@@ -92,6 +104,30 @@ def test_signs_of_a_kill(tmp_path: Path, line: str, code: int, expected: bool) -
     assert isinstance(error, OutOfMemoryError) is expected
     assert line in error.message
     assert ("more memory" in error.remedy) is expected
+
+
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_compilers_do_not_outlive_the_build(tmp_path: Path, name: str) -> None:
+    """A compiler in a session of its own, as the patched tree starts each."""
+    body = (
+        "import subprocess; compiler = subprocess.Popen(['sleep', '300'], start_new_session=True);"
+        "pathlib.Path('new').write_text(str(compiler.pid)); os.rename('new', 'compiler'); compiler.wait()"
+    )
+    tree = _tree(tmp_path, body)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from builder.compile.frontend import run_build\n"
+        "def stop(*_): raise KeyboardInterrupt\n"
+        "signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, stop)\n"
+        "tree = Path(sys.argv[1])\n"
+        "run_build(tree, tree / 'out', tree / 'log', dict(os.environ), jobs=1, events=None)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tree)], cwd=ROOT, stderr=subprocess.PIPE) as build:
+        assert wait_for((tree / "compiler").exists)
+        compiler = Path("/proc", (tree / "compiler").read_text())
+        assert compiler.exists()
+        build.send_signal(getattr(signal, name))
+        assert build.wait(10) != 0
+        assert wait_for(lambda: not compiler.exists())
 
 
 def test_progress_of_an_unpatched_tree_comes_from_ninjas_lines(

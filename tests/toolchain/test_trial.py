@@ -32,6 +32,15 @@ def test_an_nvcc_without_a_version_is_refused(tmp_path: Path, script: str, messa
         nvcc_version(program(tmp_path / "nvcc", script))
 
 
+def test_a_compiler_that_hangs_is_refused(tmp_path: Path) -> None:
+    toolchain = _toolchain(tmp_path, "")
+    program(toolchain.nvcc, "#!/bin/sh\nsleep 5\n")
+    with pytest.raises(ToolchainError, match=r"nvcc did not end within 0\.2 s"):
+        nvcc_version(toolchain.nvcc, timeout_seconds=0.2)
+    with pytest.raises(ToolchainError, match=r"nvcc did not end within 0\.2 s"):
+        try_out(toolchain, "arch=compute_80,code=sm_80", timeout_seconds=0.2)
+
+
 def _toolchain(folder: Path, error: str, origin: str = "packages") -> Toolchain:
     program(folder / "cuda" / "bin" / "nvcc", nvcc("13.0.88", error))
     host = HostCompiler(gxx(folder / "g++", "12.2.0"), "12.2.0")
