@@ -36,7 +36,7 @@ from builder.target.upstream import PATCHES_DIR, Release, load_release
 from builder.toolchain import torch_packages
 from builder.toolchain.choice import resolve
 from builder.toolchain.compilers import Toolchain, build_environment
-from builder.toolchain.materials import installed_packages
+from builder.toolchain.materials import Material, installed_packages
 from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import limits
 from builder.util.digest import file_sha256
@@ -285,6 +285,7 @@ def _provenance(job: Job, source: Source, applied: Sequence[Applied], tools: Too
     """Return what the wheels say about how they were made."""
     summaries = {patch.name: patch.summary for patch in applied}
     used = [*(package.material() for package in installed_packages(_site_packages())), *tools.components]
+    used.append(Material("build-tool", "g++", tools.host.version))
     return Provenance(
         target=job.target,
         architectures=job.selection.architectures,

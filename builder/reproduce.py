@@ -1,7 +1,7 @@
-"""Builds a target twice under different conditions, and compares the wheels byte for byte.
+"""Builds a target twice, or once for comparison with somebody else's wheel; compares byte for byte.
 
-The two builds differ in their folder (and the length of its name), their number of jobs, Python's hash seed,
-and the time. Neither uses the compiler cache, so that everything is compiled twice.
+Two builds differ in their folder (and the length of its name), their number of jobs, Python's hash seed, and
+the time. No build here uses the compiler cache, so that everything is compiled.
 """
 
 from __future__ import annotations
@@ -9,20 +9,24 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from builder.finish.sbom import SBOM_NAME, provenance_of, read_sbom
 from builder.pipeline import build
-from builder.target.options import parse_build_options
-from builder.target.targets import find_target
+from builder.target.options import BuildOptions, is_url, parse_build_options
+from builder.target.targets import Target, find_target
+from builder.util.arguments import Parser
 from builder.util.digest import file_sha256
-from builder.util.errors import ReproducibilityError
+from builder.util.download import download
+from builder.util.errors import ReproducibilityError, UsageError
 from builder.util.log import say
+from builder.wheel.wheelfile import Wheel, WheelError
 
 _ATTRIBUTES = ("date_time", "external_attr", "compress_type", "create_system", "compress_size")
 
@@ -38,22 +42,45 @@ def first_difference(one: Path, other: Path) -> str:
     """
     if file_sha256(one) == file_sha256(other):
         return ""
-    with zipfile.ZipFile(one) as left, zipfile.ZipFile(other) as right:
-        names, other_names = left.namelist(), right.namelist()
-        only = sorted(set(names) ^ set(other_names))
+    with Wheel(one) as left, Wheel(other) as right:
+        only = sorted(set(left.names) ^ set(right.names))
         if only:
             return f"{only[0]} is in one wheel only"
-        if names != other_names:
+        if left.names != right.names:
             return "the members are in a different order"
-        for name in names:
+        for name in left.names:
             data, other_data = left.read(name), right.read(name)
             if data != other_data:
                 return f"{name}: {_where(data, other_data)}"
-            info, other_info = left.getinfo(name), right.getinfo(name)
+            info, other_info = left.members[name], right.members[name]
             for attribute in _ATTRIBUTES:
                 if getattr(info, attribute) != getattr(other_info, attribute):
                     return f"{name}: {attribute} differs"
     return "the structure of the archives differs"
+
+
+def tool_differences(one: Path, other: Path) -> list[str]:
+    """Return what two wheels' SBOMs say differently of the tools that made them: `g++ 12.2.0 and 14.2.1`.
+
+    Raises:
+        WheelError: A wheel is damaged.
+    """
+    tools = [_tools(path) for path in (one, other)]
+    return [
+        f"{name} {' and '.join(found.get(name, 'without one') for found in tools)}"
+        for name in sorted(tools[0].keys() | tools[1].keys())
+        if tools[0].get(name) != tools[1].get(name)
+    ]
+
+
+def _tools(path: Path) -> dict[str, str]:
+    with Wheel(path) as wheel:
+        name = wheel.in_dist_info(f"sboms/{SBOM_NAME}")
+        try:
+            parts = read_sbom(wheel.read(name)) if name in wheel.names else ()
+        except ValueError as error:
+            raise WheelError(f"{path.name}: its SBOM can't be read: {error}.") from error
+        return {part.name: part.version for part in parts if part.kind == "build-tool"}
 
 
 def _where(data: bytes, other: bytes) -> str:
@@ -66,42 +93,90 @@ def _where(data: bytes, other: bytes) -> str:
             if section["sh_type"] != "SHT_NOBITS" and start <= offset < start + int(section["sh_size"]):
                 return f"{place}, in section {section.name}"
     except ELFError:
-        pass
+        start = data.rfind(b"\n", 0, offset) + 1
+        lines = [text[start:].partition(b"\n")[0].decode(errors="replace") for text in (data, other)]
+        if all(line.isprintable() for line in lines):
+            return f"{place}, {lines[0][:200]!r} and {lines[1][:200]!r}"
     return place
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build a target twice and compare the wheels.
+    """Build a target twice and compare the wheels, or once and compare one with another wheel.
 
     Args:
-        argv: The target's name, then a build's options.
+        argv: The target's name, then a build's options, and `--against`.
 
     Returns:
         0: all wheels are equal.
 
     Raises:
         ReproducibilityError: A wheel differs; the message names the first difference.
+        BuilderError: A build failed, or the other wheel can't be obtained.
     """
     name, *rest = list(argv) or [""]
     target = find_target(name)
-    options = replace(
-        parse_build_options(rest, os.environ, prog=f"nox -s reproduce-{name} --"), cache=False, force=True
-    )
+    parser = Parser(prog=f"nox -s reproduce-{name} --", add_help=False, allow_abbrev=False)
+    parser.add_argument("--against", metavar="WHEEL|URL", help="build once, and compare with this wheel")
+    known, rest = parser.parse_known_args(rest)
+    options = parse_build_options(rest, os.environ, prog=parser.prog, parents=[parser])
+    options = replace(options, cache=False, force=True)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         root = Path(folder)
-        wheels: list[list[Path]] = []
+        if known.against:
+            return _against(_obtain(known.against, root / "other"), target, options, root)
         # The second folder's name is longer, so that a path in a wheel would move what comes after it.
-        for work, jobs, seed in (("a", options.jobs, 1), ("another-folder", 1, 2)):
-            say(f"\n== build in {root / work}, jobs: {jobs or 'as planned'}, hash seed {seed}")
-            wheels.append(
-                build(
-                    target,
-                    replace(options, wheelhouse=root / work / "wheelhouse", jobs=jobs),
-                    work_root=root / work / "build",
-                    hash_seed=seed,
-                )
-            )
-        return compare(*wheels)
+        first = _build(target, options, root / "a", seed=1)
+        return compare(first, _build(target, replace(options, jobs=1), root / "another-folder", seed=2))
+
+
+def _build(target: Target, options: BuildOptions, work: Path, *, seed: int) -> list[Path]:
+    say(f"\n== build in {work}, jobs: {options.jobs or 'as planned'}, hash seed {seed}")
+    options = replace(options, wheelhouse=work / "wheelhouse")
+    return build(target, options, work_root=work / "build", hash_seed=seed)
+
+
+def _obtain(location: str, folder: Path) -> Path:
+    if not is_url(location):
+        if not Path(location).is_file():
+            raise UsageError(f"--against {location}: there is no such file.")
+        return Path(location)
+    fetched = download(location, None, None, folder)
+    return fetched.rename(folder / Path(unquote(urlsplit(location).path)).name)
+
+
+def _against(other: Path, target: Target, options: BuildOptions, root: Path) -> int:
+    """Build what a wheel says that it was built for, and compare with it."""
+    say(f"comparing with {other.name} (sha256 {file_sha256(other)})")
+    with Wheel(other) as wheel:
+        try:
+            claimed = provenance_of(wheel)
+        except ValueError as error:
+            raise WheelError(f"{other.name}: its SBOM can't be read: {error}.") from error
+    if claimed.get("target", target.name) != target.name:
+        raise UsageError(f"{other.name} is a wheel of {claimed['target']}.", "Run that target's session.")
+    arch = options.arch or claimed.get("architectures", "").replace(" ", ";") or None
+    return compare_with(other, _build(target, replace(options, arch=arch), root / "a", seed=1))
+
+
+def compare_with(other: Path, built: Sequence[Path]) -> int:
+    """Compare the wheels of a build with somebody else's; returns 0 where one is equal to it.
+
+    Raises:
+        ReproducibilityError: It differs; the message names the first difference, and the tools that differ.
+    """
+    same = [wheel for wheel in built if wheel.name == other.name]
+    if not same:
+        names = " and ".join(wheel.name for wheel in built)
+        raise ReproducibilityError(f"The build made {names}, not {other.name}.")
+    if difference := first_difference(same[0], other):
+        tools = "; ".join(tool_differences(same[0], other))
+        raise ReproducibilityError(
+            f"{other.name} is not what is built here: {difference}.",
+            f"The tools differ (here, and there): {tools}."
+            if tools
+            else "By the wheels' SBOMs, the tools here and there are of the same versions.",
+        )
+    return compare(same, [other])
 
 
 def compare(first: Sequence[Path], second: Sequence[Path]) -> int:

@@ -19,7 +19,7 @@ from builder.util.errors import CompileError, OutOfMemoryError
 from builder.util.log import detail
 
 _TAIL_LINES = 30
-# The kernel ends a process that finds no memory with SIGKILL. g++, nvcc and shells say that in different words.
+# The kernel ends a process that finds no memory with SIGKILL; g++, nvcc and shells each report it otherwise.
 _NO_MEMORY = re.compile(
     r"signal 9\b|(?-i:\bKilled\b)|std::bad_alloc|out of memory|memory exhausted|cannot allocate memory|"
     r"memory allocation failure",

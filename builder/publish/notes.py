@@ -48,6 +48,7 @@ def release_notes(wheels: Sequence[ListedWheel], *, repository: str, tag: str, i
         _code(
             "sha256sum --check --ignore-missing SHA256SUMS",
             f"gh attestation verify FILE.whl --repo {repository}",
+            f"nox -s reproduce-TARGET -- --against {_address(repository, tag)}FILE.whl",
         ),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -58,8 +59,7 @@ def _install(wheels: Sequence[ListedWheel], repository: str, tag: str, index_url
         return ""
     if not index_url:
         first = wheels[0]
-        address = f"https://github.com/{repository}/releases/download/{quote(tag)}/{quote(first.filename)}"
-        return _code(f'python -m pip install "{address}"')
+        return _code(f'python -m pip install "{_address(repository, tag)}{quote(first.filename)}"')
     site = index_url.rstrip("/")
     lines = []
     for newest in catalogue.newest_of_each_cuda(wheels):
@@ -70,6 +70,10 @@ def _install(wheels: Sequence[ListedWheel], repository: str, tag: str, index_url
             f"uv pip install {wanted} --index {site}/{newest.cuda}/",
         ]
     return f"{_code(*lines)}\n\nThe line for your own versions: {site}/"
+
+
+def _address(repository: str, tag: str) -> str:
+    return f"https://github.com/{repository}/releases/download/{quote(tag)}/"
 
 
 def _wheel_table(wheels: Sequence[ListedWheel]) -> str:

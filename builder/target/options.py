@@ -85,17 +85,19 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
     return Path(home) / ".cache" / "sageattention-build"
 
 
-def build_parser(prog: str = "nox -s build-TARGET --") -> Parser:
+def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser] = ()) -> Parser:
     """Return the parser of a build session's arguments.
 
     Args:
         prog: How the user calls it, for `--help`.
+        parents: Parsers of further arguments, for `--help` alone.
     """
     parser = Parser(
         prog=prog,
         description="Build, check and store the wheels of one target.",
         epilog="CUDA_HOME works like --cuda-home.",
         allow_abbrev=False,
+        parents=list(parents),
     )
     what = parser.add_argument_group("what to build")
     what.add_argument(
@@ -196,6 +198,7 @@ def parse_build_options(
     *,
     relative_to: Path | None = None,
     prog: str = "nox -s build-TARGET --",
+    parents: Sequence[Parser] = (),
 ) -> BuildOptions:
     """Return a build's options, from its arguments and the environment.
 
@@ -204,12 +207,14 @@ def parse_build_options(
         environ: The process's environment.
         relative_to: The folder that relative paths start from; None is the current one.
         prog: How the user calls it, for `--help` and errors.
+        parents: Parsers of further arguments, which have been read and are only for `--help`.
 
     Raises:
         UsageError: An unknown option, or a value that can't be used.
         SystemExit: After `--help`.
     """
-    values = vars(build_parser(prog).parse_args(list(arguments)))
+    parsed = vars(build_parser(prog, parents).parse_args(list(arguments)))
+    values = {name: value for name, value in parsed.items() if name in BuildOptions.__dataclass_fields__}
     base = (relative_to or Path.cwd()).resolve()
     # Empty counts as unset: that is how one unsets it for one command in a shell.
     given = "--cuda-home" if values["cuda_home"] else "CUDA_HOME" if environ.get("CUDA_HOME") else ""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from static_server import serving
 
 from builder import pipeline, reproduce
 from builder.finish.wheelhouse import read_record
@@ -293,6 +294,23 @@ def test_interrupted_build_leaves_nothing(
     assert "KeyboardInterrupt" in run.stderr
     assert _snapshot(options.wheelhouse) == before
     assert not list((tmp_path / "work").glob("*/scratch"))
+
+
+def test_a_build_is_equal_to_a_wheel_at_an_address(
+    built: list[Path],
+    patches_root: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    archive_url: str,
+) -> None:
+    monkeypatch.setattr(reproduce, "build", partial(pipeline.build, patches_root=patches_root))
+    with serving(built[1].parent) as server:
+        arguments = ["--against", f"{server.url}/{built[1].name}", "--source", archive_url]
+        assert reproduce.main(["cp312-cu130", *arguments, "--cache-dir", str(cache)]) == 0
+    said = capsys.readouterr().out
+    assert f"equal: {built[1].name}" in said
+    assert "architectures: 8.0;9.0a" in said
 
 
 def test_two_builds_under_different_conditions_are_equal(

@@ -33,6 +33,8 @@ def test_notes_say_what_was_built_patched_and_tested(played: Played) -> None:
     assert "| cp312-cu130 | 2.11.0+cu130 | 13.0.88 | 14.2.1 |" in notes
     assert '"sageattention==2.2.0" --extra-index-url https://someone.example/wheels/cu130/' in notes
     assert notes.count("0001-hopper") == 1
+    address = f"https://github.com/{REPOSITORY}/releases/download/{TAG}/FILE.whl"
+    assert f"\nnox -s reproduce-TARGET -- --against {address}\n" in notes
 
 
 def test_what_a_record_says_stays_in_its_table_cell(tmp_path: Path) -> None:
