@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from builder.finish.sbom import SBOM_NAME, provenance_of, read_sbom
+from builder.finish.sbom import Bill, own_sbom
 from builder.pipeline import build
 from builder.target.options import BuildOptions, is_url, parse_build_options
 from builder.target.targets import Target, find_target
@@ -74,13 +74,16 @@ def tool_differences(one: Path, other: Path) -> list[str]:
 
 
 def _tools(path: Path) -> dict[str, str]:
+    bill = _bill(path)
+    return {part.name: part.version for part in bill.materials if part.kind == "build-tool"} if bill else {}
+
+
+def _bill(path: Path) -> Bill | None:
     with Wheel(path) as wheel:
-        name = wheel.in_dist_info(f"sboms/{SBOM_NAME}")
         try:
-            parts = read_sbom(wheel.read(name)) if name in wheel.names else ()
+            return own_sbom(wheel)
         except ValueError as error:
             raise WheelError(f"{path.name}: its SBOM can't be read: {error}.") from error
-        return {part.name: part.version for part in parts if part.kind == "build-tool"}
 
 
 def _where(data: bytes, other: bytes) -> str:
@@ -147,14 +150,11 @@ def _obtain(location: str, folder: Path) -> Path:
 def _against(other: Path, target: Target, options: BuildOptions, root: Path) -> int:
     """Build what a wheel says that it was built for, and compare with it."""
     say(f"comparing with {other.name} (sha256 {file_sha256(other)})")
-    with Wheel(other) as wheel:
-        try:
-            claimed = provenance_of(wheel)
-        except ValueError as error:
-            raise WheelError(f"{other.name}: its SBOM can't be read: {error}.") from error
-    if claimed.get("target", target.name) != target.name:
-        raise UsageError(f"{other.name} is a wheel of {claimed['target']}.", "Run that target's session.")
-    arch = options.arch or claimed.get("architectures", "").replace(" ", ";") or None
+    bill = _bill(other)
+    made_for = bill.subject.fact("target") if bill else ""
+    if made_for not in {"", target.name}:
+        raise UsageError(f"{other.name} is a wheel of {made_for}.", "Run that target's session.")
+    arch = options.arch or (bill and bill.subject.fact("architectures").replace(" ", ";")) or None
     return compare_with(other, _build(target, replace(options, arch=arch), root / "a", seed=1))
 
 

@@ -199,6 +199,8 @@ def test_a_record_that_is_no_file_counts_as_none(tmp_path: Path) -> None:
     record_path(wheel).rmdir()
     record_path(wheel).write_text('{"fingerprint": "f"}')
     assert up_to_date(tmp_path, "f") == []
+
+
 def test_what_a_remote_cache_gave_is_not_up_to_date_without_one(tmp_path: Path) -> None:
     wheel = _wheel(tmp_path / "out", "a-1-py3-none-any.whl")
     for remote, expected in (("", 1), ("redis://cache.example", 0)):
