@@ -33,7 +33,21 @@ VALUES: dict[str, Any] = {
     "warp_block_size": 32,
     "sm_scale": 0.125,
     "scale_max": 448.0,
+    "granularity": 3,
+    "q_block": 64,
+    "q_rows": 16,
+    "k_rows": 128,
+    "v_mode": 2,
+    "v_limit": 448.0,
 }
+QUERY, LOGSUMEXP, CHANNELS = (TOKENS, HEAD_DIM), (TOKENS,), (HEAD_DIM,)
+RETURNED: dict[str, tuple[tuple[int, ...], ...]] = {
+    "attention": (QUERY, LOGSUMEXP),
+    "no_backward": (QUERY,),
+    # Q and K with their scales, V transposed with its scales and means, and the logsumexp's correction.
+    "prepare": (QUERY, (64,), QUERY, (4,), (HEAD_DIM, TOKENS), CHANNELS, CHANNELS, LOGSUMEXP),
+}
+"""Shapes of what operators return after batch and heads, for `VALUES`; the others return a logsumexp."""
 
 
 def probe() -> dict[str, Any]:
@@ -127,9 +141,18 @@ def _call_fake(torch: Any, operator: Any) -> None:
         if not operator._schema.returns:
             assert answer is None, f"returns {answer}, and its schema says nothing"
             return
-        assert tuple(answer.shape) == (BATCH, HEADS, TOKENS), f"returns the shape {tuple(answer.shape)}"
-        assert answer.dtype == torch.float32, f"returns {answer.dtype}"
-        assert answer.device.type == "cuda", f"returns a tensor on {answer.device}"
+        answers = answer if isinstance(answer, tuple) else (answer,)
+        shapes = [(BATCH, HEADS, *rest) for rest in RETURNED.get(_short(operator), (LOGSUMEXP,))]
+        found = [tuple(one.shape) for one in answers]
+        assert found == shapes, f"returns the shapes {found}, expected {shapes}"
+        elsewhere = {str(one.device) for one in answers if one.device.type != "cuda"}
+        assert not elsewhere, f"returns a tensor on {elsewhere}"
+        last = answers[-1].dtype
+        assert last == torch.float32 or _short(operator) == "no_backward", f"returns {last}"
+
+
+def _short(operator: Any) -> str:
+    return str(operator.name()).partition("::")[2].partition(".")[0]
 
 
 def _call_host(torch: Any, operator: Any) -> None:

@@ -1,8 +1,9 @@
 """Imports SageAttention and each of its extensions by itself, and prints in JSON what happened.
 
-The Python of a clean environment runs this file, so it uses the standard library only and nothing of this
-project, but for `check`, which is for the caller. Upstream's `core.py` swallows the errors of its extensions'
-imports and treats their kernels as unavailable, so each extension is imported here explicitly.
+The Python of a clean environment runs this file, so it uses the standard library only, and of this project
+the smoke test's `contract.py`, but for `check`, which is for the caller. Upstream's `core.py` swallows the
+errors of its extensions' imports and treats their kernels as unavailable, so each extension is imported here
+explicitly.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import importlib.metadata
 import json
 import platform
+import runpy
 import sys
 import traceback
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "sageattention"
+CONTRACT = "--contract"
 NO_DRIVER = "libcuda.so.1: cannot open shared object file"
 # Libraries whose second copy in a process matters.
 _WATCHED = ("libtorch", "libc10", "libcudart", "libcuda.so")
@@ -39,8 +42,12 @@ def extension_modules(files: list[str]) -> dict[str, bool]:
     return {name: name in libraries for name in sorted(modules) if name.startswith(("_qattn_", "_fused"))}
 
 
-def inspect() -> dict[str, Any]:
-    """Import everything, and return what happened; an error of an import is a finding and is not raised."""
+def inspect(*, contract: bool = False) -> dict[str, Any]:
+    """Import everything, and return what happened; an error of an import is a finding and is not raised.
+
+    Args:
+        contract: See too that every name and call of the smoke test's `contract.json` is there.
+    """
     distribution = importlib.metadata.distribution(PACKAGE)
     files = [str(file) for file in distribution.files or ()]
     result: dict[str, Any] = {
@@ -72,6 +79,10 @@ def inspect() -> dict[str, Any]:
             "loaded": loaded is not None,
             "functions": sorted(_functions(loaded)) if loaded is not None else [],
         }
+    if contract and module is not None:
+        libraries = [name for name, has_library in modules.items() if has_library]
+        path = Path(__file__).parents[1] / "smoketest" / "attention" / "contract.py"
+        result["problems"] += runpy.run_path(str(path))["problems"](libraries)
     result["operators"] = {
         name: schema for name, schema in sorted(_operators(torch).items()) if name not in before
     }
@@ -120,13 +131,14 @@ def _mapped_libraries() -> list[str]:
     return sorted(path for path in paths if Path(path).name.startswith(_WATCHED))
 
 
-def check(python: Path, tolerate: Sequence[str] = ()) -> list[str]:
+def check(python: Path, tolerate: Sequence[str] = (), *, contract: bool = False) -> list[str]:
     """Run this file with another Python, and return what it found as lines to print.
 
     Args:
         python: The interpreter of an environment with torch and the wheel.
         tolerate: Problems whose text has one of these are printed and are not errors: `NO_DRIVER` for the
             unpatched release, whose Hopper extension can't be imported on a machine without a driver.
+        contract: See too that clients find every name and can make every call of the smoke test's contract.
 
     Raises:
         AuditError: Something can't be imported, or the interpreter died over it.
@@ -137,7 +149,7 @@ def check(python: Path, tolerate: Sequence[str] = ()) -> list[str]:
     from builder.util.process import CommandError, run  # noqa: PLC0415
 
     # Isolated, so that neither this file's folder nor a PYTHONPATH stands in for what is installed.
-    command: list[str | Path] = [python, "-I", Path(__file__).resolve()]
+    command: list[str | Path] = [python, "-I", Path(__file__).resolve(), *([CONTRACT] if contract else [])]
     try:
         done = run(command, timeout_seconds=IMPORT_SECONDS, check=False)
     except CommandError as error:
@@ -169,6 +181,6 @@ def lines(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    answer = inspect()
+    answer = inspect(contract=CONTRACT in sys.argv[1:])
     print(json.dumps(answer), flush=True)
     sys.exit(1 if answer["problems"] else 0)

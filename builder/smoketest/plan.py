@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from builder.smoketest.attention import contract
 from builder.smoketest.attention.cases import (
     LONG_CASES,
+    PREPARATIONS,
     RANGE_DEFAULT,
     RANGE_QUICK,
     SINGLE_TOKEN,
@@ -262,6 +264,72 @@ def _gradient(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
             yield Check("gradient", kernel, "backward() raises, compiled", "gradient.compiled")
 
 
+LOWEST = {"sm80": (8, 0), "sm89": (8, 9), "sm90": (9, 0)}
+
+
+def _contract(options: Options, _: tuple[Kernel, ...]) -> Iterator[Check]:
+    if options.patterns:  # of no one kernel
+        return
+    yield Check("contract", module_kernel("sageattention"), "names and signatures", "calls.names")
+    clients = set()
+    for call in contract.load()["calls"]:
+        # Without a compiled module it is one that Triton compiles, or that sageattn() chooses.
+        needs = call.get("needs", "")
+        client = Kernel(
+            key=call["client"],
+            function="",
+            family=call["family"],
+            lowest=LOWEST.get(needs, (7, 5)),
+            only=9 if needs == "sm90" else None,
+            module=f"_qattn_{needs}" if needs else "",
+        )
+        if not options.quick or client.key not in clients:
+            yield Check("contract", client, call["case"], "calls.made")
+        clients.add(client.key)
+
+
+FRESH_PROCESS = {
+    "no C compiler, no writable HOME": "fresh_process.bare",
+    "import and first call, without Triton": "fresh_process.light",
+}
+
+
+def _environment(options: Options, _: tuple[Kernel, ...]) -> Iterator[Check]:
+    if not options.patterns:
+        for name, run in FRESH_PROCESS.items():
+            yield Check("environment", replace(SAGEATTN, family="fp8"), name, run)
+
+
+def _preparation(options: Options, _: tuple[Kernel, ...]) -> Iterator[Check]:
+    if not options.patterns:
+        for name in PREPARATIONS:
+            yield Check("preparation", module_kernel("_fused"), name, "preparation.compare")
+
+
+DIFFUSERS_BACKENDS = {
+    "sage": (7, 5),
+    "sage_varlen": (7, 5),
+    "_sage_qk_int8_pv_fp8_cuda": (8, 9),
+    "_sage_qk_int8_pv_fp8_cuda_sm90": (9, 0),
+    "_sage_qk_int8_pv_fp16_cuda": (8, 0),
+    "_sage_qk_int8_pv_fp16_triton": (7, 5),
+}
+"""The backends of diffusers 0.36 and later, and the compute capability that their kernels need."""
+
+
+def _clients(options: Options, _: tuple[Kernel, ...]) -> Iterator[Check]:
+    if options.patterns:
+        return
+    diffusers = Kernel(key="diffusers", function="", family="")
+    for name, lowest in DIFFUSERS_BACKENDS.items():
+        only = 9 if name.endswith("sm90") else None
+        yield Check("clients", replace(diffusers, lowest=lowest, only=only), name, "diffusion.backend")
+    yield Check("clients", diffusers, "other backends", "diffusion.others")
+    if not options.quick:
+        yield Check("clients", diffusers, "sage, compiled", "diffusion.compiled")
+        yield Check("clients", diffusers, "sage, compiled with CUDA graphs", "diffusion.compiled_graphs")
+
+
 def _primary(kernels: tuple[Kernel, ...]) -> Iterator[Kernel]:
     return (kernel for kernel in kernels if kernel.primary)
 
@@ -290,6 +358,10 @@ GROUPS: dict[str, Callable[[Options, tuple[Kernel, ...]], Iterator[Check]]] = {
     "range": _range,
     "shapes": _shapes,
     "gradient": _gradient,
+    "preparation": _preparation,
+    "contract": _contract,
+    "clients": _clients,
+    "environment": _environment,
     "conduct": _conduct,
     "speed": _speed,
     "long": _long,

@@ -117,3 +117,12 @@ def test_nothing_installed(tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
     with pytest.raises(AuditError, match=r"(?s)ended the interpreter \(status 1\).*PackageNotFoundError"):
         check(tmp_path / "venv" / "bin" / "python")
+
+
+def test_the_contract_is_checked_when_asked_for(tmp_path: Path) -> None:
+    python = environment(tmp_path / "venv", GOOD)
+    with pytest.raises(AuditError, match=r"sageattention\.core\.SM80_ENABLED") as raised:
+        check(python, contract=True)
+    # This wheel has the library, but not the names beside it; it has no other library.
+    assert "sageattention.sm90_compile._qattn_sm90" in str(raised.value)
+    assert "sageattention.sm80_compile" not in str(raised.value)

@@ -267,6 +267,46 @@ RANGE_DEFAULT = (
 )
 
 
+@dataclass(frozen=True)
+class Preparation:
+    """What a kernel wants of the operator that prepares Q, K and V, in the operator's own numbers.
+
+    Attributes:
+        granularity: 1 per block, 2 per warp, 3 per thread.
+        v_mode: 0 V as it is, 1 float16, 2 float8.
+        v_limit: The largest value of V.
+    """
+
+    granularity: int
+    q_block: int
+    q_rows: int
+    k_rows: int
+    v_mode: int
+    v_limit: float
+    smooth_v: int = 0
+    fold_scale: int = 0
+
+
+PREPARATIONS = {
+    "per thread, fp8 V, for 9.0": Preparation(3, 64, 16, 128, 2, 448.0),
+    "per warp, fp8 V, for 9.0": Preparation(2, 64, 16, 128, 2, 448.0),
+    "per thread, small fp8 V, for 8.9": Preparation(3, 128, 32, 64, 2, 2.25),
+    "per warp, fp8 V without its mean, for 8.9": Preparation(2, 128, 32, 64, 2, 448.0, smooth_v=1),
+    "per thread, fp16 V, for 8.0": Preparation(3, 128, 32, 64, 1, 65504.0),
+    "per thread, fp16 V without its mean, for 8.0": Preparation(3, 128, 16, 64, 1, 512.0, smooth_v=1),
+    "per block, fp16 V, for Triton": Preparation(1, 128, 128, 64, 1, 512.0, fold_scale=1),
+    "Q and K alone": Preparation(3, 128, 32, 64, 0, 1.0),
+}
+PREPARED_SHAPES = (
+    (1, 2, 2, 128, 128, 64),
+    (2, 4, 2, 300, 517, 128),
+    (1, 2, 1, 1, 1, 128),
+    (2, 2, 2, 77, 1000, 80),
+    (1, 3, 3, 1030, 33, 40),
+)
+"""Batch, heads of Q, heads of K and V, tokens of Q, tokens of K and V, head dimension."""
+
+
 LONG_CASES = {
     "200,000 tokens": (4, 200_000, "HND"),
     "64 heads x 270,000 tokens x 128, HND": (64, 270_000, "HND"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +79,21 @@ def attention(
                 out[b, mine, start : start + size] = result.view(some * groups, size, dim)
                 lse[b, mine, start : start + size] = total.view(some * groups, size)
     return out, lse
+
+
+def packed_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, sequences: Sequence[tuple[int, int]], causal: bool
+) -> torch.Tensor:
+    """Compute attention of packed sequences ``[tokens, heads, head_dim]``: pairs of query and key tokens."""
+    out = torch.empty(q.shape, dtype=torch.float32, device=q.device)
+    q_at = k_at = 0
+    for queries, keys in sequences:
+        parts = (q[q_at : q_at + queries], k[k_at : k_at + keys], v[k_at : k_at + keys])
+        heads_first = (part.transpose(0, 1).unsqueeze(0) for part in parts)
+        out[q_at : q_at + queries] = attention(*heads_first, causal=causal)[0][0].transpose(0, 1)
+        q_at += queries
+        k_at += keys
+    return out
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ SHOWN = {
     "lse_rms": ("lse", "{:.4f}"),
     "tflops": ("TFLOP/s", "{:.0f}"),
     "times_sdpa": ("x sdpa", "{:.2f}"),
+    "import_s": ("import s", "{:.2f}"),
     "first_call_s": ("s", "{:.2f}"),
     "differing": ("differing", "{:.0f}"),
 }

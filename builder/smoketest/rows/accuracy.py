@@ -10,7 +10,7 @@ from builder.smoketest.attention import tolerances
 from builder.smoketest.attention.cases import Case, VarlenCase
 from builder.smoketest.attention.inputs import Inputs, make, make_packed, poison
 from builder.smoketest.attention.kernels import Kernel
-from builder.smoketest.attention.reference import attention, difference
+from builder.smoketest.attention.reference import attention, difference, packed_attention
 from builder.smoketest.attention.subject import Subject
 from builder.smoketest.plan import Check
 from builder.smoketest.report.outcome import Result, Status, verdict
@@ -54,18 +54,7 @@ def _run_varlen(subject: Subject, kernel: Kernel, case: VarlenCase, seed: int) -
     before = inputs.snapshot()
     poison(subject.device)
     out = subject.call_checked(kernel, *arguments, is_causal=case.causal)
-    right = torch.empty(inputs.q.shape, dtype=torch.float32, device=subject.device)
-    q_at = k_at = 0
-    for queries, keys in case.sequences:
-        parts = (
-            inputs.q[q_at : q_at + queries],
-            inputs.k[k_at : k_at + keys],
-            inputs.v[k_at : k_at + keys],
-        )
-        q, k, v = (part.transpose(0, 1).unsqueeze(0) for part in parts)
-        right[q_at : q_at + queries] = attention(q, k, v, causal=case.causal)[0][0].transpose(0, 1)
-        q_at += queries
-        k_at += keys
+    right = packed_attention(*inputs.tensors, sequences=case.sequences, causal=case.causal)
     problems, figures, bounds = judge_output(out, right, tolerances.bounds(kernel, case.dtype))
     return _result(inputs, before, problems, figures, bounds)
 

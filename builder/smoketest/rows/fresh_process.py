@@ -1,0 +1,98 @@
+"""Import and first call in a process of their own, where there is no compiler and nothing can be written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from builder.smoketest.attention.subject import Subject
+from builder.smoketest.plan import Check
+from builder.smoketest.report.outcome import Result, not_applicable, verdict
+
+LONGEST_IMPORT_S = 1.0
+"""`import sageattention` after torch and CUDA are up: 0.3 s on 2 cores. Dynamo's import takes seconds."""
+LARGEST_ERROR = 0.05
+LIMIT_S = 100.0
+NOWHERE = "/dev/null/nowhere"
+UNWRITABLE = ("HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME")
+COMPILERS = ("CC", "CXX", "CUDA_HOME")
+SCRIPT = """
+import json, sys, time, torch
+device, report = sys.argv[1], {}
+watched = ("triton", "torch._dynamo", "torch._inductor")
+torch.manual_seed(0)
+q, k, v = (torch.randn(1, 4, 300, 64, device=device).half() for _ in range(3))
+right = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float())
+float(right.sum())
+before = set(sys.modules)
+start = time.perf_counter()
+try:
+    import sageattention
+    report["import_s"] = time.perf_counter() - start
+    report["import brings"] = [name for name in watched if name in sys.modules and name not in before]
+    start = time.perf_counter()
+    out = sageattention.sageattn(q, k, v).float()
+    float(out.sum())
+    report["first_call_s"] = time.perf_counter() - start
+    report["first call brings"] = [name for name in watched if name in sys.modules and name not in before]
+    report["relative_error"] = float((out - right).norm() / right.norm())
+except Exception as error:
+    report["raised"] = f"{type(error).__name__}: {error}".splitlines()[0]
+print("\\n" + json.dumps(report))
+"""
+
+
+@dataclass
+class FreshProcess:
+    """What the process reported: it runs once for both rows."""
+
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, device: str) -> dict[str, Any]:
+        """Return the report; `raised` is why there is no result."""
+        if not self.report:
+            kept = {name: value for name, value in os.environ.items() if name not in COMPILERS}
+            bare = {**kept, "PATH": NOWHERE, **dict.fromkeys(UNWRITABLE, NOWHERE)}
+            command = [sys.executable, "-W", "ignore", "-c", SCRIPT, device]
+            done = subprocess.run(
+                command, env=bare, capture_output=True, text=True, timeout=LIMIT_S, check=False
+            )
+            try:
+                self.report = json.loads(done.stdout.strip().rpartition("\n")[2])
+            except ValueError:
+                last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+                self.report = {"raised": f"ended with exit code {done.returncode}: {last}"}
+        return self.report
+
+
+def bare(subject: Subject, _: Check) -> Result:
+    """The first call works with no C compiler to be found, and with no home and no cache to write to."""
+    report = subject.kept(FreshProcess).run(subject.device)
+    error = float(report.get("relative_error", "nan"))
+    problems = [report["raised"]] if "raised" in report else []
+    if not problems and not error <= LARGEST_ERROR:
+        problems = [f"relative error {error:.4f} > {LARGEST_ERROR}"]
+    return verdict(problems, {"relative_error": error}, {"relative_error": f"<= {LARGEST_ERROR}"})
+
+
+def light(subject: Subject, _: Check) -> Result:
+    """Import is quick, and neither it nor the first call imports Triton or torch's compiler."""
+    if subject.on_gpu and subject.capability < (8, 0):
+        return not_applicable("sageattn() uses Triton on this GPU")
+    report = subject.kept(FreshProcess).run(subject.device)
+    problems = [
+        f"{what} {', '.join(report[what])}"
+        for what in ("import brings", "first call brings")
+        if report.get(what)
+    ]
+    import_s = float(report.get("import_s", "nan"))
+    if not import_s <= LONGEST_IMPORT_S:
+        problems.append(f"import took {import_s:.2f} s > {LONGEST_IMPORT_S} s")
+    if "first_call_s" not in report:
+        problems.append("there was no first call")
+    figures = {name: float(value) for name, value in report.items() if name.endswith("_s")}
+    return verdict(problems, figures, {"import_s": f"<= {LONGEST_IMPORT_S}"})
