@@ -114,14 +114,18 @@ def accepted(subject: Subject, check: Check) -> Result:
     tensors = make(CASE, check.seed(subject.seed), subject.device).tensors
     mask = {} if check.kernel.varlen else {"attn_mask": None}
     given = {"dropout_p": 0.0, "enable_gqa": True, **mask}
-    plain = subject.attend(check.kernel, *tensors)
-    problems = []
-    if not same_bits(subject.attend(check.kernel, *tensors, **given), plain):
-        problems.append(f"differs with {given}")
-    names = inspect.signature(getattr(subject.module, check.kernel.function)).parameters
-    wanted = NAMED if check.kernel.varlen else NAMED + NAMED_UNLESS_PACKED
-    missing = [name for name in wanted if name not in names]
-    return verdict(problems + ([f"the signature lacks {', '.join(missing)}"] if missing else []))
+
+    def signature() -> list[str]:
+        names = inspect.signature(getattr(subject.module, check.kernel.function)).parameters
+        wanted = NAMED if check.kernel.varlen else NAMED + NAMED_UNLESS_PACKED
+        missing = [name for name in wanted if name not in names]
+        return [f"lacks {', '.join(missing)}"] if missing else []
+
+    def same() -> list[str]:
+        plain = subject.attend(check.kernel, *tensors)
+        return [] if same_bits(subject.attend(check.kernel, *tensors, **given), plain) else ["other bits"]
+
+    return verdict(problems_of({"the signature": signature, f"with {given}": same}))
 
 
 def scales(subject: Subject, check: Check) -> Result:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 
 from builder.smoketest.attention import tolerances
-from builder.smoketest.attention.cases import Case, VarlenCase
+from builder.smoketest.attention.cases import VarlenCase
 from builder.smoketest.attention.inputs import make_packed, poison
 from builder.smoketest.attention.reference import attention
 from builder.smoketest.attention.subject import Subject, problems_of
 from builder.smoketest.plan import Check
 from builder.smoketest.report.outcome import Result, verdict
 from builder.smoketest.rows.accuracy import judge_output
-from builder.smoketest.rows.conduct.streams import eager
 
 Shape = tuple[int, ...]
 GOOD: Shape = (2, 4, 40, 64)
@@ -202,14 +200,13 @@ def strides(subject: Subject, check: Check) -> Result:
 
 def _and_then(subject: Subject, check: Check, attempts: Attempts) -> Result:
     """Run the attempts, and see whether a good call is still right."""
-    problems = problems_of(attempts)
-    torch.manual_seed(check.seed(subject.seed))
-    if check.kernel.varlen:
-        q, k, v = (_normal(subject.device, GOOD) for _ in range(3))
+
+    def good() -> list[str]:
+        torch.manual_seed(check.seed(subject.seed))
+        q, k, v = (_normal(subject.device, (2, 4, 200, 64)) for _ in range(3))
+        poison(subject.device)
         out = subject.attend(check.kernel, q, k, v)
-        wrong = judge_output(out, attention(q, k, v)[0], tolerances.bounds(check.kernel, "fp16"))[0]
-        problems += [f"afterwards: {problem}" for problem in wrong]
-    else:
-        seed, case = check.seed(subject.seed), replace(Case((200, 333)), head_dim=64)
-        problems += [f"afterwards: {one}" for one in eager(subject, check.kernel, seed, case).problems]
+        return judge_output(out, attention(q, k, v)[0], tolerances.bounds(check.kernel, "fp16"))[0]
+
+    problems = problems_of({**attempts, "a good call afterwards": good})
     return verdict(problems, {"attempts": float(len(attempts))})

@@ -23,7 +23,7 @@ from builder.smoketest.plan import FIRST_CALL, ROW_LIMIT_S, Options
 from builder.smoketest.report.outcome import ExitCode, Row, Status
 from builder.smoketest.run.worker import LOST_EXIT_CODE, Order
 
-MOST_WORKERS = 12
+MOST_WORKERS = 32
 """How many workers a run may use before it gives up the remaining rows."""
 START_LIMIT_S = 900.0
 """How long a worker may take to import torch and the wheel: cold caches and busy machines are slow."""

@@ -63,4 +63,4 @@ def test_names_that_the_signature_lacks_are_seen(standin: Subject) -> None:
 
     setattr(standin.module, SAGEATTN.function, swallowing)
     reason = run(standin, SAGEATTN, "keywords.accepted").reason
-    assert reason.startswith("the signature lacks is_causal, sm_scale, smooth_k, scale")
+    assert reason.startswith("the signature: lacks is_causal, sm_scale, smooth_k, scale")
