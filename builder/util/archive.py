@@ -2,12 +2,18 @@
 
 The members go through `tarfile`'s `data` filter (PEP 706), after rules of this module's own: no member may
 be there twice, lie under a link, or lead out of the folder, and what comes out is limited. A member that
-breaks a rule refuses the whole archive. A zip file is first rewritten as a tar file, so that both keep to
-the same rules.
+breaks a rule refuses the whole archive.
+
+Whether an archive is whole is decided here too, whoever sent it. It is first rewritten as a plain tar file:
+a compressed one is read to its end, which checks its checksum, and so is each member of a zip file. Then the
+tar file must end as POSIX says (pax, "ustar Interchange Format"), in zeros: `tarfile` takes the first header
+that it can't read for the end.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import re
@@ -34,6 +40,13 @@ else:
 
 _LATEST_MTIME = 1 << 33  # all file systems can hold it
 _LONGEST_LINK = 4096  # PATH_MAX
+_Compressed = type[gzip.GzipFile] | type[bz2.BZ2File] | type[lzma.LZMAFile]
+_COMPRESSED: dict[bytes, _Compressed] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZ": bz2.BZ2File,
+    b"\xfd7": lzma.LZMAFile,
+}
+_END_BYTES = 2 * tarfile.BLOCKSIZE
 _ZIP_STARTS = {b"PK\x03\x04", b"PK\x05\x06"}  # a local file header, or an empty archive's end
 _TAR_TYPES = {0: tarfile.REGTYPE, stat.S_IFREG: tarfile.REGTYPE, stat.S_IFLNK: tarfile.SYMTYPE}
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
@@ -61,11 +74,12 @@ def unpack(
     try:
         if into.is_dir() and any(into.iterdir()):
             raise FileExistsError(f"{into} is not empty")
-        with beside(into) as root, _opened(archive, root.with_name("zip.tar"), max_bytes) as tar:
+        with beside(into) as root, _opened(archive, root.with_name("plain.tar"), max_bytes) as tar:
             root.mkdir()
             members = _Members(archive.name, root, strip_components, max_bytes)
             tar.extractall(root, filter=members.check)  # noqa: S202 - with the filter that it asks for
             members.finish()
+            _check_end(tar)
     except _DAMAGE as error:
         raise DownloadError(
             f"{archive} can't be unpacked: {error or type(error).__name__}.",
@@ -188,26 +202,54 @@ def _names(path: str) -> tuple[str, ...]:
 
 @contextmanager
 def _opened(archive: Path, scratch: Path, max_bytes: int) -> Iterator[tarfile.TarFile]:
-    """Open an archive as a tar file; a zip file is written to `scratch` as one."""
+    """Open an archive as a plain tar file, which is written to `scratch` if it is not one."""
     with archive.open("rb") as file:
         start = file.read(4)
+    most = min(max_bytes, limits.UNPACKED_FLOOR_BYTES + limits.UNPACKED_RATIO * archive.stat().st_size)
+    plain = scratch
     if start in _ZIP_STARTS:
-        _rewrite_zip(archive, scratch, max_bytes)
-        archive = scratch
-    elif not tarfile.is_tarfile(archive):
+        _rewrite_zip(archive, scratch, most)
+    elif start[:2] in _COMPRESSED:
+        with _COMPRESSED[start[:2]](archive) as source, scratch.open("wb") as target:
+            while chunk := source.read(limits.CHUNK_BYTES):
+                target.write(chunk)
+                if target.tell() > most + limits.UNPACKED_FLOOR_BYTES:
+                    raise _too_large(archive, most)
+    else:
+        plain = archive
+    if not tarfile.is_tarfile(plain):
         raise DownloadError(
             f"{archive} is not an archive, or a damaged one.",
             "It must be a .tar.gz, .tar.xz, .tar.bz2 or .zip file.",
         )
-    with tarfile.open(archive, errorlevel=2) as tar:
+    with tarfile.open(plain, "r:", errorlevel=2) as tar:
         yield tar
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Check that what was read of an archive is all of it."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    left_bytes = 0
+    while chunk := tar.fileobj.read(limits.CHUNK_BYTES):
+        left_bytes += len(chunk)
+        if chunk.strip(b"\0"):
+            raise tarfile.ReadError(f"no header can be read at byte {tar.offset:,}, where it does not end")
+    if left_bytes < _END_BYTES:
+        raise tarfile.ReadError("it has no end")
+
+
+def _too_large(archive: Path, most: int) -> DownloadError:
+    return DownloadError(
+        f"{archive.name} is not unpacked: it makes more than {most:,} bytes, the limit for its size."
+    )
 
 
 def _rewrite_zip(archive: Path, into: Path, max_bytes: int) -> None:
     with zipfile.ZipFile(archive) as file, tarfile.open(into, "w") as tar:
         members = file.infolist()
         if sum(member.file_size for member in members) > max_bytes:
-            raise DownloadError(f"{archive.name} is not unpacked: it makes more than {max_bytes:,} bytes.")
+            raise _too_large(archive, max_bytes)
         for member in members:
             mode = member.external_attr >> 16  # 0 where no Unix made it
             info = tarfile.TarInfo(member.filename)

@@ -19,10 +19,16 @@ LONGEST_WAIT_SECONDS = 900  # for a rate limit to end; running again later costs
 STALE_SECONDS = 24 * 3600  # no build takes so long: older files are from one that was killed
 
 ATTEMPTS = 5  # how often in a row something is tried that may work the next time
+MIRROR_ATTEMPTS = 3  # the same, where there is another address to try
 
 # Sizes, in bytes.
 CHUNK_BYTES = MIB  # read at once
+DOWNLOAD_BYTES = GIB  # of a file whose size is not pinned: a source of SageAttention has a few MB
+SLOWEST_BYTES = 64 * KIB  # fewer bytes than this in REQUEST_SECONDS are no download
 UNPACKED_ARCHIVE_BYTES = 8 * GIB
+# An archive may make so many bytes for each of its own, and so many more: sources make 10, zeros 1,000.
+UNPACKED_RATIO = 100
+UNPACKED_FLOOR_BYTES = 16 * MIB
 UNPACKED_WHEEL_BYTES = 4 * GIB
 REMOTE_OBJECT_BYTES = 256 * MIB  # a compiled file in the remote compiler cache; they have up to 10 MB
 ARCHIVE_MEMBERS = 200_000

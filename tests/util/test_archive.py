@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,79 @@ def test_a_truncated_archive_is_refused_whole(
     with pytest.raises(DownloadError):
         unpack(archive, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source.tar"]
+
+
+def damaged(whole: bytes, places: Iterable[int]) -> Iterator[bytes]:
+    """Yield an archive with one byte changed at each of the places, cut in many, and with more after it."""
+    for at in places:
+        yield whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :]
+    for size in range(1, len(whole), 23):
+        yield whole[:size]
+    yield whole + b"more"
+
+
+def refused_or_the_same(archive: Path, into: Path, pieces: Iterable[bytes]) -> int:
+    """Unpack each; return how many are refused, and fail if one is taken and makes a different tree."""
+    whole = into.with_name("whole")
+    unpack(archive, whole)
+    refused = 0
+    for piece in pieces:
+        archive.write_bytes(piece)
+        shutil.rmtree(into, ignore_errors=True)
+        try:
+            unpack(archive, into)
+        except DownloadError:
+            refused += 1
+        else:
+            assert tree(into) == tree(whole)
+    return refused
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2"])
+def test_a_compressed_archive_with_any_damage_is_refused_or_complete(
+    tar: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    archive = tar([folder("top"), file("top/a", b"one"), file("top/b/c"), file("top/d", b"z" * 2000)], kind)
+    whole = archive.read_bytes()
+    pieces = [*damaged(whole, range(len(whole)))]
+    # Some bytes say nothing of the content: the time and name in gzip's header.
+    assert refused_or_the_same(archive, tmp_path / "out", pieces) > 0.9 * len(pieces)
+
+
+def test_a_plain_archive_with_a_damaged_header_or_end_is_refused(
+    tar: Callable[..., Path], tmp_path: Path
+) -> None:
+    archive = tar([folder("top"), file("top/a", b""), file("top/b", b"")], "")
+    whole = archive.read_bytes()[: 5 * tarfile.BLOCKSIZE]  # three headers and the end
+    archive.write_bytes(whole)
+    pieces = [*damaged(whole, range(0, len(whole), 17))]
+    assert refused_or_the_same(archive, tmp_path / "out", pieces) > 0.95 * len(pieces)
+
+
+def test_a_zip_file_with_any_damage_is_refused_or_complete(
+    make_zip: Callable[..., Path], tmp_path: Path
+) -> None:
+    archive = make_zip([("top/a", "one", 0)])
+    whole = archive.read_bytes()
+    modes = whole.index(b"PK\x01\x02") + 38  # nothing checks these four bytes
+    places = {*range(len(whole))} - {*range(modes, modes + 4)}
+    assert refused_or_the_same(archive, tmp_path / "out", damaged(whole, places)) > 0
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "bz2", "zip"])
+def test_an_archive_that_makes_far_more_than_its_own_size_is_refused(
+    tar: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    zeros = bytes(50 << 20)
+    if kind == "zip":
+        archive = tmp_path / "source.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
+            made.writestr("top/zeros", zeros)
+    else:
+        archive = tar([file("top/zeros", zeros)], kind)
+    with pytest.raises(DownloadError, match="the limit for its size"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_bytes_are_refused(make_zip: Callable[..., Path], tmp_path: Path) -> None:
