@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,7 +33,6 @@ from builder.util.archive import unpack
 from builder.util.digest import file_sha256
 from builder.util.download import download
 from builder.util.errors import DownloadError, HostCompilerError, ToolchainError
-from builder.util.limits import STALE_SECONDS
 from builder.util.log import say
 
 # Raised when something else is made of the same pieces.
@@ -108,7 +106,6 @@ def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCom
             if home.exists():
                 say(f"  {home} is not as it was made: making it again")
             archived = _download(target, pieces, cache_dir / "downloads")
-            _remove_stale(home.parent)
             with files.beside(home) as new:
                 for archive in archived:
                     unpack(archive, unpacked := new.with_name(archive.name))
@@ -206,13 +203,6 @@ def _download(target: Target, pieces: Mapping[str, _Piece], downloads: Path) -> 
     except DownloadError as error:
         instead = f"Or give a CUDA {target.cuda} toolkit with --cuda-home DIR."
         raise DownloadError(error.message, f"{error.remedy} {instead}".strip()) from None
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove what a killed build left, once it is too old to be one that still runs."""
-    for part in folder.glob(".*.part"):
-        if time.time() - part.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(part, ignore_errors=True)
 
 
 def _files(root: Path) -> Iterator[tuple[str, Path, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from builder.util.limits import CHUNK_BYTES
@@ -28,5 +29,5 @@ def tree_sha256(root: Path) -> str:
     digest = hashlib.sha256()
     for name, path in files:
         mark = "x" if path.stat().st_mode & 0o100 else " "
-        digest.update(f"{file_sha256(path)} {mark}{name}\n".encode())
+        digest.update(os.fsencode(f"{file_sha256(path)} {mark}{name}\n"))
     return digest.hexdigest()

@@ -13,19 +13,22 @@ import json
 import os
 import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import requests
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
 from builder.util import limits
+from builder.util.addresses import public_address
+from builder.util.deadline import deadline
 from builder.util.digest import file_sha256
 from builder.util.download_progress import DownloadProgress, megabytes
 from builder.util.errors import DownloadError
-from builder.util.files import locked
+from builder.util.files import locked, remove_stale
 from builder.util.log import say, warn
 
 _CHUNK_BYTES = 256 * limits.KIB
@@ -44,6 +47,7 @@ def download(
     attempts: int = limits.ATTEMPTS,
     timeout_seconds: float = limits.REQUEST_SECONDS,
     backoff_seconds: float = 1.0,
+    most_bytes: int = limits.DOWNLOAD_BYTES,
 ) -> Path:
     """Return a file of the cache, downloaded if it is not there.
 
@@ -54,9 +58,10 @@ def download(
         size_bytes: The size that it must have, where it is known.
         cache_dir: The folder of downloads; made if missing.
         attempts: How often in a row to try while nothing comes.
-        timeout_seconds: How long to wait for a connection, and for each next piece.
+        timeout_seconds: How long to wait for a connection, and for each next piece of 64 KiB.
         backoff_seconds: Half the pause before the third attempt; each further one is twice as long. The
             second follows at once.
+        most_bytes: The most that it may have where no size is given.
 
     Returns:
         The verified file, `<start of its sha256>-<name>` in the cache.
@@ -65,9 +70,8 @@ def download(
         DownloadError: It can't be obtained, or is not what it must be; nothing is left under its name.
     """
     name = _file_name(url)
-    key = sha256[:16] if sha256 else hashlib.sha256(url.encode()).hexdigest()[:16]
-    final = cache_dir / f"{key}-{name}"
-    part = _Part(url, name, sha256, size_bytes, cache_dir / f"{final.name}.part")
+    final = cache_dir / f"{sha256[:16] if sha256 else _key(url)}-{name}"
+    part = _Part(url, name, sha256, size_bytes, most_bytes, cache_dir / f"{final.name}.part")
     patience = Retry(
         total=attempts - 1,
         backoff_factor=backoff_seconds,
@@ -77,6 +81,7 @@ def download(
     try:
         lock = final.with_name(f"{final.name}.lock")
         with locked(lock, lambda: say(f"  waiting for another process that downloads {name}")):
+            remove_stale(cache_dir, "*.part*")
             if sha256 is not None and final.exists():
                 if file_sha256(final) == sha256:
                     return final
@@ -96,6 +101,10 @@ def download(
             "Put the cache elsewhere with --cache-dir DIR.",
         ) from error
     return final
+
+
+class WrongDigestError(DownloadError):
+    """A whole file that has a different SHA-256 than it must have."""
 
 
 class _Transient(Exception):  # noqa: N818 - not an error yet: it is tried again
@@ -118,6 +127,7 @@ class _Part:
     name: str
     sha256: str | None
     expected_bytes: int | None
+    most_bytes: int
     path: Path
 
     @property
@@ -135,7 +145,7 @@ class _Part:
             mark = json.loads(self._mark.read_text())
         except (OSError, ValueError):
             return None
-        same = isinstance(mark, dict) and mark.get("url") == self.url
+        same = isinstance(mark, dict) and mark.get("url") == _key(self.url)
         return str(mark["validator"]) if same and mark.get("validator") else None
 
     def remember(self, headers: requests.structures.CaseInsensitiveDict[str]) -> None:
@@ -143,7 +153,7 @@ class _Part:
         # A weak ETag is not allowed in If-Range (RFC 9110, 13.1.5).
         validator = etag if etag.startswith('"') else headers.get("Last-Modified")
         if validator or not self.size_bytes:
-            self._mark.write_text(json.dumps({"url": self.url, "validator": validator}))
+            self._mark.write_text(json.dumps({"url": _key(self.url), "validator": validator}))
 
     def restart(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -167,7 +177,9 @@ def _fetch(part: _Part, patience: Retry, timeout_seconds: float) -> None:
                     return
                 part.restart()
                 if again or not before:
-                    raise DownloadError(problem, "The file at that address is not the one that was pinned.")
+                    raise WrongDigestError(
+                        problem, "The file at that address is not the one that was pinned."
+                    )
                 # The piece that was there before may be what is wrong: once more, from the start.
                 warn(f"{problem} Starting again from its first byte.")
                 again = True
@@ -222,27 +234,24 @@ def _attempt(session: requests.Session, part: _Part, timeout_seconds: float) -> 
         if part.validator:
             headers["If-Range"] = part.validator
     try:
-        with session.get(part.url, headers=headers, stream=True, timeout=timeout_seconds) as response:
+        with deadline(2 * timeout_seconds):  # for an answer that begins and never gets to its body
+            response = session.get(part.url, headers=headers, stream=True, timeout=timeout_seconds)
+        with response:
             _check_status(response, part)
             total = _place(response, part)
             if total is not None and part.size_bytes == total:
                 return
             part.remember(response.headers)
             _check_space(part, total)
-            _store(response, part, total)
-    except (
-        requests.exceptions.InvalidURL,
-        requests.exceptions.InvalidSchema,
-        requests.exceptions.MissingSchema,
-        requests.exceptions.TooManyRedirects,
-    ) as error:
+            _store(response, part, total, timeout_seconds)
+    except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: not an address
         raise DownloadError(f"{part.url} can't be downloaded: {error}.") from None
     except requests.exceptions.SSLError as error:
         raise DownloadError(
             f"{part.url}: no trusted connection: {error}.",
             "Behind a proxy with its own certificate, name that in REQUESTS_CA_BUNDLE.",
         ) from None
-    except (requests.exceptions.RequestException, HTTPError) as error:
+    except (requests.exceptions.RequestException, HTTPError, TimeoutError) as error:
         raise _Transient(_in_short(error)) from None
 
 
@@ -293,6 +302,8 @@ def _place(response: requests.Response, part: _Part) -> int | None:
 def _check_space(part: _Part, total: int | None) -> None:
     if total is None:
         return
+    if part.expected_bytes is None and total > part.most_bytes:
+        raise _too_large(part)
     needed = total - part.size_bytes
     free = shutil.disk_usage(part.path.parent).free
     if needed > free:
@@ -303,19 +314,43 @@ def _check_space(part: _Part, total: int | None) -> None:
         )
 
 
-def _store(response: requests.Response, part: _Part, total: int | None) -> None:
+def _store(response: requests.Response, part: _Part, total: int | None, timeout_seconds: float) -> None:
     with part.path.open("ab") as file, DownloadProgress(part.name, total) as progress:
         progress.at(file.tell())
-        for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+        pace = _Pace(timeout_seconds)
+        # `read1` returns what has come; `read` and `stream` wait for the whole chunk, however slow it comes.
+        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=False):
             file.write(chunk)
             progress.at(file.tell())
+            pace.check(file.tell())
             if total is not None and file.tell() > total:
                 break
+            if total is None and file.tell() > part.most_bytes:
+                raise _too_large(part)
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
     if total is not None and size < total:
         raise _Transient(f"the connection ended after {size:,} of {total:,} bytes")
+
+
+def _too_large(part: _Part) -> DownloadError:
+    part.restart()
+    return DownloadError(f"{part.url} has more than {part.most_bytes:,} bytes, the limit.")
+
+
+class _Pace:
+    """Whether bytes come fast enough: a server that sends one now and then would never be given up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._since, self._size_bytes = seconds, time.monotonic(), 0
+
+    def check(self, size_bytes: int) -> None:
+        """Note how many bytes there are; raises `_Transient` where too few came for too long."""
+        if size_bytes - self._size_bytes >= limits.SLOWEST_BYTES:
+            self._since, self._size_bytes = time.monotonic(), size_bytes
+        elif time.monotonic() - self._since > self._seconds:
+            raise _Transient(f"fewer than {limits.SLOWEST_BYTES:,} bytes came in {self._seconds:g} s")
 
 
 def _in_short(error: Exception) -> str:
@@ -326,6 +361,12 @@ def _in_short(error: Exception) -> str:
     return " ".join(str(cause).split()) or type(error).__name__
 
 
+def _key(url: str) -> str:
+    """Return a digest in place of an address, which may contain a password."""
+    return hashlib.sha256(os.fsencode(url)).hexdigest()[:16]
+
+
 def _file_name(url: str) -> str:
-    last = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]
+    path = public_address(url).partition("://")[2].partition("/")[2]
+    last = unquote(path).rstrip("/").rpartition("/")[2]
     return re.sub(r"[^\w.+-]", "_", last, flags=re.ASCII).lstrip(".")[-100:] or "download"

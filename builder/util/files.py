@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from builder.util.limits import STALE_SECONDS
 
 
 @contextmanager
@@ -14,7 +19,8 @@ def beside(path: Path) -> Iterator[Path]:
     """Yield a path to make a file, folder or link at; when the block ends, it replaces what is at `path`.
 
     The yielded path has the same name, in a new hidden folder beside `path`. That folder is removed in
-    any case, so after an error nothing is left and `path` is as it was. Folders above are made.
+    any case, so after an error nothing is left and `path` is as it was. Folders above are made. What a
+    killed process left beside `path` is removed, once it is too old to be one that still runs.
 
     Args:
         path: Where the file, folder or link belongs.
@@ -23,6 +29,7 @@ def beside(path: Path) -> Iterator[Path]:
         OSError: It can't be written there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path.parent, ".*.part")
     prefix = f".{path.name[:100]}."
     with tempfile.TemporaryDirectory(prefix=prefix, suffix=".part", dir=path.parent) as scratch:
         new, old = Path(scratch, path.name), Path(scratch, "old")
@@ -61,17 +68,40 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
     """Hold a lock while the block runs: of all processes that ask for it, one at a time has it.
 
     Args:
-        path: The lock's file. It is made, and left there. Folders above are made.
+        path: The lock's file, which is there while a process has the lock. Folders above are made.
         busy: Called if another process has the lock. Once it returns, the lock is waited for.
 
     Raises:
         OSError: The file can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            busy()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                busy()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            # Whoever had it may have removed the file since it was opened: then it locks nobody out.
+            if not _is_open_file(path, lock.fileno()):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Remove what matches in a folder and was last written so long ago that nobody works on it any more."""
+    for path in folder.glob(pattern):
+        with suppress(OSError):
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_open_file(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

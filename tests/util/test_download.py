@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import random
 import re
 import socket
@@ -155,8 +156,8 @@ def get(host: Host, cache: Path, sha256: str | None = SHA256, **options: object)
 
 
 def left(cache: Path) -> list[str]:
-    """What lies in the cache, but for lock files."""
-    return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
+    """What lies in the cache."""
+    return sorted(path.name for path in cache.iterdir())
 
 
 NAME = f"{SHA256[:16]}-cuda_nvcc.tar.xz"
@@ -372,7 +373,9 @@ def test_a_host_that_is_not_there_is_said_with_the_way_out(cache: Path) -> None:
     assert "proxy" in caught.value.remedy
 
 
-@pytest.mark.parametrize("url", ["ftp://example.org/a", "nonsense", "http://"])
+@pytest.mark.parametrize(
+    "url", ["ftp://example.org/a", "nonsense", "http://", "http://[::1", "http://\udcff/a"]
+)
 def test_an_address_of_another_kind_is_refused(cache: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="can't be downloaded"):
         download(url, SHA256, None, cache)
@@ -439,6 +442,80 @@ def test_a_cache_that_can_t_be_written_is_said(host: Host, tmp_path: Path) -> No
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(DownloadError, match=r"cuda_nvcc\.tar\.xz can't be written to"):
         get(host, tmp_path / "file" / "cache")
+
+
+def one_byte_at_a_time(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(CONTENT)))
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        for byte in CONTENT:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+
+def an_endless_header(handler: BaseHTTPRequestHandler) -> None:
+    with contextlib.suppress(OSError):
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        for _ in range(1000):
+            handler.wfile.write(b"x")
+            time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(one_byte_at_a_time, "fewer than 65,536 bytes came in 0.3 s"), (an_endless_header, "longer than 0.6 s")],
+)
+def test_a_server_that_is_too_slow_is_given_up_on(
+    host: Host, cache: Path, answer: Callable[[BaseHTTPRequestHandler], None], said: str
+) -> None:
+    host.answers = [answer] * 2
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=said):
+        get(host, cache, attempts=2, timeout_seconds=0.3)
+    assert time.monotonic() - start < 5
+
+
+def zeros(length: int | None) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        if length:
+            handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                handler.wfile.write(bytes(1 << 20))
+
+    return answer
+
+
+@pytest.mark.parametrize("length", [None, 1 << 40])
+def test_a_body_without_end_is_given_up_on(host: Host, cache: Path, length: int | None) -> None:
+    host.answers = [zeros(length)]
+    with pytest.raises(DownloadError, match="has more than 10,000,000 bytes, the limit"):
+        get(host, cache, most_bytes=10_000_000)
+    assert left(cache) == []
+
+
+def test_a_part_that_nobody_continues_is_removed(host: Host, cache: Path) -> None:
+    cache.mkdir()
+    for name in ("abandoned.part", "abandoned.part.mark"):
+        (cache / name).write_text("old")
+        os.utime(cache / name, (1, 1))
+    get(host, cache)
+    assert left(cache) == [NAME]
+
+
+def test_no_password_gets_into_the_cache_or_a_message(
+    host: Host, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.answers = [status(503), host.broken(1000)]
+    url = host.url.replace("://", "://me:hush@") + "?token=hush"
+    with pytest.raises(DownloadError) as caught:
+        download(url, None, None, cache, attempts=2, backoff_seconds=0.01)
+    assert left(cache) != []
+    texts = [path.read_bytes().decode("latin1") + path.name for path in cache.iterdir()]
+    assert "hush" not in "".join([str(caught.value), *capsys.readouterr(), *texts])
 
 
 @pytest.mark.parametrize(
