@@ -164,14 +164,14 @@ def build(
 
 def _build(job: Job) -> list[Path]:
     """Go the way of a wheel, each step in turn."""
-    # The pinned release is known by its SHA-256, so that it is not downloaded where all is up to date.
+    # The pinned release is known by its content, so that it is not downloaded where all is up to date.
     source = _obtain(job) if job.options.source else None
     fingerprint = make_fingerprint(
         target=job.target,
         selection=job.selection,
         options=job.options,
         release=job.release,
-        source_sha256=source.sha256 if source else job.release.sha256,
+        source=source,
         patches=job.patches,
         project=job.project,
         host_compiler=os.environ.get("CXX", ""),

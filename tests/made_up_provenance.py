@@ -22,6 +22,7 @@ SOURCE = Source(
     sha256=RELEASE.sha256,
     license="Apache-2.0",
     tree=Path(),
+    obtained_from="checkout",
     commit=RELEASE.commit,
     tag="v2.2.0",
 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from builder.source.patches import apply_series
 from builder.source.series import load_series
+from builder.target.upstream import Release
+from builder.util.digest import file_sha256
 
 COMMIT = "eb615cf6cf4d221338033340ee2de1c37fbdba4a"
 
@@ -17,6 +21,8 @@ COPIED = {
     "setup.py",
     "tools/run.sh",
 }
+# What of it a build reads.
+READ = COPIED - {"tools/run.sh"}
 
 
 def make_checkout(root: Path) -> Path:
@@ -43,6 +49,38 @@ def make_checkout(root: Path) -> Path:
     (root / "tools" / "run.sh").chmod(0o755)
     (root / "README.md").symlink_to("tools/run.sh")
     return root
+
+
+def sums(root: Path, names: Iterable[str] = READ) -> dict[str, str]:
+    """The SHA-256 of each of these files, by its path."""
+    return {name: file_sha256(root / name) for name in sorted(names)}
+
+
+def pack(checkout: Path, archive: Path, level: int = 9) -> Path:
+    """Make an archive of a directory, as forges do."""
+    headers = {"comment": COMMIT}
+    with tarfile.open(
+        archive, "w:gz", format=tarfile.PAX_FORMAT, pax_headers=headers, compresslevel=level
+    ) as tar:
+        for name in sorted(COPIED):
+            tar.add(checkout / name, f"SageAttention-2.2.0/{name}")
+    return archive
+
+
+def release(files: Mapping[str, str], url: str, sha256: str = "0" * 64, *mirrors: str) -> Release:
+    """A release to build."""
+    return Release(
+        version="2.2.0",
+        tag="v2.2.0",
+        commit=COMMIT,
+        url=url,
+        mirrors=mirrors,
+        sha256=sha256,
+        files=files,
+        source_date_epoch=1761613216,
+        license="Apache-2.0",
+        architectures=(),
+    )
 
 
 def files(root: Path) -> set[str]:

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_up_source import make_checkout
 
 from builder.check.audit import CHECKS
+from builder.source.content import differences
 from builder.source.series import load_series
 from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target
-from builder.target.upstream import PATCHES_DIR
+from builder.target.upstream import PATCHES_DIR, load_release, read_sums
 from builder.util.paths import ROOT
 from docs.tables import TABLES, fresh
 
@@ -104,6 +106,25 @@ def test_the_target_to_add_is_a_good_one(tmp_path: Path) -> None:
     shutil.copytree(TARGETS_DIR / TOOLCHAINS, tmp_path / TOOLCHAINS)
     (tmp_path / found[1]).write_text(found[2])
     assert f"{load_target(tmp_path / found[1]).name}.toml" == found[1]
+
+
+def test_the_list_of_the_releases_files_is_made_as_the_page_says(tmp_path: Path) -> None:
+    [command] = re.findall(
+        r"^ +(find csrc .*)$", section("patches.md", "Move to a new release"), re.MULTILINE
+    )
+    checkout = make_checkout(tmp_path / "checkout")
+    for name in ("LICENSE", "MANIFEST.in", "pyproject.toml"):
+        (checkout / name).write_text(name)
+    (checkout / "README.md").unlink()
+    (checkout / "README.md").write_text("# Read me\n")
+    shutil.rmtree(checkout / "sageattention" / "__pycache__")
+    subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=checkout, check=True)
+    listed = read_sums(checkout / "upstream.sha256")
+    assert differences(checkout, listed) == []
+    assert list(listed) == sorted(listed)
+    assert {name.partition("/")[0] for name in listed} == {
+        name.partition("/")[0] for name in load_release(PATCHES_DIR / "v2.2.0").files
+    }
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from builder.finish.core_metadata import RUNTIME_LICENSE, edit_metadata, license_expression
-from builder.finish.provenance import Provenance, describe, public_location
+from builder.finish.provenance import Provenance, describe
 from builder.finish.repair import BundledLibrary
 from builder.finish.sbom import SBOM_NAME, listed_in_sbom, make_sbom, without_build_paths
 from builder.target.architectures import join
@@ -120,10 +120,10 @@ def _subject(wheel: Wheel, expression: str, provenance: Provenance) -> Material:
 
 
 def _source(provenance: Provenance) -> Material:
-    source, location = provenance.source, public_location(provenance.source)
-    is_address = "://" in location
+    source = provenance.source
+    is_address = "://" in source.location
     facts = [("commit", source.commit)] if source.commit else []
-    facts += [] if is_address else [("location", location)]
+    facts += [] if is_address else [("location", source.location)]
     facts += [("source", source.kind), ("verified", "true" if source.verified else "false")]
     return Material(
         "source",
@@ -132,7 +132,7 @@ def _source(provenance: Provenance) -> Material:
         source.sha256,
         f"pkg:github/thu-ml/sageattention@{source.tag}" if source.verified and source.tag else "",
         source.license,
-        location if is_address else "",
+        source.location if is_address else "",
         tuple(facts),
     )
 

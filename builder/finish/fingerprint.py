@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.finish.provenance import PatchFile
+from builder.source.obtain import Source
 from builder.target.options import BuildOptions
 from builder.target.project import Project
 from builder.target.selection import Selection
@@ -29,7 +30,7 @@ def make_fingerprint(
     selection: Selection,
     options: BuildOptions,
     release: Release,
-    source_sha256: str,
+    source: Source | None,
     patches: Sequence[PatchFile],
     project: Project,
     host_compiler: str,
@@ -44,7 +45,8 @@ def make_fingerprint(
         selection: For which architectures.
         options: What was asked for.
         release: The pinned upstream release.
-        source_sha256: Digest of the source, which may be another than the release.
+        source: What is built, where it was named with --source. Wherever the release comes from, it is the
+            same.
         patches: The files of the patch series; none for an unpatched build.
         project: This project, which the wheels name.
         host_compiler: The value of CXX.
@@ -53,7 +55,7 @@ def make_fingerprint(
         "target": repr(target),
         "architectures": [str(architecture) for architecture in selection.architectures],
         "release": repr(release),
-        "source": [options.source, source_sha256],
+        "source": [source.location, source.sha256, source.commit] if source and not source.verified else [],
         "patches": [(patch.name, patch.sha256) for patch in patches],
         "compilers": [str(options.cuda_home), host_compiler],
         "torch_index": options.torch_index,

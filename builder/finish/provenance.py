@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit, urlunsplit
+from pathlib import Path
 
 from builder.source.obtain import Source
 from builder.target.architectures import Architecture, join
@@ -81,7 +80,7 @@ def describe(provenance: Provenance, *, runtime: bool = False) -> tuple[str, str
     if source.verified:
         what = f"release {source.tag or source.version}, {VERIFIED}, {patches}"
     else:
-        facts = [f"{source.kind} {public_location(source)}"]
+        facts = [f"{source.kind} {source.location}"]
         facts += [f"commit {source.commit}"] if source.commit else []
         facts += [f"sha256 {source.sha256}"] if source.sha256 else []
         what = f"{UNVERIFIED}: {', '.join(facts)}; {patches}"
@@ -101,11 +100,3 @@ def describe(provenance: Provenance, *, runtime: bool = False) -> tuple[str, str
 def count_of_patches(count: int) -> str:
     """Return how a wheel's description says how many patches were applied: `2 patches`, `no patches`."""
     return f"{count or 'no'} patch{'' if count == 1 else 'es'}"
-
-
-def public_location(source: Source) -> str:
-    """Return where a source came from, without folders of the build machine, passwords and queries."""
-    if source.kind in {"release", "url"}:
-        parts = urlsplit(source.location)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-    return PurePosixPath(source.location).name or source.kind

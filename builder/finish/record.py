@@ -72,6 +72,9 @@ def make_record(
             "version": source.version,
             "sha256": source.sha256,
             "verified": source.verified,
+            "tag": source.tag,
+            "commit": source.commit,
+            "obtained_from": source.obtained_from,
         },
         "patches": [
             {"name": patch.name, "sha256": patch.sha256, "summary": patch.summary} for patch in applied

@@ -15,7 +15,9 @@ from builder.util.log import warn
 # What earlier builds and tools leave in a checkout, which must not get into another build.
 _OMITTED = {".git", "__pycache__", ".eggs", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".nox", ".tox"}
 _OMITTED_AT_TOP = {"build", "dist", "wheelhouse"}
-_OMITTED_ENDINGS = (".egg-info", ".pyc", ".pyo", ".so", ".o")
+_OMITTED_ENDINGS = (".egg-info", ".pyc", ".pyo", ".so", ".o", "~")
+# What editors and file managers leave: vim's swap files, Emacs' copies and locks.
+_EDITORS_OWN = re.compile(r"\..*\.sw[a-z]|#.*#|\.#.*|\.DS_Store")
 
 
 def copy_tree(source: Path, into: Path, without: Path | None = None) -> None:
@@ -54,7 +56,7 @@ def _copy_folder(
         name = entry.name
         if name in _OMITTED or name.endswith(_OMITTED_ENDINGS) or (top and name in _OMITTED_AT_TOP):
             continue
-        if is_omitted(entry.resolve()):
+        if _EDITORS_OWN.fullmatch(name) or is_omitted(entry.resolve()):
             continue
         if entry.is_dir():
             if not (entry / "pyvenv.cfg").exists():  # a virtual environment

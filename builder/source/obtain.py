@@ -1,7 +1,8 @@
 """Obtains the source tree that a build works on: a scratch copy, wherever it comes from.
 
-Without `--source` it is the pinned release, verified by its SHA-256. With it, it is whatever the user
-names, and the wheel's provenance says what it was and that nobody verified it.
+Without `--source` it is the pinned release, from the first of its addresses that has it. With it, it is
+whatever the user names. Either way its content decides: where the files that a build reads are those of the
+release, it is the release, verified. Otherwise it is unverified, and the wheel's provenance says so.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from builder.source.checkout import checkout_commit, copy_tree
+from builder.source.content import differences, in_short, keep_only
+from builder.source.fetch import fetch_release
 from builder.target.options import BuildOptions, is_url
 from builder.target.upstream import Release
+from builder.util.addresses import public_address
 from builder.util.archive import git_commit, unpack
 from builder.util.digest import file_sha256, tree_sha256
 from builder.util.download import download
@@ -33,12 +37,14 @@ class Source:
     """What is built from.
 
     Attributes:
-        kind: `release`, `directory`, `archive` or `url`.
-        location: The address or path that it came from.
-        sha256: Of the archive; of a directory, `tree_sha256` of the copy.
+        kind: `release`, and for an unverified one `directory`, `archive` or `url`.
+        location: For the release its pinned address. Otherwise the public part of the address that it came
+            from, or the name of the folder or file.
+        sha256: Of the archive, for the release the pinned one; of a directory, `tree_sha256` of the copy.
         version: As its `setup.py` has it.
         license: SPDX expression.
         tree: The scratch copy.
+        obtained_from: Where this copy came from: an address's public part, or a name; no wheel says it.
         commit: Its git commit, empty where it is not known; a checkout may have changes on top.
         tag: The release's git tag; empty for anything else.
     """
@@ -49,12 +55,13 @@ class Source:
     version: str
     license: str
     tree: Path
+    obtained_from: str
     commit: str = ""
     tag: str = ""
 
     @property
     def verified(self) -> bool:
-        """Whether it is the pinned release, with the pinned SHA-256."""
+        """Whether its files are those of the pinned release."""
         return self.kind == "release"
 
 
@@ -63,41 +70,62 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
 
     Args:
         options: `source` and `cache_dir` count.
-        release: The pinned one, for builds without `source`.
+        release: The pinned one.
         scratch: The build's own folder.
 
     Raises:
         SourceError: There is no source of SageAttention at that place.
-        DownloadError: It can't be downloaded, or has a different SHA-256.
+        DownloadError: It can't be downloaded, or is not the release that it must be.
     """
     tree, downloads = scratch / "source", options.cache_dir / "downloads"
-    shutil.rmtree(tree, ignore_errors=True)
     if options.source is None:
-        kind, location, sha256, commit = "release", release.url, release.sha256, release.commit
-        say(f"  source: release {release.tag}, {location}")
-        unpack(download(location, sha256, None, downloads), tree)
+        return _verified(release, tree, fetch_release(release, downloads, tree))
+    kind, given = _kind(options.source), options.source
+    shutil.rmtree(tree, ignore_errors=True)
+    if kind == "directory":
+        copy_tree(Path(given), tree, without=scratch)
+        sha256, commit = tree_sha256(tree), checkout_commit(Path(given))
     else:
-        kind, location = _kind(options.source), options.source
-        warn(f"the source is unverified: {location}")
-        if kind == "directory":
-            copy_tree(Path(location), tree, without=scratch)
-            sha256, commit = tree_sha256(tree), checkout_commit(Path(location))
-        else:
-            archive = download(location, None, None, downloads) if kind == "url" else Path(location)
-            try:
-                unpack(archive, tree)
-            except DownloadError as error:
-                raise SourceError(error.message, error.remedy) from error
+        archive = download(given, None, None, downloads) if kind == "url" else Path(given)
+        try:
+            unpack(archive, tree)
             sha256, commit = file_sha256(archive), git_commit(archive)
+        except DownloadError as error:
+            raise SourceError(error.message, error.remedy) from error
+        finally:
+            if kind == "url":
+                archive.unlink()
+    location = public_address(given) if kind == "url" else Path(given).name or kind
+    version = check_tree(tree, location)
+    found = differences(tree, release.files)
+    if not found:
+        return _verified(release, tree, location)
+    warn(f"the source is unverified: {location} is not release {release.tag}: {in_short(found)}")
     return Source(
         kind=kind,
         location=location,
         sha256=sha256,
-        version=check_tree(tree, location),
+        version=version,
         license=release.license,
         tree=tree,
+        obtained_from=location,
         commit=commit,
-        tag=release.tag if kind == "release" else "",
+    )
+
+
+def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
+    keep_only(tree, release.files)
+    say(f"  source: release {release.tag}, verified, from {obtained_from}")
+    return Source(
+        kind="release",
+        location=release.url,
+        sha256=release.sha256,
+        version=check_tree(tree, obtained_from),
+        license=release.license,
+        tree=tree,
+        obtained_from=obtained_from,
+        commit=release.commit,
+        tag=release.tag,
     )
 
 

@@ -22,7 +22,7 @@ class BuildOptions:
     """The options of one build; no later step reads the environment for itself.
 
     Attributes:
-        source: Directory, archive or address to build from; None is the pinned release.
+        source: Directory, archive or address to build from; None downloads the pinned release.
         no_patches: Build what upstream would.
         cuda_home: A CUDA toolkit to use in place of the target's packages; None for those.
         cuda_home_from: Where `cuda_home` was given: `--cuda-home`, `CUDA_HOME`, or empty.
@@ -104,8 +104,8 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
         "--source",
         type=_not_empty,
         metavar="DIR|ARCHIVE|URL",
-        help="build this in place of the pinned release: a checkout (only read), a .tar.* or .zip file, or "
-        "the address of one; the wheel then says that its source is unverified",
+        help="build this in place of a download: a checkout (only read), a .tar.* or .zip file, or the "
+        "address of one; if a file is not the pinned release's, the wheel says that its source is unverified",
     )
     what.add_argument(
         "--no-patches", action="store_true", help="build upstream's code as it is, with its faults"

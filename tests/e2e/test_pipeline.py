@@ -55,7 +55,8 @@ def patches_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("patches")
     series = root / "v2.2.0"
     shutil.copytree(HERE / "series", series)
-    shutil.copy(REAL_SERIES / "upstream.toml", series)
+    for name in ("upstream.toml", "upstream.sha256"):
+        shutil.copy(REAL_SERIES / name, series)
     for name in SHARED:
         (series / "files" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REAL_SERIES / "files" / name, series / "files" / name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import made_up_tools
 import pytest
+from made_up_provenance import SOURCE
 
 from builder.finish.fingerprint import BUILDER, code_digests, make_fingerprint
 from builder.finish.provenance import PatchFile
@@ -24,7 +25,7 @@ INPUTS: dict[str, Any] = {
     "selection": SELECTION,
     "options": BuildOptions(cache_dir=Path("/cache")),
     "release": load_release(PATCHES_DIR / "v2.2.0"),
-    "source_sha256": "d" * 64,
+    "source": None,
     "patches": (PatchFile("0001-build.toml", b"1"), PatchFile("series", b"0001-build.toml\n")),
     "project": Project("wheels", "https://example.org/wheels", "f" * 40),
     "host_compiler": "",
@@ -53,7 +54,6 @@ def changed(part: str, /, **changes: Any) -> str:
         ("target", {"platform_tag": "manylinux_2_28_x86_64"}),
         ("target", {"toolchain_packages": ("cuda-toolkit[nvcc]==13.0.3",)}),
         ("selection", {"architectures": (Architecture(8, 0),)}),
-        ("options", {"source": "/fork"}),
         ("options", {"cuda_home": Path("/opt/cuda")}),
         ("options", {"torch_index": "https://example.org"}),
         *(
@@ -64,6 +64,7 @@ def changed(part: str, /, **changes: Any) -> str:
                 "commit": "1" * 40,
                 "url": "https://example.org/a.tar.gz",
                 "sha256": "1" * 64,
+                "files": {"setup.py": "1" * 64},
                 "source_date_epoch": 1,
                 "license": "MIT",
             }.items()
@@ -79,18 +80,21 @@ def test_what_decides_the_wheels_counts(name: str, changes: dict[str, Any]) -> N
 def test_source_patches_and_host_compiler_count() -> None:
     added = (*INPUTS["patches"], PatchFile("files/new.py", b""))
     edited = (PatchFile("0001-build.toml", b"2"), INPUTS["patches"][1])
+    fork = replace(SOURCE, kind="directory", tag="")
     different = {
         fingerprint(),
-        fingerprint(source_sha256="e" * 64),
+        *(fingerprint(source=source) for source in (fork, replace(fork, sha256="e" * 64))),
+        *(fingerprint(source=source) for source in (replace(fork, location="x"), replace(fork, commit="x"))),
         fingerprint(host_compiler="g++-13"),
         *(fingerprint(patches=patches) for patches in ((), added, edited)),
     }
-    assert len(different) == 6
+    assert len(different) == 9
 
 
 def test_places_speed_and_the_revision_do_not_count() -> None:
-    counted = {"source", "cuda_home", "torch_index"}
+    counted = {"cuda_home", "torch_index"}
     ignored = {
+        "source": "a copy of the release",
         "cuda_home_from": "CUDA_HOME",
         "cache_dir": Path("/elsewhere"),
         "wheelhouse": Path("/wheels"),
@@ -105,6 +109,8 @@ def test_places_speed_and_the_revision_do_not_count() -> None:
     }
     assert counted | ignored.keys() == {field.name for field in fields(BuildOptions)}
     assert changed("options", **ignored) == fingerprint()
+    assert fingerprint(source=SOURCE) == fingerprint(source=replace(SOURCE, obtained_from="a mirror"))
+    assert fingerprint(source=SOURCE) == fingerprint()
     assert changed("project", revision="0" * 40) == fingerprint()
     assert changed("selection", reason="asked for") == fingerprint()
 

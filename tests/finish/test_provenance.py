@@ -5,25 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from made_up_provenance import SOURCE, TOLD
+from made_up_provenance import TOLD
 
-from builder.finish.provenance import PatchFile, describe, public_location, read_patch_files
+from builder.finish.provenance import PatchFile, describe, read_patch_files
 from builder.target.project import Project
 from builder.target.targets import load_targets
-
-
-@pytest.mark.parametrize(
-    ("kind", "location", "public"),
-    [
-        ("release", "https://example.org/a.tar.gz", "https://example.org/a.tar.gz"),
-        ("url", "https://me:secret@example.org/a.zip?token=1#x", "https://example.org/a.zip"),
-        ("archive", "/tmp/x/a.tar.gz", "a.tar.gz"),
-        ("directory", ".", "directory"),
-    ],
-)
-def test_public_locations(kind: str, location: str, public: str) -> None:
-    assert public_location(replace(SOURCE, kind=kind, location=location)) == public
 
 
 def test_a_stable_target_says_so() -> None:

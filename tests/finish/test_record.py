@@ -59,6 +59,8 @@ def test_a_record_names_what_went_in_and_what_it_cost() -> None:
     assert record["torch"] == {"built_with": "2.11.0+cu130", "requirement": "torch==2.11.*"}
     assert record["source"]["sha256"] == SOURCE.sha256
     assert record["source"]["verified"] is True
+    assert (record["source"]["tag"], record["source"]["commit"]) == ("v2.2.0", SOURCE.commit)
+    assert record["source"]["obtained_from"] == "checkout"
     assert record["patches"] == [{"name": "0001-build.toml", "sha256": "b" * 64, "summary": "3 hunks"}]
     assert record["toolchain"]["nvcc"] == "13.0.88"
     assert record["toolchain"]["host_compiler"] == "14.2.0"

@@ -137,6 +137,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     )
     (tmp_path / "patches" / "v2.2.0").mkdir(parents=True)
     (tmp_path / "patches" / "v2.2.0" / "upstream.toml").write_text(UPSTREAM)
+    (tmp_path / "patches" / "v2.2.0" / "upstream.sha256").write_text(f"{SHA}  setup.py\n")
 
     made.json("/api/repos/thu-ml/SageAttention", {"default_branch": "main"})
     made.json(

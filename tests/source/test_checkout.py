@@ -47,6 +47,14 @@ def test_pipes_and_sockets_are_left_out_with_a_warning(
     assert f"{checkout}/s is not a file or folder; it is not copied" in warned
 
 
+@pytest.mark.parametrize("name", [".core.py.swp", "core.py~", "#core.py#", ".#core.py", ".DS_Store"])
+def test_what_editors_leave_is_left_out(checkout: Path, tmp_path: Path, name: str) -> None:
+    for folder in ("sageattention", "csrc/fused", "."):
+        (checkout / folder / name).write_text("half written")
+    copy_tree(checkout, tmp_path / "copy")
+    assert files(tmp_path / "copy") == COPIED
+
+
 def test_the_commit_of_a_checkout_is_read_from_its_files(tmp_path: Path) -> None:
     git = tmp_path / ".git"
     assert checkout_commit(tmp_path) == ""

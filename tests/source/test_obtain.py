@@ -6,26 +6,18 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_source import COMMIT, COPIED, files
-from static_server import serving
+from made_up_source import COMMIT, COPIED, READ, files, pack, release, sums
+from static_server import StaticServer
 
 from builder.source.checkout import copy_tree
 from builder.source.obtain import obtain, read_version
 from builder.target.options import BuildOptions
-from builder.target.upstream import Release
 from builder.util.digest import file_sha256, tree_sha256
 from builder.util.errors import DownloadError, SourceError
-
-
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address that it is served at."""
-    with serving(tmp_path / "served") as server:
-        yield server.folder, server.url
 
 
 def snapshot(root: Path) -> dict[str, tuple[int, int, int, str]]:
@@ -38,56 +30,88 @@ def snapshot(root: Path) -> dict[str, tuple[int, int, int, str]]:
     return found
 
 
-def pack(checkout: Path, archive: Path) -> Path:
-    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT, pax_headers={"comment": COMMIT}) as tar:
-        for name in sorted(COPIED):
-            tar.add(checkout / name, f"SageAttention-2.2.0/{name}")
-    return archive
-
-
 def options(tmp_path: Path, source: str | Path | None) -> BuildOptions:
     return BuildOptions(source=str(source) if source else None, cache_dir=tmp_path / "cache")
 
 
-def release(url: str, sha256: str) -> Release:
-    return Release("2.2.0", "v2.2.0", COMMIT, url, sha256, 1761613216, "Apache-2.0", ())
-
-
-NO_RELEASE = release("http://127.0.0.1:1/none.tar.gz", "0" * 64)
+NO_RELEASE = release({"setup.py": "0" * 64}, "http://127.0.0.1:1/none.tar.gz")
 
 
 def test_without_source_it_is_the_verified_release(
-    served: tuple[Path, str], checkout: Path, tmp_path: Path
+    served: StaticServer, checkout: Path, tmp_path: Path
 ) -> None:
-    folder, address = served
-    archive = pack(checkout, folder / "v2.2.0.tar.gz")
-    pinned = release(f"{address}/v2.2.0.tar.gz", file_sha256(archive))
+    archive = pack(checkout, served.folder / "v2.2.0.tar.gz")
+    pinned = release(sums(checkout), f"{served.url}/v2.2.0.tar.gz", file_sha256(archive))
     source = obtain(options(tmp_path, None), pinned, tmp_path / "scratch")
     assert (source.kind, source.verified, source.commit) == ("release", True, COMMIT)
     assert source.sha256 == pinned.sha256
     assert source.location == pinned.url
     assert source.version == "2.2.1.dev3"
-    assert files(source.tree) == COPIED
+    assert files(source.tree) == READ
     archive.unlink()
     (source.tree / "setup.py").write_text("a build changed it")
     again = obtain(options(tmp_path, None), pinned, tmp_path / "scratch")
     assert "version=" in (again.tree / "setup.py").read_text(), "fresh, and from the cache"
 
 
-def test_a_release_with_other_bytes_is_never_unpacked(
-    served: tuple[Path, str], checkout: Path, tmp_path: Path
+def test_wherever_the_release_comes_from_it_is_the_same(
+    served: StaticServer, checkout: Path, tmp_path: Path
 ) -> None:
-    folder, address = served
-    pack(checkout, folder / "v2.2.0.tar.gz")
-    with pytest.raises(DownloadError, match=f"expected {'1' * 64}, got "):
-        obtain(options(tmp_path, None), release(f"{address}/v2.2.0.tar.gz", "1" * 64), tmp_path / "scratch")
-    assert not (tmp_path / "scratch" / "source").exists()
+    """Equal in all that a wheel says of it, and in every file, mode and name that a build sees."""
+    archive = pack(checkout, served.folder / "v2.2.0.tar.gz")
+    pinned = release(sums(checkout), f"{served.url}/v2.2.0.tar.gz", file_sha256(archive))
+    pack(checkout, tmp_path / "copy.tgz", level=1)
+    with zipfile.ZipFile(tmp_path / "copy.zip", "w") as packed:
+        for name in COPIED:
+            packed.write(checkout / name, f"mirror/{name}")
+    (checkout / "setup.py").chmod(0o755)
+    (checkout / "notes.txt").write_text("no build reads this")
+    (checkout / "csrc" / ".fused.cu.swp").write_text("an editor's")
+    given = [None, checkout, tmp_path / "copy.tgz", tmp_path / "copy.zip", f"{served.url}/v2.2.0.tar.gz?a=1"]
+    found = []
+    for number, source in enumerate(given):
+        one = obtain(options(tmp_path, source), pinned, tmp_path / str(number))
+        modes = {path.relative_to(one.tree).as_posix(): path.stat().st_mode for path in one.tree.rglob("*")}
+        told = replace(one, tree=Path(), obtained_from="")
+        found.append((told, tree_sha256(one.tree), modes))
+        assert str(tmp_path) not in one.obtained_from
+    assert found[1:] == found[:1] * 4
+    assert found[0][0].verified
+
+
+@pytest.mark.parametrize("change", ["differs", "is missing", "is added"])
+def test_one_file_makes_it_unverified_and_is_named(
+    checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    pinned = release(sums(checkout), "http://127.0.0.1:1/none.tar.gz")
+    path = checkout / "csrc" / ("new.h" if change == "is added" else "fused/fused.cu")
+    if change == "is missing":
+        path.unlink()
+    else:
+        path.write_text("changed")
+    source = obtain(options(tmp_path, checkout), pinned, tmp_path / "scratch")
+    assert (source.kind, source.verified, source.tag) == ("directory", False, "")
+    name = path.relative_to(checkout).as_posix()
+    said = capsys.readouterr().err
+    assert f"the source is unverified: checkout is not release v2.2.0: {name} {change}\n" in said
+
+
+def test_no_secret_of_an_address_is_kept_or_printed(
+    served: StaticServer, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack(checkout, served.folder / "fork.tar.gz")
+    url = f"{served.url}/fork.tar.gz?token=hush#hush".replace("://", "://me:hush@")
+    source = obtain(options(tmp_path, url), NO_RELEASE, tmp_path / "scratch")
+    assert source.location == source.obtained_from == f"{served.url}/fork.tar.gz"
+    with pytest.raises(DownloadError) as caught:
+        obtain(options(tmp_path, url.replace("fork", "none")), NO_RELEASE, tmp_path / "scratch")
+    assert "hush" not in "".join([str(caught.value), *capsys.readouterr()])
 
 
 def test_a_directory_is_copied_without_what_builds_leave_in_it(checkout: Path, tmp_path: Path) -> None:
     source = obtain(options(tmp_path, checkout), NO_RELEASE, tmp_path / "scratch")
     assert (source.kind, source.verified, source.version) == ("directory", False, "2.2.1.dev3")
-    assert source.location == str(checkout)
+    assert source.location == "checkout"
     assert source.commit == COMMIT
     assert files(source.tree) == COPIED
     assert source.sha256 == tree_sha256(source.tree)
@@ -142,24 +166,24 @@ def test_a_directorys_digest_tells_content_name_and_mode_but_not_time(checkout: 
 def test_an_archive_is_unpacked_and_unverified(checkout: Path, tmp_path: Path) -> None:
     archive = pack(checkout, tmp_path / "fork.tar.gz")
     source = obtain(options(tmp_path, archive), NO_RELEASE, tmp_path / "scratch")
-    assert (source.kind, source.location, source.verified) == ("archive", str(archive), False)
+    assert (source.kind, source.location, source.verified) == ("archive", "fork.tar.gz", False)
     assert source.sha256 == file_sha256(archive)
     assert source.commit == COMMIT
     assert files(source.tree) == COPIED
 
 
 def test_an_address_is_downloaded_anew_each_time_and_unverified(
-    served: tuple[Path, str], checkout: Path, tmp_path: Path
+    served: StaticServer, checkout: Path, tmp_path: Path
 ) -> None:
-    folder, address = served
-    archive = pack(checkout, folder / "main.tar.gz")
-    url = f"{address}/main.tar.gz"
+    archive = pack(checkout, served.folder / "main.tar.gz")
+    url = f"{served.url}/main.tar.gz"
     source = obtain(options(tmp_path, url), NO_RELEASE, tmp_path / "scratch")
     assert (source.kind, source.location, source.verified) == ("url", url, False)
     assert source.sha256 == file_sha256(archive)
     (checkout / "setup.py").write_text("VERSION = '3.0'\n")
     pack(checkout, archive)
     assert obtain(options(tmp_path, url), NO_RELEASE, tmp_path / "scratch").version == "3.0"
+    assert [*(tmp_path / "cache" / "downloads").iterdir()] == [], "nothing could recognise it there"
 
 
 def test_a_zip_file_serves_as_well(checkout: Path, tmp_path: Path) -> None:
@@ -178,7 +202,7 @@ def test_a_directory_that_is_no_sageattention_is_refused(
     shutil.move(checkout / missing, tmp_path / "away")
     with pytest.raises(SourceError) as caught:
         obtain(options(tmp_path, checkout), NO_RELEASE, tmp_path / "scratch")
-    assert f"{checkout} is not a source of SageAttention: {missing}" in caught.value.message
+    assert f"checkout is not a source of SageAttention: {missing}" in caught.value.message
 
 
 def test_a_source_without_a_version_is_refused(checkout: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_an_sbom_that_is_none(tmp_path: Path) -> None:
 
 
 def test_an_unverified_source_is_a_warning(tmp_path: Path) -> None:
-    source = replace(told().source, kind="directory", location="/home/me/fork", tag="")
+    source = replace(told().source, kind="directory", location="fork", tag="")
     made = finalize(raw_wheel(tmp_path), replace(told(), source=source), tmp_path / "ours")
     report = audit_wheel(made, expect=NATIVE)
     assert report.passed
