@@ -23,7 +23,7 @@ from builder.target.options import BuildOptions, is_url, parse_build_options
 from builder.target.targets import Target, find_target
 from builder.util.arguments import Parser
 from builder.util.digest import file_sha256
-from builder.util.download import download
+from builder.util.downloads.download import download
 from builder.util.errors import ReproducibilityError, UsageError
 from builder.util.log import say
 from builder.wheel.wheelfile import Wheel, WheelError

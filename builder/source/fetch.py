@@ -13,7 +13,7 @@ from builder.source.content import differences, in_short
 from builder.target.upstream import BY_CONTENT, Release
 from builder.util.addresses import public_address
 from builder.util.archive import unpack
-from builder.util.download import WrongDigestError, download
+from builder.util.downloads.download import WrongDigestError, download
 from builder.util.errors import DownloadError
 from builder.util.limits import MIRROR_ATTEMPTS
 from builder.util.log import warn

@@ -22,7 +22,7 @@ from builder.target.upstream import Release
 from builder.util.addresses import public_address
 from builder.util.archive import git_commit, unpack
 from builder.util.digest import file_sha256, tree_sha256
-from builder.util.download import download
+from builder.util.downloads.download import download
 from builder.util.errors import DownloadError, SourceError
 from builder.util.log import say, warn
 

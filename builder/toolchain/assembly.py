@@ -31,7 +31,7 @@ from builder.toolchain.trial import nvcc_version, try_out
 from builder.util import files, process
 from builder.util.archive import unpack
 from builder.util.digest import file_sha256
-from builder.util.download import download
+from builder.util.downloads.download import download
 from builder.util.errors import DownloadError, HostCompilerError, ToolchainError
 from builder.util.log import say
 

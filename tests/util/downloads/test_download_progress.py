@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
-from builder.util.download_progress import DownloadProgress
+from builder.util.downloads.download_progress import DownloadProgress
 from builder.util.paths import ROOT
 
 DOWNLOADING = """
-from builder.util.download_progress import DownloadProgress
+from builder.util.downloads.download_progress import DownloadProgress
 with DownloadProgress("nvcc.tar.xz", 3_000_000) as progress:
     for size in range(0, 3_000_001, 250_000): progress.at(size)
 """

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.util.download import download
+from builder.util.downloads.download import download
 from builder.util.errors import DownloadError
 
 CONTENT = random.Random(1).randbytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OTHER = random.Random(2).randbytes(3_000_000)
 HALF = len(CONTENT) // 2
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Host:
@@ -421,7 +421,8 @@ def test_a_disk_that_fills_up_is_said(host: Host, cache: Path) -> None:
     """The kernel's limit on a file's size stands for a full disk."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from builder.util.download import download; from builder.util.errors import DownloadError\n"
+        "from builder.util.downloads.download import download\n"
+        "from builder.util.errors import DownloadError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
         "try: download(sys.argv[1], sys.argv[2], None, Path(sys.argv[3]))\n"
         "except DownloadError as error: print(error); sys.exit(error.exit_code)"

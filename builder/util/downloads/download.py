@@ -26,7 +26,7 @@ from builder.util import limits
 from builder.util.addresses import public_address
 from builder.util.deadline import deadline
 from builder.util.digest import file_sha256
-from builder.util.download_progress import DownloadProgress, megabytes
+from builder.util.downloads.download_progress import DownloadProgress, megabytes
 from builder.util.errors import DownloadError
 from builder.util.files import locked, remove_stale
 from builder.util.log import say, warn

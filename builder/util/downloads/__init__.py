@@ -1,0 +1,1 @@
+"""Downloads that are verified, and how far they are."""
