@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import re
 import signal
@@ -101,12 +102,14 @@ LIBRARIES = {
 def test_operators_are_defined_implemented_and_named_in_python(name: str) -> None:
     source, namespace = LIBRARIES[name]
     text = (FILES / source).read_text(encoding="utf-8")
-    schemas = dict(re.findall(r'm\.def\("([\w.]+)\(((?:"\s*"|[^"])*)"\)', text))
+    schemas = dict(re.findall(r'm\.def\(\s*"([\w.]+)\(((?:"\s*"|[^"])*)"\)', text))
     assert schemas
     assert set(schemas) == set(re.findall(r'm\.impl\("([\w.]+)"', text))
     assert set(re.findall(r"STABLE_TORCH_LIBRARY\w*\((\w+)", text)) == {namespace}
     for operator, schema in schemas.items():
-        assert "(a!) output" in schema, f"{operator}: what it writes to is not marked"
+        makes_its_outputs = operator in {"attention", "prepare", "no_backward"}
+        marked = "(a!) output" in schema
+        assert marked != makes_its_outputs, f"{operator}: what it writes to is not marked"
     module = (FILES / "sageattention" / f"{name}.py").read_text(encoding="utf-8")
     assert f'load("{name}")' in module
     for function in {operator.split(".")[0] for operator in schemas}:
@@ -184,8 +187,15 @@ def test_what_shares_ptx_names_its_lowest_architecture(build: ModuleType) -> Non
 
 
 def test_no_two_objects_have_one_name(build: ModuleType) -> None:
-    units = [unit for library in build.LIBRARIES for unit in library.units] + [build.COMMON]
+    units = {unit for library in build.LIBRARIES for unit in library.units} | {build.COMMON}
     assert len({unit.object for unit in units}) == len({unit.name for unit in units}) == len(units)
+
+
+def test_an_object_of_two_libraries_is_for_the_architectures_of_both(build: ModuleType) -> None:
+    everything = list(build.ARCHITECTURES)
+    for one, other in itertools.combinations(build.LIBRARIES, 2):
+        if set(one.units) & set(other.units):
+            assert one.architectures(everything) == other.architectures(everything)
 
 
 def test_version_and_requirements_come_from_the_environment(
@@ -193,7 +203,7 @@ def test_version_and_requirements_come_from_the_environment(
 ) -> None:
     monkeypatch.delenv("SAGEATTENTION_LOCAL_VERSION", raising=False)
     monkeypatch.delenv("SAGEATTENTION_TORCH_REQUIREMENT", raising=False)
-    assert (build.version("2.2.0"), build.requirements()) == ("2.2.0", ["torch>=2.10"])
+    assert (build.version("2.2.0"), build.requirements()) == ("2.2.0", ["torch>=2.8"])
     monkeypatch.setenv("SAGEATTENTION_LOCAL_VERSION", "cu130.torch2.11")
     monkeypatch.setenv("SAGEATTENTION_TORCH_REQUIREMENT", "torch==2.11.*")
     assert (build.version("2.2.0"), build.requirements()) == ("2.2.0+cu130.torch2.11", ["torch==2.11.*"])

@@ -47,8 +47,8 @@ ARCHITECTURES = {
     "12.1": (12, 9),
 }
 
-# torch 2.10: what the operators use of the stable ABI is there from then on.
-TORCH_TARGET_VERSION = "0x020a000000000000ULL"
+# The C functions of torch that this version's headers call are there from torch 2.7 on.
+TORCH_TARGET_VERSION = "0x0209000000000000ULL"
 
 
 class BuildError(SystemExit):
@@ -59,10 +59,10 @@ class BuildError(SystemExit):
 class Unit:
     """One compiler process: a source, or one entry point of it.
 
-    `seconds` is for one architecture, on a core of 2023: only the order counts. `shared` are the
-    architectures that are assembled from one PTX: the machine code is the same as from each one's own
-    (compared for CUDA 13.0), and half of the time is spared. Not among them is one for which the
-    sources or CUDA's headers have other code than for the first.
+    `seconds` is for one architecture, on a core of 2023: only the order counts. `shared` are groups of
+    architectures that are assembled from one PTX, the first one's: the machine code is the same as from
+    each one's own (compared for CUDA 13.0), and half of the time is spared. Not in a group is one for which
+    the sources or CUDA's headers have different code than for the first.
     """
 
     source: str
@@ -95,15 +95,25 @@ class Library:
 
 
 def _sm80(entry, seconds, shared=("8.0", "8.6", "8.9", "9.0a")):
-    return Unit("csrc/qattn/qk_int_sv_f16_cuda_sm80.cu", seconds, entry, shared)
+    return Unit("csrc/qattn/qk_int_sv_f16_cuda_sm80.cu", seconds, entry, (shared,))
 
 
 def _sm89(name, seconds):
-    return Unit(f"csrc/qattn/{name}.cu", seconds, shared=("8.9", "9.0a"))
+    return Unit(f"csrc/qattn/{name}.cu", seconds, shared=(("8.9", "9.0a"),))
 
 
 def _sm90(entry, seconds):
     return Unit("csrc/qattn/qk_int_sv_f8_cuda_sm90.cu", seconds, entry)
+
+
+
+def _preparation(entry=""):
+    """Return what prepares Q, K and V: linked into each library, for its architectures only."""
+    # float8 is an instruction from 8.9 on
+    return (
+        Unit("csrc/fused/prepare.cu", 4, entry, (("8.0", "8.6"), ("8.9", "9.0a", "12.0", "12.1"))),
+        Unit("csrc/fused/finish.cu", 2, entry, (("8.0", "8.6", "8.9", "9.0a", "12.0", "12.1"),)),
+    )
 
 
 LIBRARIES = (
@@ -111,6 +121,7 @@ LIBRARIES = (
         "_qattn_sm80",
         (
             Unit("csrc/qattn/register_sm80.cpp", 6),
+            *_preparation(),
             _sm80("qk_int8_sv_f16_accum_f32_attn", 30),
             _sm80("qk_int8_sv_f16_accum_f16_attn", 30),
             _sm80("qk_int8_sv_f16_accum_f16_attn_inst_buf", 30),
@@ -122,6 +133,7 @@ LIBRARIES = (
         "_qattn_sm89",
         (
             Unit("csrc/qattn/register_sm89.cpp", 6),
+            *_preparation("sm89"),
             _sm89("sm89_qk_int8_sv_f8_accum_f32_attn_inst_buf", 30),
             _sm89("sm89_qk_int8_sv_f8_accum_f16_attn_inst_buf", 30),
             _sm89("sm89_qk_int8_sv_f8_accum_f32_attn", 30),
@@ -136,13 +148,19 @@ LIBRARIES = (
         "_qattn_sm90",
         (
             Unit("csrc/qattn/register_sm90.cpp", 6),
+            *_preparation("sm90"),
             _sm90("qk_int8_sv_f8_accum_f32_attn_inst_buf", 15),
             _sm90("qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf", 15),
         ),
         only="9.0a",
     ),
     Library(
-        "_fused", (Unit("csrc/fused/register.cpp", 6), Unit("csrc/fused/fused.cu", 12, shared=("8.0", "8.6")))
+        "_fused",
+        (
+            Unit("csrc/fused/register.cpp", 6),
+            Unit("csrc/fused/fused.cu", 12, shared=(("8.0", "8.6"),)),
+            *_preparation(),
+        ),
     ),
 )
 COMMON = Unit("csrc/stable/torch.cpp", 5)  # linked into each
@@ -220,7 +238,7 @@ def version(upstream):
 
 def requirements():
     """Return the wheel's requirements."""
-    return [os.environ.get("SAGEATTENTION_TORCH_REQUIREMENT") or "torch>=2.10"]
+    return [os.environ.get("SAGEATTENTION_TORCH_REQUIREMENT") or "torch>=2.8"]
 
 
 def extensions():
@@ -456,8 +474,9 @@ def _number(architecture):
 
 def _groups(unit, architectures):
     """Return lists of architectures whose GPU code is made from one PTX, that of the first."""
-    shared = [arch for arch in architectures if arch in unit.shared]
-    return ([shared] if shared else []) + [[arch] for arch in architectures if arch not in shared]
+    groups = [[arch for arch in architectures if arch in group] for group in unit.shared]
+    alone = [[arch] for arch in architectures if not any(arch in group for group in groups)]
+    return [group for group in groups if group] + alone
 
 
 def _cost(unit, architectures, costs):

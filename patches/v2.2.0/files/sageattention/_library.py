@@ -33,5 +33,62 @@ def attention_fake(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
     return query.new_empty((query.size(0), query.size(head_dim), query.size(seq_dim)), dtype=torch.float32)
 
 
+def attend_fake(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, tensor_layout: int, *arguments: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output and logsumexp of an operator that prepares its inputs, without data."""
+    return_lse = arguments[4]
+    *outer, head_dim = q.shape
+    output = q.new_empty((*outer, 64 if head_dim <= 64 else 128))
+    heads, tokens = (outer[2], outer[1]) if tensor_layout == 0 else (outer[1], outer[2])
+    return output, q.new_empty((outer[0], heads, tokens) if return_lse else (0,), dtype=torch.float32)
+
+
 def quantisation_fake(*arguments: Any) -> None:
     """A quantisation operator returns nothing: it writes to tensors that it is given."""
+
+
+def prepare_fake(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    granularity: int,
+    q_block: int,
+    q_rows: int,
+    k_rows: int,
+    v_mode: int,
+    v_limit: float,
+    smooth_k: int,
+    smooth_v: int,
+    sm_scale: float,
+    fold_scale: int,
+    correct: int,
+) -> tuple[torch.Tensor, ...]:
+    """What the operator that prepares Q, K and V makes, without data."""
+    batch, q_heads, q_tokens, given_head_dim = q.shape
+    _, kv_heads, kv_tokens, _ = k.shape
+    head_dim = 64 if given_head_dim <= 64 else 128
+    q_scales, k_scales = (8, 4) if granularity == 3 else (1, 1)
+
+    def number(*sizes: int) -> torch.Tensor:
+        return q.new_empty(sizes, dtype=torch.float32)
+
+    v_made = v_scale = v_mean = correction = None
+    if v_mode == 1:
+        v_made = q.new_empty((batch, kv_heads, kv_tokens, head_dim), dtype=torch.float16)
+    elif v_mode == 2:
+        padded = (kv_tokens + k_rows - 1) // k_rows * k_rows
+        v_made = q.new_empty((batch, kv_heads, head_dim, padded), dtype=torch.float8_e4m3fn)
+    if v_mode:
+        v_scale = number(batch, kv_heads, head_dim)
+        if smooth_v:
+            v_mean = q.new_empty((batch, kv_heads, head_dim), dtype=torch.float32 if v_mode == 2 else q.dtype)
+    if smooth_k and correct:
+        correction = number(batch, q_heads, q_tokens)
+    made = (
+        q.new_empty((batch, q_heads, q_tokens, head_dim), dtype=torch.int8),
+        number(batch, q_heads, (q_tokens + q_block - 1) // q_block * (q_block // q_rows) * q_scales),
+        q.new_empty((batch, kv_heads, kv_tokens, head_dim), dtype=torch.int8),
+        number(batch, kv_heads, (kv_tokens + k_rows - 1) // k_rows * k_scales),
+    )
+    return (*made, *(number(0) if tensor is None else tensor for tensor in (v_made, v_scale, v_mean, correction)))

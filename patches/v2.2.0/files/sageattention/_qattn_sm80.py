@@ -3,7 +3,7 @@
 
 import torch
 
-from ._library import attention_fake, load
+from ._library import attend_fake, attention_fake, load
 
 load("_qattn_sm80")
 
@@ -15,6 +15,8 @@ qk_int8_sv_f16_accum_f16_attn_inst_buf = (
 qk_int8_sv_f16_accum_f16_fuse_v_mean_attn = (
     torch.ops.sageattention.qk_int8_sv_f16_accum_f16_fuse_v_mean_attn.default
 )
+# Prepares its inputs, and computes.
+attention = torch.ops.sageattention.attention.default
 
 for _operator in (
     qk_int8_sv_f16_accum_f32_attn,
@@ -23,3 +25,4 @@ for _operator in (
     qk_int8_sv_f16_accum_f16_fuse_v_mean_attn,
 ):
     torch.library.register_fake(_operator.name())(attention_fake)
+torch.library.register_fake(attention.name())(attend_fake)

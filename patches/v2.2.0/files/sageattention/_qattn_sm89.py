@@ -3,7 +3,7 @@
 
 import torch
 
-from ._library import attention_fake, load
+from ._library import attend_fake, attention_fake, load
 
 load("_qattn_sm89")
 
@@ -26,6 +26,8 @@ qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf = (
 qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf = (
     torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf.default
 )
+# Prepares its inputs, and computes.
+attention = torch.ops.sageattention_sm89.attention.default
 
 for _operator in (
     qk_int8_sv_f8_accum_f32_attn,
@@ -37,3 +39,4 @@ for _operator in (
     qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf,
 ):
     torch.library.register_fake(_operator.name())(attention_fake)
+torch.library.register_fake(attention.name())(attend_fake)

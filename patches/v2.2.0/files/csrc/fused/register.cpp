@@ -5,8 +5,36 @@
 #include "../stable/bindings.h"
 
 #include "fused.h"
+#include "finish.h"
+#include "prepare.h"
 
 using torch::Tensor;
+
+using Eight = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+static Eight prepare_apart(Tensor q, Tensor k, Tensor v, int granularity, int q_block, int q_rows, int k_rows,
+                           int v_mode, float v_limit, int smooth_k, int smooth_v, float sm_scale, int fold_scale,
+                           int correct) {
+  TORCH_CHECK(granularity >= 1 && granularity <= 3 && v_mode >= 0 && v_mode <= 2, "unknown granularity or kind of V");
+  const Wanted wanted{static_cast<Granularity>(granularity),
+                      q_block,
+                      q_rows,
+                      k_rows,
+                      static_cast<VMode>(v_mode),
+                      v_limit,
+                      smooth_k != 0,
+                      smooth_v != 0,
+                      sm_scale,
+                      fold_scale != 0,
+                      correct != 0};
+  const Prepared made = prepare(q, k, v, wanted, true);
+  return {made.q, made.q_scale, made.k, made.k_scale, made.v, made.v_scale, made.v_mean, made.correction};
+}
+
+static Tensor no_backward(Tensor, Tensor) {
+  throw std::runtime_error("SageAttention has no backward pass: use torch's scaled_dot_product_attention to train, or "
+                           "call it under torch.no_grad()");
+}
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sageattention_fused, m) {
   m.def("quant_per_block_int8_cuda("
@@ -25,6 +53,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sageattention_fused, m) {
   m.def("mean_scale_fuse_quant_cuda("
         "Tensor input, Tensor(a!) output, Tensor(b!) mean, Tensor(c!) scale, int num_tokens, float scale_max, "
         "int tensor_layout) -> ()");
+  m.def(
+      "prepare("
+      "Tensor q, Tensor k, Tensor v, int granularity, int q_block, int q_rows, int k_rows, int v_mode, float v_limit, "
+      "int smooth_k, int smooth_v, float sm_scale, int fold_scale, int correct) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def("scale_output(Tensor(a!) output, Tensor scale, int tensor_layout) -> ()");
+  m.def("no_backward(Tensor gradient, Tensor like) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(sageattention_fused, CUDA, m) {
@@ -39,4 +74,7 @@ STABLE_TORCH_LIBRARY_IMPL(sageattention_fused, CUDA, m) {
   m.impl("transpose_pad_permute_cuda", &sage::boxed<&transpose_pad_permute_cuda>);
   m.impl("scale_fuse_quant_cuda", &sage::boxed<&scale_fuse_quant_cuda>);
   m.impl("mean_scale_fuse_quant_cuda", &sage::boxed<&mean_scale_fuse_quant_cuda>);
+  m.impl("prepare", &sage::boxed<&prepare_apart>);
+  m.impl("scale_output", &sage::boxed<&scale_output>);
+  m.impl("no_backward", &sage::boxed<&no_backward>);
 }

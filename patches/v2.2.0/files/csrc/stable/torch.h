@@ -15,6 +15,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 struct AtenTensorOpaque;
 struct CUstream_st;
@@ -29,6 +30,10 @@ constexpr ScalarType kFloat = ScalarType::Float;
 constexpr ScalarType kFloat32 = ScalarType::Float;
 
 std::ostream &operator<<(std::ostream &out, ScalarType type);
+
+constexpr int64_t bytes_of(ScalarType type) {
+  return type == ScalarType::Float ? 4 : type == ScalarType::Half || type == ScalarType::BFloat16 ? 2 : 1;
+}
 
 // A list of sizes that is only borrowed.
 class IntArrayRef {
@@ -58,36 +63,60 @@ struct TensorOptions {
   TensorOptions dtype(ScalarType other) const { return {device_index, other}; }
 };
 
-// Owns a reference to a tensor.
+// What the host code asks of a tensor, read once. Owns a reference to torch's tensor, or to that whose memory it is a
+// part of.
 class Tensor {
  public:
+  Tensor() = default;
   explicit Tensor(AtenTensorOpaque *steals);
+
+  // Contiguous, at `data`, in the memory of `owner`; of at most 4 dimensions.
+  Tensor(const Tensor &owner, void *data, std::initializer_list<int64_t> sizes, ScalarType type);
 
   AtenTensorOpaque *get() const { return handle_.get(); }
 
-  int64_t dim() const;
+  int64_t dim() const { return dim_; }
   int64_t numel() const;
-  int64_t size(int64_t dim) const;
-  int64_t stride(int64_t dim) const;
-  IntArrayRef sizes() const;
-  bool is_cuda() const;
+  int64_t size(int64_t dim) const { return sizes_[at(dim)]; }
+  int64_t stride(int64_t dim) const { return strides_[at(dim)]; }
+  IntArrayRef sizes() const { return {sizes_, dim_}; }
+  // How many elements the last one lies after the first.
+  int64_t last_offset() const;
+  bool is_cuda() const { return is_cuda_; }
   bool is_contiguous() const;
-  int32_t device_index() const;
-  ScalarType scalar_type() const;
-  ScalarType dtype() const { return scalar_type(); }
-  TensorOptions options() const { return {device_index(), scalar_type()}; }
-  void *data_ptr() const;
+  int32_t device_index() const { return device_index_; }
+  ScalarType scalar_type() const { return type_; }
+  ScalarType dtype() const { return type_; }
+  TensorOptions options() const { return {device_index_, type_}; }
+  void *data_ptr() const { return data_; }
 
   template <typename T>
   T *data_ptr() const {
-    return static_cast<T *>(data_ptr());
+    return static_cast<T *>(data_);
   }
 
+  // A view with two dimensions exchanged.
+  Tensor transpose(int64_t one, int64_t other) const;
+
  private:
+  static constexpr int64_t kMostDims = 8;
+
+  int64_t at(int64_t dim) const;
+  void make_contiguous(std::initializer_list<int64_t> sizes);
+
   std::shared_ptr<AtenTensorOpaque> handle_;
+  void *data_ = nullptr;
+  int64_t dim_ = 0;
+  int64_t sizes_[kMostDims], strides_[kMostDims];
+  int32_t device_index_ = 0;
+  ScalarType type_ = ScalarType::Other;
+  bool is_cuda_ = false;
 };
 
-// A contiguous CUDA tensor of unwritten memory.
+// torch's current stream on the current device.
+CUstream_st *current_stream();
+
+// A contiguous CUDA tensor of unwritten memory, of at most 4 dimensions.
 Tensor empty(std::initializer_list<int64_t> sizes, TensorOptions options);
 
 namespace stable_detail {
