@@ -36,7 +36,7 @@ from builder.util.errors import DownloadError, HostCompilerError, ToolchainError
 from builder.util.log import say
 
 # Raised when something else is made of the same pieces.
-_LAYOUT = 2
+_LAYOUT = 1
 _MANIFEST = "toolchain.json"
 
 # What a compile and a link need; a home without one of them is not used.
