@@ -184,7 +184,7 @@ def disagreements(record: Mapping[str, Any], wheel: Wheel, sbom: Bill) -> list[s
     patches = [part.name.rpartition("/")[2] for part in sbom.materials if part.kind == "patch"]
     source = next((part for part in sbom.materials if part.kind == "source"), Material("", ""))
     libraries = [part for part in sbom.materials if part.kind == "library"]
-    compared = {
+    compared: dict[str, tuple[object, object]] = {
         "wheel.name": (recorded("wheel", "name"), wheel.path.name),
         "wheel.sha256": (recorded("wheel", "sha256"), file_sha256(wheel.path)),
         "target": (recorded("target"), sbom.subject.fact("target")),
@@ -202,6 +202,10 @@ def disagreements(record: Mapping[str, Any], wheel: Wheel, sbom: Bill) -> list[s
             sorted((part.fact("path"), part.fact("original-sha256")) for part in libraries),
         ),
     }
+    known_tools = {(part.name, part.version, part.sha256 or "None") for part in sbom.materials}
+    tools = each(recorded("toolchain", "components"), "name", "version", "sha256")
+    strange = [tool for tool in tools if tool not in known_tools] if isinstance(tools, list) else tools
+    compared["toolchain.components"] = (strange, [])
     return [
         f"{name} is {_short(said)}, and its SBOM says {_short(known)}"
         for name, (said, known) in compared.items()

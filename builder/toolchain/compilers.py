@@ -14,9 +14,10 @@ from builder.toolchain.materials import Material
 SYSTEM_PATH = ("/usr/bin", "/bin")
 
 # What the user's environment may pass on to the build. All else stays out: a NVCC_APPEND_FLAGS, CPATH or
-# LIBRARY_PATH that nobody remembers would change the wheel without a trace.
+# LIBRARY_PATH that nobody remembers would change the wheel without a trace. So would the user's HOME: in
+# ~/.pydistutils.cfg are options of setuptools.
 _PASSED_ON = (
-    *("HOME", "USER", "LOGNAME", "TERM", "COLUMNS", "NO_COLOR", "TMPDIR", "TMP", "TEMP"),
+    *("USER", "LOGNAME", "TERM", "COLUMNS", "NO_COLOR", "TMPDIR", "TMP", "TEMP"),
     *("CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
 )
 
@@ -73,6 +74,7 @@ def build_environment(toolchain: Toolchain, base_env: Mapping[str, str]) -> dict
     folders += [beside] if str(beside) not in SYSTEM_PATH else []
     env["PATH"] = os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
     env["LC_ALL"] = "C.UTF-8"
+    env["HOME"] = "/nonexistent"  # unset, it would be looked up
     env["CUDA_HOME"] = str(toolchain.cuda_home)
     env["CXX"] = str(toolchain.host.path)
     env["CC"] = str(c_compiler(toolchain.host))

@@ -112,7 +112,8 @@ def finished(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     built = pack_wheel(
         tmp_path / "in", NAME, {"sageattention/core.py": b""}, ["Requires-Dist: torch==2.11.*"]
     )
-    told = replace(TOLD, architectures=(Architecture(8, 9),))
+    tools = (*TOLD.tools, Material("build-tool", "bare", "1"))
+    told = replace(TOLD, architectures=(Architecture(8, 9),), tools=tools)
     wheel = finalize(built, told, tmp_path / "out")
     (patch,) = (patch for patch in TOLD.patches if patch.summary)
     record = {**_record(), "patches": [{"name": patch.name, "sha256": patch.sha256}]}
@@ -138,6 +139,12 @@ def finished(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
         (["patches"], 7, "patches is 7, "),
         (["wheel", "sha256"], "0" * 64, "wheel.sha256 is "),
         (["wheel", "bundled"], [{"name": "a", "sha256": "b"}], "wheel.bundled is [('a', 'b')], "),
+        (["toolchain", "components"], 1, "toolchain.components is 1, "),
+        (
+            ["toolchain", "components"],
+            [{"name": "bare", "version": "2"}],
+            "toolchain.components is [('bare', '2', 'None')], and its SBOM says []",
+        ),
         (["target"], "x" * 500, f"target is '{'x' * 119}..., and"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,5 +62,12 @@ def test_the_users_compiler_variables_stay_out(have: Callable[..., Toolchain]) -
     }
     env = build_environment(have(), theirs)
     assert {name: value for name, value in env.items() if "their" in value} == {"TMPDIR": "/their/tmp"}
-    assert env["HOME"] == "/home/them"
     assert not {"NVCC_APPEND_FLAGS", "CFLAGS", "TORCH_CUDA_ARCH_LIST"} & set(env)
+
+
+def test_the_users_options_for_setuptools_stay_out(have: Callable[..., Toolchain], tmp_path: Path) -> None:
+    (tmp_path / ".pydistutils.cfg").write_text("[bdist_wheel]\nbuild_number = 7\n")
+    env = build_environment(have(), {"HOME": str(tmp_path)})
+    code = "import setuptools; print(setuptools.Distribution().find_config_files())"
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert ".pydistutils.cfg" not in found.stdout
