@@ -23,7 +23,14 @@ from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
 from builder.finish.provenance import PatchFile, Provenance, read_patch_files
 from builder.finish.record import for_wheel, learnt_costs, make_record
-from builder.finish.wheelhouse import locked, publish, read_record, refuse_unwritable, up_to_date
+from builder.finish.wheelhouse import (
+    locked,
+    publish,
+    read_record,
+    refuse_unwritable,
+    up_to_date,
+    wheels_in,
+)
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, apply_series
 from builder.source.series import Series, load_series
@@ -351,7 +358,7 @@ def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
 
 
 def _records(wheelhouse: Path) -> list[dict[str, Any]]:
-    read = (read_record(path.with_suffix("")) for path in sorted(wheelhouse.glob("*.whl.json")))
+    read = (read_record(wheel) for wheel in wheels_in(wheelhouse))
     return [record for record in read if record]
 
 

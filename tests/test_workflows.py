@@ -162,9 +162,7 @@ def test_every_option_that_is_given_is_known() -> None:
 
 def test_nox_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
     importlib.import_module("noxfile")
-    logging.getLogger("nox").error(
-        "Command python --cache-remote redis://:s3cret@a.example/1 %s", "failed"
-    )
+    logging.getLogger("nox").error("Command python --cache-remote redis://:s3cret@a.example/1 %s", "failed")
     assert caplog.messages == ["Command python --cache-remote redis://a.example/1 failed"]
 
 

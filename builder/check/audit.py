@@ -15,6 +15,7 @@ from builder.check.audit_report import AuditReport, Facts, Finding, table
 from builder.check.checks import contents, gpu_code, metadata, origin, shared_libraries
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found
 from builder.finish.sbom import own_sbom
+from builder.finish.wheelhouse import wheels_in
 from builder.target.targets import Target, load_targets
 from builder.util.arguments import Parser
 from builder.util.errors import AuditError, RepairError, UsageError
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _wheels(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(path.glob("*.whl"))
+        return wheels_in(path)
     if not path.is_file():
         raise UsageError(f"{path}: not found.")
     return [path]

@@ -19,6 +19,7 @@ from packaging.tags import platform_tags
 
 from builder.check.pythons import find_python
 from builder.check.smoketest_choice import belongs_to, choose
+from builder.finish.wheelhouse import wheels_in
 from builder.smoketest.report.outcome import ENDINGS, ExitCode
 from builder.target.targets import find_target, load_targets
 from builder.toolchain.venv import make_clean_venv
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     target = find_target(options.target) if options.target else None
     asked = [Path(path).resolve() for path in options.wheel]
-    wheels = asked or sorted(Path(options.wheelhouse).resolve().glob("*.whl"))
+    wheels = asked or wheels_in(Path(options.wheelhouse).resolve())
     missing = [str(path) for path in asked if not path.is_file()]
     if missing:
         raise UsageError(f"No such wheel: {', '.join(missing)}.", "Give the path of a wheel to --wheel.")

@@ -116,12 +116,13 @@ def publish(wheels: list[tuple[Path, dict[str, Any]]], wheelhouse: Path) -> list
     return published
 
 
-def complete(wheelhouse: Path) -> None:
-    """Finish what a killed process had begun to publish, where the wheelhouse can be written."""
-    with suppress(OSError):
+def wheels_in(wheelhouse: Path) -> list[Path]:
+    """Return the wheels of a wheelhouse, sorted, with all that a killed process had begun to publish."""
+    with suppress(OSError):  # it may be there to read only
         if (wheelhouse / _COMMITTED).is_dir():
             with files.locked(wheelhouse / _LOCK, lambda: say("  waiting for another build")):
                 _complete(wheelhouse)
+    return sorted(wheelhouse.glob("*.whl"))
 
 
 def _complete(wheelhouse: Path) -> None:
@@ -154,11 +155,9 @@ def up_to_date(wheelhouse: Path, fingerprint: str, *, shared: bool = True) -> li
     Returns:
         Their paths; empty if one is missing, or its SHA-256 is not that of its record.
     """
-    complete(wheelhouse)
     found: list[Path] = []
     expected = 0
-    for record_file in sorted(wheelhouse.glob("*.whl.json")):
-        wheel = record_file.with_name(record_file.name.removesuffix(".json"))
+    for wheel in wheels_in(wheelhouse):
         record = read_record(wheel)
         if record is None or record.get("fingerprint") != fingerprint:
             continue

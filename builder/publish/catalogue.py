@@ -20,6 +20,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
+from builder.finish.wheelhouse import wheels_in
 from builder.util.digest import file_sha256
 from builder.util.errors import UsageError
 
@@ -149,7 +150,7 @@ def find_wheels(given: Sequence[str], wheelhouse: Path) -> list[Path]:
     Raises:
         UsageError: A given file is not a wheel, is missing or is given twice, or the wheelhouse is empty.
     """
-    paths = [Path(name) for name in given] or sorted(wheelhouse.glob("*.whl"))
+    paths = [Path(name) for name in given] or wheels_in(wheelhouse)
     for path in paths:
         if path.suffix != ".whl" or not path.is_file():
             raise UsageError(

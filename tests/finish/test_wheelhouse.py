@@ -93,21 +93,22 @@ def test_what_a_killed_process_had_committed_is_completed(tmp_path: Path) -> Non
 
 # Publishes again and again in a process that is stopped, and looks each time at what it left.
 STOPPED = """
-import itertools, os, signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from builder.finish.wheelhouse import up_to_date
 from test_wheelhouse import NAMES, _publish
 folder, number = Path(sys.argv[1]), int(sys.argv[2])
 house = folder / "house"
-signal.signal(signal.SIGTERM, signal.default_int_handler)
-for attempt in range(10):
+for each in (signal.SIGINT, signal.SIGTERM):  # a shell's background job starts with the first ignored
+    signal.signal(each, signal.default_int_handler)
+for attempt in range(8):
     _publish(folder, house, f"{attempt}")
     begun, begin = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.write(begin, b"x")  # until here, Python forgets the signals of a forked process
-            for again in itertools.count():
+            for again in range(200):
                 _publish(folder, house, f"{attempt}.{again}")
         finally:
             os._exit(0)
