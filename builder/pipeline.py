@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from builder import preflight
 from builder.check import audit, audit_report, import_check
 from builder.compile import compiler_cache
 from builder.compile import jobs as resources
@@ -23,14 +24,7 @@ from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
 from builder.finish.provenance import PatchFile, Provenance, read_patch_files
 from builder.finish.record import for_wheel, learnt_costs, make_record
-from builder.finish.wheelhouse import (
-    locked,
-    publish,
-    read_record,
-    refuse_unwritable,
-    up_to_date,
-    wheels_in,
-)
+from builder.finish.wheelhouse import locked, publish, read_record, up_to_date, wheels_in
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, apply_series
 from builder.source.series import Series, load_series
@@ -43,6 +37,7 @@ from builder.target.upstream import PATCHES_DIR, Release, load_release
 from builder.toolchain import torch_packages
 from builder.toolchain.choice import resolve
 from builder.toolchain.compilers import Toolchain, build_environment
+from builder.toolchain.host_compiler import host_sha256
 from builder.toolchain.materials import Material, installed_packages
 from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import limits
@@ -65,6 +60,7 @@ class Job:
         project: This project, which the wheels name.
         work: The folder for scratch trees and logs.
         hash_seed: Python's hash seed in the build.
+        compilers: What will compile.
         durations: Filled step by step.
     """
 
@@ -77,6 +73,7 @@ class Job:
     project: Project
     work: Path
     hash_seed: int
+    compilers: preflight.Compilers
     durations: Durations = field(default_factory=Durations)
 
     @property
@@ -132,7 +129,7 @@ def build(
         hash_seed: Python's hash seed in the build; the result must not depend on it.
 
     Returns:
-        The wheels in the wheelhouse, the basic one first.
+        The wheels in the wheelhouse, the basic one first; none with `--check`.
 
     Raises:
         BuilderError: Any step failed; the wheelhouse is as it was.
@@ -140,22 +137,23 @@ def build(
     show_details(options.verbose)
     folder = patches_root / target.upstream
     series = () if options.no_patches else load_series(folder)
+    selection = select(options.arch, target.architectures, local_architectures())
+    say(f"{target.name}: {target.describe()}")
+    say(f"  architectures: {selection.reason}")
     job = Job(
         target=target,
         options=options,
         release=load_release(folder),
-        selection=select(options.arch, target.architectures, local_architectures()),
+        selection=selection,
         series=series,
         patches=read_patch_files(folder) if series else (),
         project=load_project(os.environ),
         work=work_root / target.name,
         hash_seed=hash_seed,
+        compilers=preflight.check_compilers(target, selection, options, os.environ),
     )
-    say(f"{target.name}: {target.describe()}")
-    say(f"  architectures: {job.selection.reason}")
-    refuse_unwritable(
-        job.work, limits.BUILD_ROOM_BYTES, "Builds work there: let it be written, or make room."
-    )
+    say(f"  g++ {job.compilers.host.version} ({job.compilers.host.path})")
+    preflight.check_folders(options, job.work)
     with locked(job.work):
         _remove(job.scratch)
         job.scratch.mkdir()
@@ -181,17 +179,21 @@ def _build(job: Job) -> list[Path]:
         source=source,
         patches=job.patches,
         project=job.project,
-        host_compiler=os.environ.get("CXX", ""),
+        cuda_version=job.compilers.cuda_version,
+        host_compiler=host_sha256(job.compilers.host),
     )
     shared = bool(job.options.cache_remote)
     there = [] if job.options.force else up_to_date(job.options.wheelhouse, fingerprint, shared=shared)
-    if there:
+    if there and not job.options.check:
         say("\nUp to date (--force builds again):")
         return there
-    wheelhouse_remedy = "Choose another one with --wheelhouse DIR, or make room."
-    refuse_unwritable(job.options.wheelhouse, limits.WHEELHOUSE_ROOM_BYTES, wheelhouse_remedy)
+    room = preflight.needs(job.target, job.options, job.work, _site_packages())
+    preflight.check_room(room)
     source = source or _obtain(job)
     applied = _patch(job, source)
+    if job.options.check:
+        _show_plan(job, room, there)
+        return []
     torch_version, tools = _prepare(job)
     made = _compile(job, source, tools)
     record = make_record(
@@ -229,6 +231,22 @@ def _patch(job: Job, source: Source) -> list[Applied]:
     return applied
 
 
+def _show_plan(job: Job, room: Sequence[preflight.Need], there: Sequence[Path]) -> None:
+    installed = torch_packages.is_installed(job.target, job.options, _site_packages())
+    say("\nPlan:")
+    say(f"  torch {job.target.torch}: {'is installed' if installed else 'to be installed'}")
+    say(f"  disk: {', '.join(map(str, room))}")
+    say(f"  {_job_plan(job).reason}")
+    say(f"  {job.options.wheelhouse}: {'is up to date' if there else 'gets two wheels'}")
+
+
+def _job_plan(job: Job) -> resources.JobPlan:
+    per_job = limits.PATCHED_JOB_BYTES if job.patched else limits.UNPATCHED_JOB_BYTES
+    return resources.plan_jobs(
+        resources.cores(), resources.available_memory_bytes(), per_job, job.options.jobs
+    )
+
+
 def _prepare(job: Job) -> tuple[str, Toolchain]:
     """Install torch and the compilers; return torch's version, and the compilers."""
     target = job.target
@@ -236,16 +254,12 @@ def _prepare(job: Job) -> tuple[str, Toolchain]:
         torch_version = torch_packages.install(target, job.options, Path(sys.executable))
     with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
         tools = resolve(target, job.options, _site_packages())
-        architectures.refuse_uncompilable(job.selection.architectures, tools.cuda_version)
         say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.host.version}")
     return torch_version, tools
 
 
 def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
-    per_job = limits.PATCHED_JOB_BYTES if job.patched else limits.UNPATCHED_JOB_BYTES
-    plan = resources.plan_jobs(
-        resources.cores(), resources.available_memory_bytes(), per_job, job.options.jobs
-    )
+    plan = _job_plan(job)
     log = job.work / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
     say(f"\n{plan.reason}\n  compiler output: {log}")
     # In here, since a compiler that is killed removes nothing.

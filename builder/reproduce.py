@@ -125,6 +125,9 @@ def main(argv: Sequence[str]) -> int:
     options = replace(options, cache=False, force=True)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
         root = Path(folder)
+        if options.check:
+            _build(target, options, root / "a", seed=1)
+            return 0
         if known.against:
             return _against(_obtain(known.against, root / "other"), target, options, root)
         # The second folder's name is longer, so that a path in a wheel would move what comes after it.

@@ -18,8 +18,9 @@ from builder.util.digest import file_sha256
 from builder.util.paths import ROOT
 
 BUILDER = ROOT / "builder"
-# The steps after a finished wheel, and the commands: no change of theirs changes a wheel. All else counts.
-_AFTER_THE_WHEEL = {"smoketest", "check", "publish", "__main__.py", "reproduce.py"}
+# The steps after a finished wheel, the commands, and what only ends a build: no change of theirs changes a
+# wheel. All else counts.
+_AFTER_THE_WHEEL = {"smoketest", "check", "publish", "__main__.py", "preflight.py", "reproduce.py"}
 # Code, the project's name and address, and the pins of the build's tools.
 _COUNTED_SUFFIXES = {".py", ".toml", ".txt"}
 
@@ -33,6 +34,7 @@ def make_fingerprint(
     source: Source | None,
     patches: Sequence[PatchFile],
     project: Project,
+    cuda_version: str,
     host_compiler: str,
 ) -> str:
     """Return the digest of a build's inputs.
@@ -49,7 +51,8 @@ def make_fingerprint(
             same.
         patches: The files of the patch series; none for an unpatched build.
         project: This project, which the wheels name.
-        host_compiler: The value of CXX.
+        cuda_version: The CUDA compiler's.
+        host_compiler: The digest of the g++.
     """
     parts = {
         "target": repr(target),
@@ -57,7 +60,7 @@ def make_fingerprint(
         "release": repr(release),
         "source": [source.location, source.sha256, source.commit] if source and not source.verified else [],
         "patches": [(patch.name, patch.sha256) for patch in patches],
-        "compilers": [str(options.cuda_home), host_compiler],
+        "compilers": [str(options.cuda_home), cuda_version, host_compiler],
         "torch_index": options.torch_index,
         "project": [project.name, project.url],
         "code": code_digests(BUILDER),

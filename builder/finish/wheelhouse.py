@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -52,30 +51,6 @@ def _fits(value: object, shape: Any) -> bool:
     return isinstance(value, dict) and all(
         _fits(part, shape.get(key, shape.get("*", object))) for key, part in value.items()
     )
-
-
-def refuse_unwritable(folder: Path, room_bytes: int, remedy: str) -> None:
-    """Stop where a folder, which need not be there yet, can't be written or its disk is full.
-
-    Args:
-        folder: The folder.
-        room_bytes: How much its disk must have free.
-        remedy: What to do, in a sentence.
-
-    Raises:
-        UsageError: It can't be written, or has less room.
-    """
-    try:
-        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        with tempfile.TemporaryFile(dir=there) as trial:
-            trial.write(b"x" * 4096)
-            trial.flush()
-        free_bytes = shutil.disk_usage(there).free
-    except OSError as error:
-        raise UsageError(f"{folder} can't be written: {error.strerror}.", remedy) from None
-    if free_bytes < room_bytes:
-        room = f"{free_bytes / 1e6:.0f} MB free, and a build needs {room_bytes / 1e6:.0f} MB there"
-        raise UsageError(f"The disk of {folder} has {room}.", remedy)
 
 
 def publish(wheels: list[tuple[Path, dict[str, Any]]], wheelhouse: Path) -> list[Path]:

@@ -29,6 +29,7 @@ class BuildOptions:
         allow_cuda_minor: Accept a `cuda_home` of a different minor version.
         arch: The value of `--arch`; None for the local GPUs', or all of the target's.
         jobs: Compiler processes at once; None plans them from cores and memory.
+        check: Only check what is cheap to check, and say what a build would do.
         force: Build even where the wheelhouse is up to date.
         cache: Use a compiler cache.
         cache_dir: Downloads, toolchains and the compiler cache.
@@ -49,6 +50,7 @@ class BuildOptions:
     allow_cuda_minor: bool = False
     arch: str | None = None
     jobs: int | None = None
+    check: bool = False
     force: bool = False
     cache: bool = True
     cache_dir: Path
@@ -139,6 +141,11 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
         type=_jobs,
         metavar="N",
         help="compiler processes at once (default: what cores and free memory allow)",
+    )
+    work.add_argument(
+        "--check",
+        action="store_true",
+        help="only check g++, folders, disks, source and patches, which takes seconds, and print the plan",
     )
     work.add_argument("--force", action="store_true", help="build even if the wheels are up to date")
     work.add_argument("--keep-build", action="store_true", help="keep the build's scratch folder")

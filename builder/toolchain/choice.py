@@ -70,13 +70,17 @@ def why_not_usable(version: str, wanted: str, allow_minor: bool) -> str:
     return reason if has[0] == needs[0] else f"{reason}: a different major version never fits"
 
 
-def _from_cuda_home(
-    given: Path,
-    target: Target,
-    options: BuildOptions,
-    site_packages: Path,
-    environ: Mapping[str, str] | None,
-) -> Toolchain:
+def check_cuda_home(given: Path, target: Target, options: BuildOptions) -> str:
+    """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use.
+
+    Args:
+        given: The toolkit's folder.
+        target: What is built.
+        options: `cuda_home_from` and `allow_cuda_minor` count.
+
+    Raises:
+        ToolchainError: It is not a toolkit, or its version does not fit.
+    """
     where = f"{options.cuda_home_from or '--cuda-home'} is {given}"
     without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
     instead = f"{without} to build with the target's own CUDA {target.cuda} packages"
@@ -84,8 +88,7 @@ def _from_cuda_home(
     if not nvcc.is_file() or not os.access(nvcc, os.X_OK):
         what = "there is no bin/nvcc in it" if given.is_dir() else "there is no such folder"
         raise ToolchainError(f"{where}, and {what}.", f"{instead}, or give a CUDA {target.cuda} toolkit.")
-    home = given.resolve()
-    version = nvcc_version(home / "bin" / "nvcc")
+    version = nvcc_version(given.resolve() / "bin" / "nvcc")
     reason = why_not_usable(version, target.cuda, options.allow_cuda_minor)
     if reason:
         same_major = major_minor(version)[0] == major_minor(target.cuda)[0]
@@ -94,6 +97,17 @@ def _from_cuda_home(
             f"{where}, which can't be used: {reason}.",
             f"{instead}, or give a CUDA {target.cuda} toolkit{allow}.",
         )
+    return version
+
+
+def _from_cuda_home(
+    given: Path,
+    target: Target,
+    options: BuildOptions,
+    site_packages: Path,
+    environ: Mapping[str, str] | None,
+) -> Toolchain:
+    home, version = given.resolve(), check_cuda_home(given, target, options)
     host = find_host_compiler(version, environ)
     digests = [file_sha256(home / name) for name in _COMPILING if (home / name).is_file()]
     toolchain = Toolchain(

@@ -22,6 +22,7 @@ from packaging.version import Version
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
+from builder.toolchain import venv
 from builder.toolchain.installation import damaged_packages, forget, package_of
 from builder.toolchain.venv import pip_install, pip_uninstall, why_unreachable
 from builder.util import process
@@ -63,7 +64,7 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
         TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
     """
     site_packages = _site_packages(python)
-    wanted = [f"torch=={target.torch}", *(() if options.cuda_home else target.toolchain_packages)]
+    wanted = _wanted(target, options)
     again = []
     for package, damage in damaged_packages(site_packages).items():
         say(f"  {package.removesuffix('.dist-info')} is not wholly installed ({damage}): installing it again")
@@ -85,6 +86,19 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
             f"If uv's own copy is damaged, run `uv cache clean {package_of(package)}`, and build again.",
         )
     return check_torch(site_packages, target).version
+
+
+def is_installed(target: Target, options: BuildOptions, site_packages: Path) -> bool:
+    """Return whether an environment has all that `install` would install, as far as a quick look tells."""
+    there = installed_torch(site_packages)
+    fits = there is not None and not why_not_torch(there, target)
+    return fits and not unmet(site_packages, _wanted(target, options))
+
+
+def is_cached(target: Target, options: BuildOptions, python: Path) -> bool:
+    """Return whether uv's cache has all that `install` would install."""
+    indexes = (options.torch_index or target.torch_index, None)
+    return any(venv.is_cached(python, _wanted(target, options), index) for index in indexes)
 
 
 def installed_torch(site_packages: Path) -> InstalledTorch | None:
@@ -191,6 +205,10 @@ def unmet(site_packages: Path, requirements: Iterable[str]) -> list[str]:
             or any(other.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras))
         ]
     return missing
+
+
+def _wanted(target: Target, options: BuildOptions) -> list[str]:
+    return [f"torch=={target.torch}", *(() if options.cuda_home else target.toolchain_packages)]
 
 
 def _choose_index(target: Target, options: BuildOptions) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,10 +72,21 @@ def pip_install(python: Path, arguments: Sequence[str | Path], index: str | None
         arguments: Requirements, paths of wheels, and options of `uv pip install`.
         index: Package index that is used besides the default one.
     """
-    # The best version of all indexes, as pip does. By uv's own rule an index that mirrors one of the
-    # compiler's packages in other versions would hide those of the default index.
-    more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
-    return _uv("pip", "install", "--python", python, *more, *arguments)
+    return _uv(*_install(python, arguments, index))
+
+
+def is_cached(python: Path, arguments: Sequence[str | Path], index: str | None = None) -> bool:
+    """Return whether uv's cache has all that `pip_install` would install with the same arguments."""
+    command = [sys.executable, "-m", "uv", *_install(python, arguments, index), "--dry-run", "--offline"]
+    try:
+        return "Would download" not in process.run(command).errors
+    except process.CommandError:
+        return False
+
+
+def cache_folder() -> Path:
+    """Return the folder of uv's cache."""
+    return Path(process.answer([sys.executable, "-m", "uv", "cache", "dir"]) or tempfile.gettempdir())
 
 
 def pip_uninstall(python: Path, name: str) -> int:
@@ -95,6 +107,13 @@ def why_unreachable(index: str) -> str:
         return "no connection"
     except requests.RequestException as error:
         return type(error).__name__
+
+
+def _install(python: Path, arguments: Sequence[str | Path], index: str | None) -> list[str | Path]:
+    # The best version of all indexes, as pip does. By uv's own rule an index that mirrors one of the
+    # compiler's packages in other versions would hide those of the default index.
+    more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
+    return ["pip", "install", "--python", python, *more, *arguments]
 
 
 def _uv(*arguments: str | Path) -> int:

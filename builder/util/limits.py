@@ -35,6 +35,8 @@ ARCHIVE_MEMBERS = 200_000
 COMPATIBILITY_ROOM_BYTES = 15 * 10**9  # free disk for environments with every torch
 HOUSE_WHEEL_BYTES = 60 * 10**6  # larger ones are built wrongly: all wheels of this project are far smaller
 WHEELHOUSE_ROOM_BYTES = 2 * HOUSE_WHEEL_BYTES  # free disk for both wheels of a build
+ENVIRONMENT_BYTES = 4_900 * 10**6  # torch and the compiler of CUDA 13, installed
+CUDA_12_ENVIRONMENT_BYTES = 6_900 * 10**6  # the same of CUDA 12
 BUILD_ROOM_BYTES = 10**9  # free disk for the source, objects, both wheels and what they are checked in
 # "Each file included in a release must be under 2 GiB" and "up to 1000 release assets" (GitHub Docs, "About
 # releases", storage and bandwidth quotas). The notes' limit is what the API answers to a longer body.

@@ -28,14 +28,15 @@ INPUTS: dict[str, Any] = {
     "source": None,
     "patches": (PatchFile("0001-build.toml", b"1"), PatchFile("series", b"0001-build.toml\n")),
     "project": Project("wheels", "https://example.org/wheels", "f" * 40),
-    "host_compiler": "",
+    "cuda_version": "13.0",
+    "host_compiler": "12.2.0-" + "a" * 64,
 }
 FILES = sorted(
     path.relative_to(BUILDER).as_posix()
     for path in BUILDER.rglob("*")
     if path.is_file() and "__pycache__" not in path.parts
 )
-AFTER = ("smoketest/", "check/", "publish/", "__main__.py", "reproduce.py")
+AFTER = ("smoketest/", "check/", "publish/", "__main__.py", "preflight.py", "reproduce.py")
 
 
 def fingerprint(**changes: Any) -> str:
@@ -85,10 +86,11 @@ def test_source_patches_and_host_compiler_count() -> None:
         fingerprint(),
         *(fingerprint(source=source) for source in (fork, replace(fork, sha256="e" * 64))),
         *(fingerprint(source=source) for source in (replace(fork, location="x"), replace(fork, commit="x"))),
-        fingerprint(host_compiler="g++-13"),
+        fingerprint(host_compiler="12.2.1-" + "a" * 64),
+        fingerprint(cuda_version="13.0.48"),
         *(fingerprint(patches=patches) for patches in ((), added, edited)),
     }
-    assert len(different) == 9
+    assert len(different) == 10
 
 
 def test_places_speed_and_the_revision_do_not_count() -> None:
@@ -105,7 +107,7 @@ def test_places_speed_and_the_revision_do_not_count() -> None:
         "cache_remote": "redis://cache.example",
         "cache_secret": "secret",
         "cache_remote_read_only": True,
-        **dict.fromkeys(("no_patches", "allow_cuda_minor", "force", "keep_build", "verbose"), True),
+        **dict.fromkeys(("no_patches", "allow_cuda_minor", "check", "force", "keep_build", "verbose"), True),
     }
     assert counted | ignored.keys() == {field.name for field in fields(BuildOptions)}
     assert changed("options", **ignored) == fingerprint()

@@ -15,7 +15,6 @@ from builder.finish.wheelhouse import (
     publish,
     read_record,
     record_path,
-    refuse_unwritable,
     up_to_date,
 )
 from builder.util.digest import file_sha256
@@ -145,23 +144,6 @@ def test_a_folder_in_a_wheels_place_stops_it_before_anything_moves(tmp_path: Pat
         _publish(tmp_path, house, "new")
     assert (house / NAMES[0]).read_text() == "old"
     assert not (house / ".committed").exists()
-
-
-def test_what_cannot_be_written_is_found_beforehand(tmp_path: Path) -> None:
-    refuse_unwritable(tmp_path / "not" / "there", 1, "")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").write_text("")
-    for folder in (
-        tmp_path / "file",
-        tmp_path / "file" / "below",
-        Path("/proc/self/x"),
-        tmp_path / ("x" * 300),
-    ):
-        with pytest.raises(UsageError, match="can't be written") as caught:
-            refuse_unwritable(folder, 1, "Choose another.")
-        assert caught.value.remedy == "Choose another."
-    with pytest.raises(UsageError, match=r"has \d+ MB free, and a build needs 1000000000000 MB there"):
-        refuse_unwritable(tmp_path, 10**18, "")
 
 
 BROKEN = [

@@ -10,7 +10,15 @@ from made_up_tools import site_packages_of, wheel_of_package
 from static_server import StaticServer
 
 from builder.toolchain.materials import installed_packages
-from builder.toolchain.venv import install_wheel, make_clean_venv, pip_uninstall, why_unreachable
+from builder.toolchain.venv import (
+    cache_folder,
+    install_wheel,
+    is_cached,
+    make_clean_venv,
+    pip_install,
+    pip_uninstall,
+    why_unreachable,
+)
 from builder.util.errors import TorchEnvironmentError
 
 
@@ -46,6 +54,15 @@ def test_a_package_is_removed(tmp_path: Path, python: Path) -> None:
     install_wheel(python, wheel_of_package(tmp_path / "wheel", "ours", "1.0"))
     assert pip_uninstall(python, "ours") == 0
     assert installed_packages(site_packages_of(python)) == ()
+
+
+def test_what_uv_has_in_its_cache_needs_no_download(python: Path, default_index: StaticServer) -> None:
+    assert not is_cached(python, ["torch==2.11.0"])
+    assert pip_install(python, ["torch==2.11.0"]) == 0
+    assert pip_uninstall(python, "torch") == 0
+    assert is_cached(python, ["torch==2.11.0"])
+    assert not is_cached(python, ["torch==2.11.0", "cuda-toolkit==13.0.2"])
+    assert [path.name for path in cache_folder().glob("CACHEDIR.TAG")] == ["CACHEDIR.TAG"]
 
 
 def test_why_an_index_can_or_cannot_be_reached(default_index: StaticServer) -> None:
