@@ -23,6 +23,8 @@ _COMPILING = (
     *("bin/nvcc", "bin/nvcc.profile", "bin/cudafe++", "bin/fatbinary", "bin/ptxas"),
     *("nvvm/bin/cicc", "nvvm/libdevice/libdevice.10.bc"),
 )
+# In the path of its folder, nvcc's shell and PATH take these for something else.
+_ODD = frozenset(':"$`')
 # Headers that torch's own include for CUDA, and the part of the -cu12 packages that each is in.
 _TORCHS_HEADERS = {"cusparse.h": "cusparse", "cublas_v2.h": "cublas", "cusolverDn.h": "cusolver"}
 
@@ -43,6 +45,12 @@ def resolve(
         HostCompilerError: g++ is missing, or of a version that this nvcc does not accept.
         DownloadError: An archive of the target can't be downloaded.
     """
+    for option, folder in (("--cache-dir", options.cache_dir), ("--cuda-home", options.cuda_home)):
+        if folder and (odd := sorted(set(str(folder.resolve())) & _ODD)):
+            raise ToolchainError(
+                f"nvcc does not run from {folder}: its path has {' and '.join(odd)} in it.",
+                f"Choose another folder with {option} DIR.",
+            )
     try:
         if options.cuda_home is not None:
             return _from_cuda_home(options.cuda_home, target, options, site_packages, environ)

@@ -8,8 +8,14 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import importlib.metadata
 import shutil
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from builder.toolchain.materials import parse_record
 
 _READ = (".dist-info/METADATA", "torch/version.py")
 
@@ -48,10 +54,16 @@ def _damage(info: Path) -> str:
             # What an installer did not bring may change, such as byte code.
             if digest and not path.endswith(".pyc") and (damage := _compare(info.parent, path, digest, size)):
                 return damage
+        # What later steps read of every package.
+        parse_record((info / "RECORD").read_text(encoding="utf-8"))
+        distribution = importlib.metadata.Distribution.at(info)
+        Version(str(distribution.metadata.get_all("Version", [""])[0]))
+        for requirement in distribution.requires or ():
+            Requirement(requirement)
     except FileNotFoundError:
         return "it has no RECORD"
-    except (OSError, ValueError, csv.Error) as error:
-        return f"its RECORD can't be read: {error}"
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        return f"its METADATA or RECORD can't be read: {error}"
     return ""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
+from packaging.version import VERSION_PATTERN, Version
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
@@ -125,7 +125,7 @@ def installed_torch(site_packages: Path) -> InstalledTorch | None:
         if isinstance(value, ast.Constant):
             values.update({name.id: value.value for name in names if isinstance(name, ast.Name)})
     version, cuda = values.get("__version__"), values.get("cuda")
-    if not isinstance(version, str):
+    if not isinstance(version, str) or re.fullmatch(VERSION_PATTERN, version, re.VERBOSE | re.I) is None:
         return None
     return InstalledTorch(version, cuda if isinstance(cuda, str) else None)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from made_up_tools import install_package, target, toolkit, write_tree
 
-from builder.toolchain.choice import why_not_usable
+from builder.target.options import BuildOptions
+from builder.toolchain.choice import resolve, why_not_usable
 from builder.toolchain.compilers import Toolchain, build_environment
 from builder.util.digest import file_sha256
 from builder.util.errors import ToolchainError
@@ -77,3 +79,16 @@ def test_another_minor_version_is_tried_out_too(have: Callable[..., Toolchain], 
     home = write_tree(tmp_path / "cuda", toolkit("12.4.131", error="made-up trouble"))
     with pytest.raises(ToolchainError, match="made-up trouble"):
         have(target("12.8"), cuda_home=home, allow_cuda_minor=True)
+
+
+@pytest.mark.parametrize("odd", [":", '"', "$", "`"])
+def test_a_folder_that_nvcc_cannot_run_from_is_refused(tmp_path: Path, odd: str) -> None:
+    folder = tmp_path / f"o{odd}dd"
+    for option, asked in (
+        ("cache_dir", BuildOptions(cache_dir=folder)),
+        ("cuda_home", BuildOptions(cache_dir=tmp_path / "cache", cuda_home=folder)),
+    ):
+        with pytest.raises(ToolchainError, match=f"its path has {re.escape(odd)} in it") as caught:
+            resolve(target(), asked, tmp_path, {})
+        assert f"--{option.replace('_', '-')} DIR" in caught.value.remedy
+    assert list(tmp_path.iterdir()) == []

@@ -27,7 +27,7 @@ def torch(tmp_path: Path) -> Path:
 def test_a_whole_package_is_not_damaged(torch: Path) -> None:
     (torch / "torch" / "version.pyc").write_text("")
     (torch / INFO / "RECORD").write_text(
-        (torch / INFO / "RECORD").read_text() + "torch/version.pyc,sha256=x,9\n\n"
+        (torch / INFO / "RECORD").read_text() + "torch/version.pyc,sha256=eA,9\n\n"
     )
     (torch / "stray-1.dist-info").write_text("a file")
     assert damaged_packages(torch) == {}
@@ -43,9 +43,17 @@ def test_a_whole_package_is_not_damaged(torch: Path) -> None:
         (f"{INFO}/METADATA", None, f"{INFO}/METADATA is missing"),
         (f"{INFO}/RECORD", None, "it has no RECORD"),
         (f"{INFO}/RECORD", "", f"its RECORD does not list {INFO}/METADATA"),
-        (f"{INFO}/RECORD", f"{INFO}/RECORD,,\n{INFO}/METADATA,sha256=0,x\n", "its RECORD can't be read: "),
-        (f"{INFO}/RECORD", f"{INFO}/RECORD,,\n{INFO}/METADATA,sha2", "its RECORD can't be read: "),
-        (f"{INFO}/RECORD", "\udcff", "its RECORD can't be read: "),
+        (
+            f"{INFO}/RECORD",
+            f"{INFO}/RECORD,,\n{INFO}/METADATA,sha256=0,x\n",
+            "its METADATA or RECORD can't be read: ",
+        ),
+        (
+            f"{INFO}/RECORD",
+            f"{INFO}/RECORD,,\n{INFO}/METADATA,sha2",
+            "its METADATA or RECORD can't be read: ",
+        ),
+        (f"{INFO}/RECORD", "\udcff", "its METADATA or RECORD can't be read: "),
     ],
 )
 def test_a_damaged_package_is_found(torch: Path, path: str, text: str | None, damage: str) -> None:
@@ -56,6 +64,23 @@ def test_a_damaged_package_is_found(torch: Path, path: str, text: str | None, da
     assert damaged_packages(torch)[INFO].startswith(damage)
     forget(torch, INFO)
     assert damaged_packages(torch) == {}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "record"),
+    [
+        ("Name: torch\nVersion: newest\n", ""),
+        ("Name: torch\n", ""),
+        ("Name: torch\nVersion: 2.11.0\nRequires-Dist: a @@ b\n", ""),
+        ("\udcff", ""),
+        ("Name: torch\nVersion: 2.11.0\n", "other.pyc,sha256=a,1\n"),
+        ("Name: torch\nVersion: 2.11.0\n", "a" * 200_000 + ",,\n"),
+    ],
+)
+def test_what_later_steps_cannot_read_is_damage(torch: Path, metadata: str, record: str) -> None:
+    (torch / INFO / "METADATA").write_bytes(metadata.encode("utf-8", "surrogateescape"))
+    (torch / INFO / "RECORD").write_text(f"{INFO}/METADATA,,\n{INFO}/RECORD,,\n{record}")
+    assert damaged_packages(torch)[INFO].startswith("its METADATA or RECORD can't be read: ")
 
 
 @pytest.fixture

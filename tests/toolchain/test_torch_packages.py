@@ -37,6 +37,7 @@ TARGET = target(toolchain_packages=("cuda-toolkit[nvcc]==13.0.2",))
         ("debug = False\n", None),
         ("not Python", None),
         ("__version__ = '2.11.0\0'\n", None),
+        ("__version__ = 'newest'\n", None),
         ("__version__ = " + "(" * 10_000, None),
         (None, None),
     ],
