@@ -59,6 +59,7 @@ class Job:
         patches: The files of the series, which go into the wheels.
         project: This project, which the wheels name.
         work: The folder for scratch trees and logs.
+        contract: Whether clients have to find their names and calls: with this project's own patches.
         hash_seed: Python's hash seed in the build.
         compilers: What will compile.
         durations: Filled step by step.
@@ -72,6 +73,7 @@ class Job:
     patches: tuple[PatchFile, ...]
     project: Project
     work: Path
+    contract: bool
     hash_seed: int
     compilers: preflight.Compilers
     durations: Durations = field(default_factory=Durations)
@@ -149,6 +151,7 @@ def build(
         patches=read_patch_files(folder) if series else (),
         project=load_project(os.environ),
         work=work_root / target.name,
+        contract=patches_root == PATCHES_DIR and not options.no_patches,
         hash_seed=hash_seed,
         compilers=preflight.check_compilers(target, selection, options, os.environ),
     )
@@ -366,7 +369,7 @@ def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
     for wheel in wheels:
         install_wheel(python, wheel)
         say(f"  {wheel.name}")
-        for line in import_check.check(python, tolerate=tolerated):
+        for line in import_check.check(python, tolerate=tolerated, contract=job.contract):
             say(f"    {line}")
     return [*sorted(checks), "import"]
 
