@@ -218,7 +218,7 @@ def varlen_cases_for(mode: str) -> tuple[VarlenCase, ...]:
 
 @dataclass(frozen=True)
 class RangeCase:
-    """A call with large values; what is not a factor of 1 or a mean of 0 stands in the name.
+    """A call with large or small values; what is not a factor of 1 or a mean of 0 stands in the name.
 
     Attributes:
         name: A short text, different for each case.
@@ -260,6 +260,7 @@ RANGE_QUICK = (
 RANGE_DEFAULT = (
     *RANGE_QUICK,
     RangeCase("V of 6e4 x normal, bf16", "bf16", v=6e4),
+    RangeCase("V of 1e-8 x normal, bf16", "bf16", v=1e-8),
     RangeCase("one channel of V of 3e4 x normal, fp16", v_channel=3e4),
     RangeCase("V with a mean of 20", v_mean=20.0),
     RangeCase("V all zero", v=0.0),

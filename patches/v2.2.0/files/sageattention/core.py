@@ -577,7 +577,7 @@ def _attend_in_triton(
             shared = mean.repeat_interleave(shape.q_heads // shape.kv_heads, dim=1)
             correction = torch.matmul(q.float(), shared.float().transpose(2, 3)).squeeze(-1) * sm_scale
         v, v_scale = _fitting_float16(v, 2)
-        v_scale = v_scale.squeeze(2).float().contiguous()
+        v_scale = v_scale.squeeze(2).contiguous()
         q_int8, q_scale, k_int8, k_scale = per_block_int8(q, k, km=mean, sm_scale=sm_scale)
     if tensor_layout == "NHD":
         q_int8, k_int8, v = q_int8.transpose(1, 2), k_int8.transpose(1, 2), v.transpose(1, 2)
@@ -594,10 +594,12 @@ def _attend_in_triton(
 
 
 def _fitting_float16(v: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return V as float16, channels divided by a power of two where sums of 64 would not fit, and those powers."""
-    largest = v.abs().amax(dim=tokens, keepdim=True).float()
-    scale = torch.exp2(torch.log2(largest / _SUMMED_IN_FLOAT16).ceil().clamp(min=0)).to(v.dtype)
-    return (v / scale).to(torch.float16), scale
+    """Return V as float16, and the powers of two that channels were divided by where they would not fit."""
+    largest = v.abs().amax(dim=tokens, keepdim=True).float().clamp(min=1e-37)
+    exponent = torch.log2(largest).floor() + 1
+    too_small, too_large = largest < 2.0**-8, (exponent - math.log2(_SUMMED_IN_FLOAT16)).clamp(min=0)
+    scale = torch.exp2(torch.where(too_small, exponent, too_large))
+    return (v * (1 / scale)).to(torch.float16), scale
 
 
 def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str | None) -> _Shape:

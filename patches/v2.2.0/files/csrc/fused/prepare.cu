@@ -36,6 +36,8 @@ constexpr int kLine = 32;             // words of a cache line: what blocks wait
 // before that.
 constexpr float kLargestLogit = 1048576.0f;
 
+constexpr float kSmallest16 = 0.00390625f;  // less than this loses digits in float16, which is exact down to 6e-5
+
 enum Statistic { kMean, kLargest, kSmallest, kStatistics };
 
 // Q, K or V as it was given. Strides are in elements.
@@ -200,10 +202,10 @@ __device__ void finish_v(const Work &work, int head, int dim, int channel, float
     // The largest value becomes v_limit.
     inverse = range > 1e-30f ? fmaxf(__fdiv_rn(work.v_limit, range), FLT_MIN) : 0.0f;
     scale = range > 1e-30f ? __fdiv_rn(1.0f, inverse) : 0.0f;
-  } else if (range > work.v_limit) {
+  } else if (range > work.v_limit || (range < kSmallest16 && range > 0)) {
     // A power of two, and 1 wherever the values fit.
     int exponent;
-    frexpf(__fdiv_rn(range, work.v_limit), &exponent);
+    frexpf(range > work.v_limit ? __fdiv_rn(range, work.v_limit) : range, &exponent);
     inverse = ldexpf(1.0f, -exponent), scale = ldexpf(1.0f, exponent);
   }
   work.v_scale[index] = scale;
