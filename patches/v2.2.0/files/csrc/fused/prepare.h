@@ -16,8 +16,8 @@ struct Wanted {
   // of q_block.
   Granularity granularity;
   int q_block, q_rows, k_rows;  // 64 or 128; 16, 32 or, but per thread, 128; 64 or 128
-  // float16: times a power of two where a channel passes v_limit, or is too small for float16; float8: e4m3, transposed, padded to a multiple
-  // of k_rows, its tokens in the kernels' order, with v_limit as the largest value.
+  // float16: times a power of two where a channel passes v_limit, or is too small for float16; float8: e4m3,
+  // transposed, padded to a multiple of k_rows, its tokens in the kernels' order, with v_limit as the largest value.
   VMode v_mode;
   float v_limit;
   // Subtract the mean over the tokens.
