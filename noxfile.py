@@ -123,7 +123,14 @@ def tests(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """Build a small CUDA package with the real compiler, torch and auditwheel."""
     _install(session, TESTS_LOCK)
-    session.run("pytest", "-m", "e2e", *session.posargs)
+    session.run("pytest", "-m", "e2e and not container", *session.posargs)
+
+
+@nox.session(python=E2E_PYTHON)
+def container(session: nox.Session) -> None:
+    """Build the small package through compose.yaml, with podman."""
+    _install(session, TESTS_LOCK)
+    session.run("pytest", "-m", "container", "-s", *session.posargs)
 
 
 @nox.session(python=E2E_PYTHON)

@@ -124,6 +124,12 @@ def test_nothing_runs_with_rights_for_the_code_of_strangers() -> None:
         assert "secrets." not in path.read_text()
 
 
+def test_a_release_takes_nothing_that_another_run_kept() -> None:
+    kept = [step for _, step in all_steps() if str(step.get("uses", "")).startswith("actions/cache@")]
+    assert [step["with"]["path"].rpartition("/")[2] for step in kept] == ["ccache", "uv"]
+    assert {step["if"] for step in kept} == {"github.ref_type != 'tag'"}
+
+
 def test_the_token_is_in_the_one_step_that_needs_it() -> None:
     holders = [
         (where, step.get("name"))
@@ -204,7 +210,9 @@ def compose() -> dict[str, Any]:
 def test_the_image_is_pinned_and_has_the_glibc_of_every_targets_floor() -> None:
     images = {service["image"] for service in compose()["services"].values()}
     assert len(images) == 1
-    match = re.fullmatch(r"quay\.io/pypa/(manylinux_2_34_x86_64)@sha256:[0-9a-f]{64}", images.pop())
+    match = re.fullmatch(
+        r"\$\{IMAGE:-quay\.io/pypa/(manylinux_2_34_x86_64)@sha256:[0-9a-f]{64}\}", images.pop()
+    )
     assert match
     targets = load_targets(ROOT / "targets", ROOT / "patches").values()
     assert {target.platform_tag for target in targets} == {match[1]}

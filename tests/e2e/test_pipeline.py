@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from made_up_series import E2E, write_series
 from static_server import serving
 
 from builder import pipeline, reproduce
@@ -29,23 +30,12 @@ from builder.finish.wheelhouse import read_record
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
 from builder.util.errors import ArchitectureError, CompileError, PatchError
+from builder.util.paths import ROOT
 from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
 
 pytestmark = pytest.mark.e2e
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-REAL_SERIES = ROOT / "patches" / "v2.2.0"
-# What the stand-in takes from the real series; the rest of `series/files` is its own.
-SHARED = (
-    "build_extensions.py",
-    "csrc/stable/torch.h",
-    "csrc/stable/torch.cpp",
-    "csrc/stable/launch.h",
-    "csrc/stable/bindings.h",
-    "sageattention/_library.py",
-)
 ARCHITECTURES = "8.0;9.0a"
 
 
@@ -53,19 +43,13 @@ ARCHITECTURES = "8.0;9.0a"
 def patches_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of patches for the stand-in, under the name of the release that the targets build."""
     root = tmp_path_factory.mktemp("patches")
-    series = root / "v2.2.0"
-    shutil.copytree(HERE / "series", series)
-    for name in ("upstream.toml", "upstream.sha256"):
-        shutil.copy(REAL_SERIES / name, series)
-    for name in SHARED:
-        (series / "files" / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(REAL_SERIES / "files" / name, series / "files" / name)
+    write_series(root / "v2.2.0")
     return root
 
 
 @pytest.fixture(scope="session")
 def target() -> Target:
-    return load_targets(ROOT / "targets")["cp312-cu130"]
+    return load_targets()["cp312-cu130"]
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +87,7 @@ class _BreakingServer(http.server.BaseHTTPRequestHandler):
 def archive_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     archive = tmp_path_factory.mktemp("archive") / "minisage-2.2.0.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
-        tar.add(HERE / "minisage", "minisage-2.2.0")
+        tar.add(E2E / "minisage", "minisage-2.2.0")
     _BreakingServer.content = archive.read_bytes()
     _BreakingServer.requests = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _BreakingServer)
@@ -232,7 +216,7 @@ def _snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def _tree(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(HERE / "minisage", tmp_path / "minisage"))
+    return Path(shutil.copytree(E2E / "minisage", tmp_path / "minisage"))
 
 
 def test_failed_compile_leaves_the_wheelhouse_as_it_was(
@@ -286,7 +270,7 @@ def test_interrupted_build_leaves_nothing(
     )
     import pickle  # noqa: PLC0415 - only here
 
-    force = replace(options, source=str(HERE / "minisage"), force=True, cache=False)
+    force = replace(options, source=str(E2E / "minisage"), force=True, cache=False)
     argument = pickle.dumps((target, force, patches_root, tmp_path / "work")).hex()
     run = subprocess.run(
         [sys.executable, "-c", code, argument], cwd=ROOT, capture_output=True, text=True, check=False
@@ -321,7 +305,7 @@ def test_two_builds_under_different_conditions_are_equal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(reproduce, "build", partial(pipeline.build, patches_root=patches_root))
-    source = str(HERE / "minisage")
+    source = str(E2E / "minisage")
     arguments = ["--source", source, "--arch", ARCHITECTURES, "--cache-dir", str(cache), "--jobs", "2"]
     assert reproduce.main(["cp312-cu130", *arguments]) == 0
     said = capsys.readouterr().out
