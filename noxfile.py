@@ -130,7 +130,7 @@ def e2e(session: nox.Session) -> None:
 def container(session: nox.Session) -> None:
     """Build the small package through compose.yaml, with podman."""
     _install(session, TESTS_LOCK)
-    session.run("pytest", "-m", "container", "-s", *session.posargs)
+    session.run("pytest", "-s", "tests/e2e/test_container.py", *session.posargs)
 
 
 @nox.session(python=E2E_PYTHON)
