@@ -61,6 +61,7 @@ class WheelName:
         distribution: As it is written: `sageattention`.
         version: As it is written: `2.2.0+cu130.torch2.11`.
         python, abi, platform: The tag's parts; each can be several, joined by dots.
+        build: The build tag; empty without one.
     """
 
     distribution: str
@@ -68,6 +69,7 @@ class WheelName:
     python: str
     abi: str
     platform: str
+    build: str = ""
 
     @classmethod
     def parse(cls, file_name: str) -> WheelName:
@@ -81,7 +83,8 @@ class WheelName:
         except (InvalidWheelFilename, ValueError) as error:
             raise WheelError(f"{file_name}: not the name of a wheel: {error}.") from error
         parts = file_name.removesuffix(".whl").split("-")
-        return cls(parts[0], parts[1], *parts[-3:])
+        distribution, version, *build, python, abi, platform = parts
+        return cls(distribution, version, python, abi, platform, "".join(build))
 
     @property
     def tag(self) -> str:

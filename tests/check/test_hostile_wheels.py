@@ -136,6 +136,11 @@ CHANGES: list[tuple[Callable[[Files], object], str]] = [
     (add(f"{INFO}/licenses/LICENSE", b""), "licenses/LICENSE is empty"),
     (lambda files: files.pop(f"{INFO}/licenses/LICENSE"), "licence: "),
     (add("sageattention/lib/_more.so", b"not a library"), "is not a shared library"),
+    (add("sageattention/lib/_more.so", make_elf(Elf())), "_more.so is not a library of SageAttention"),
+    (
+        add("sageattention.libs/libmore.so.1", make_elf(Elf())),
+        "libmore.so.1 is not a library of SageAttention",
+    ),
     (with_gpu_code(ONE_KERNEL_LACKS_120), "no cubin for 12.0 of the 2. of its source files"),
     (with_gpu_code(bytes(ZEROED)), "holds no GPU code"),
     (lambda files: files.pop(SBOM), "nothing says what it was made from"),
@@ -228,6 +233,42 @@ def test_a_wheel_that_is_relabelled(tmp_path: Path) -> None:
     report = audit_wheel(write(tmp_path / "changed", renamed, NAME.replace("cu130", "cu128")))
     assert "libraries: _fused.so needs libcudart-12345678.so.13, and the wheel is for CUDA 12.8" in found(
         report
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        (NAME.replace("linux_x86_64", "any"), "for Linux, and the tag says any"),
+        (NAME.replace("linux_x86_64", "win_amd64"), "for Linux, and the tag says win_amd64"),
+        (NAME.replace("-cp312-cp312", "-9-cp312-cp312"), "its name has the build tag 9"),
+        (
+            NAME.replace("2.2.0", "2.2.0.post1"),
+            "the SBOM's source is version 2.2.0, and the wheel 2.2.0.post1",
+        ),
+        (NAME.replace("2.2.0", "1!2.2.0"), "the SBOM's source is version 2.2.0, and the wheel 1!2.2.0"),
+    ],
+)
+def test_a_name_that_installers_would_prefer(tmp_path: Path, name: str, error: str) -> None:
+    files = read(ours(tmp_path))
+    tag, version = "-".join(name[:-4].split("-")[-3:]), name.split("-")[1]
+    edit(WHEEL, "cp312-cp312-linux_x86_64", tag)(files)
+    edit(METADATA, "Version: 2.2.0", f"Version: {version.partition('+')[0]}")(files)
+    renamed = {
+        path.replace("-2.2.0+", f"-{version.partition('+')[0]}+"): data for path, data in files.items()
+    }
+    report = audit_wheel(write(tmp_path / "changed", renamed, name))
+    assert any(error in text for text in found(report)), found(report)
+
+
+def test_a_packing_that_not_every_installer_knows(tmp_path: Path) -> None:
+    wheel = ours(tmp_path)
+    files = read(wheel)
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_LZMA) as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+    assert f"files: {CORE} is packed in a way that not every installer can unpack" in found(
+        audit_wheel(wheel)
     )
 
 

@@ -39,7 +39,7 @@ def test_names() -> None:
     assert name.local_version == "cu130.torch2.11"
     assert name.tag == "cp312-cp312-linux_x86_64"
     several = WheelName.parse("a_b-1.0-1-py2.py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl")
-    assert (several.version, several.python) == ("1.0", "py2.py3")
+    assert (several.version, several.build, several.python) == ("1.0", "1", "py2.py3")
     assert len(several.tags) == 4
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import zipfile
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, AuditedWheel, Found, listed
 from builder.util.limits import ASSET_BYTES
@@ -22,6 +23,8 @@ def files(audited: AuditedWheel) -> Found:
         mode = stat.S_IMODE(info.external_attr >> 16)
         if mode & ~0o775:
             yield ERROR, f"{name} has the mode {mode:o}"
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            yield ERROR, f"{name} is packed in a way that not every installer can unpack"
         if name.endswith((".pyc", ".pyo")):
             yield HOUSE_RULE, f"{name} is byte code, which Python runs in place of the source"
         if re.search(r"\.so(\.\d+)*$", name) and not audited.contents[name].elf:

@@ -29,6 +29,8 @@ def names(audited: AuditedWheel) -> Found:
         yield ERROR, f"METADATA has the name {name!r} and the file name has {wheel.name.distribution!r}"
     if wheel.dist_info != f"{wheel.name.distribution}-{wheel.name.version}.dist-info":
         yield ERROR, f"the folder {wheel.dist_info} is not named for the file"
+    if wheel.name.build:
+        yield HOUSE_RULE, f"its name has the build tag {wheel.name.build}, which installers prefer to none"
     for field in _ONCE:
         if len(metadata.get_all(field, [])) > 1:
             yield ERROR, f"METADATA has the field {field} more than once"
@@ -168,5 +170,7 @@ def _python(audited: AuditedWheel) -> Found:
     except ValueError:
         yield ERROR, f"Requires-Python: {text[:200]!r} is not a version specifier"
         return
+    if audited.stable and "3.99" not in SpecifierSet(text):
+        yield ERROR, f"Requires-Python: {text} excludes newer Pythons, which its ABI is for"
     for tag in excluded:
         yield ERROR, f"Requires-Python: {text} excludes the Python of its own tag, {tag}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from packaging.version import Version
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found
 from builder.check.checks.evidence import owner_of_copy
@@ -38,6 +39,10 @@ def sbom(audited: AuditedWheel) -> Found:
     files = {name: part.sha256 for name, part in contents.items()}
     for problem in sbom_problems(audited.bill.materials, files, must_list=listed_in_sbom(wheel)):
         yield ERROR, problem
+    kinds = {part.fact("path") or part.name: part.kind for part in audited.bill.materials}
+    for name in audited.libraries:
+        if kinds.get(name) == "file":
+            yield ERROR, f"the SBOM doesn't say what library {name} is"
     for part in audited.bill.materials:
         if part.kind == "extension" and (extension := audited.extensions.get(part.name)):
             cubins = join(cubin_architectures(extension.codes), " ")
@@ -58,6 +63,11 @@ def _source(audited: AuditedWheel) -> Found:
         yield ERROR, "the SBOM has to name one source, and the same in its pedigree"
         return
     (source,) = sources
+    if Version(audited.wheel.name.version.replace("_", "+", 1)).public != source.version:
+        yield (
+            ERROR,
+            f"the SBOM's source is version {source.version}, and the wheel {audited.wheel.name.version}",
+        )
     if source.fact("verified") != "true":
         yield WARNING, f"built from an unverified source: {source.fact('location') or source.name}"
         return

@@ -5,8 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, NOTE, WARNING, AuditedWheel, Found, listed
-from builder.check.checks.evidence import owner_of_copy
+from builder.check.checks.audited_wheel import (
+    ERROR,
+    HOUSE_RULE,
+    LEAST,
+    NOTE,
+    ONLY,
+    WARNING,
+    AuditedWheel,
+    Found,
+    listed,
+)
+from builder.check.checks.evidence import owner_of_copy, stem
 from builder.util.errors import RepairError
 from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, Owner, owner_of
 from builder.wheel.manylinux import load_policy, reached_tag, violations, way_out
@@ -17,6 +27,8 @@ _EXTENSION_SUFFIX = re.compile(r"\.cpython-(?P<number>\d+)(?:-[\w-]+)?\.so")
 def tag(audited: AuditedWheel) -> Found:
     """The libraries fit the wheel's tag, and the tag fits the target."""
     for platform in audited.platforms:
+        if audited.libraries and not re.match("(many|musl)?linux", platform):
+            yield ERROR, f"it has shared libraries for Linux, and the tag says {platform}"
         if platform.startswith("manylinux"):
             try:
                 policy = load_policy(platform)
@@ -69,7 +81,7 @@ def _runtime(audited: AuditedWheel, soname: str, needs: str) -> Found:
 
 
 def bundled(audited: AuditedWheel) -> Found:
-    """The wheel contains no copy of a library that a process may load only once."""
+    """The wheel contains SageAttention's libraries and the CUDA runtime, and no torch or driver."""
     copies: dict[Owner, list[str]] = {}
     for name in audited.contents:
         owner = owner_of_copy(name)
@@ -83,6 +95,9 @@ def bundled(audited: AuditedWheel) -> Found:
             yield WARNING, f"it contains second copies: {which}"
         else:
             yield ERROR, f"it contains what a wheel must not contain: {which}"
+    for name in audited.libraries:
+        if stem(name) not in LEAST | ONLY and owner_of_copy(name) is None:
+            yield HOUSE_RULE, f"{name} is not a library of SageAttention"
 
 
 def stack(audited: AuditedWheel) -> Found:
