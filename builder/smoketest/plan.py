@@ -168,6 +168,16 @@ def _share(kernel: Kernel) -> int:
     return others.index(kernel.key) if kernel.key in others else 0
 
 
+ON_SECOND_GPU = {
+    "a mask": "masked",
+    "a side stream": "side_stream",
+    "a CUDA graph": "graph",
+    "compiled": "compiled",
+    "two threads with a GPU each": "threads",
+    "inputs on two GPUs are refused": "spread",
+}
+
+
 def _conduct(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
     plain = tuple(kernel for kernel in kernels if not kernel.varlen)
     primary = tuple(kernel for kernel in plain if kernel.primary)
@@ -184,7 +194,12 @@ def _conduct(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
     yield from rows(some, "CUDA graph replayed after new inputs", "conduct.streams.graph")
     yield from rows(primary, "two threads, two streams", "conduct.streams.threads")
     elsewhere = tuple(kernel for kernel in kernels if kernel in some or kernel.varlen)
-    yield from rows(elsewhere, "tensors on cuda:1 while cuda:0 is current", "conduct.streams.second_gpu")
+    yield from rows(elsewhere, "tensors on cuda:1 while cuda:0 is current", "conduct.second_gpu.right")
+    for name, run in ON_SECOND_GPU.items():
+        yield from rows(primary, f"{name}, on cuda:1 while cuda:0 is current", f"conduct.second_gpu.{run}")
+    yield Check(
+        "conduct", module_kernel("_fused"), "prepared on cuda:1 as on cuda:0", "conduct.second_gpu.prepared"
+    )
     launched = tuple(kernel for kernel in plain if kernel.quantises_in_cuda or kernel.primary)
     yield from rows(launched, "a launch that must fail raises", "conduct.refusals.launch_error")
     if not options.quick:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
 from builder.smoketest.attention import tolerances
-from builder.smoketest.attention.cases import Case, VarlenCase
-from builder.smoketest.attention.inputs import Inputs, arguments, make, poison
+from builder.smoketest.attention.cases import Case
+from builder.smoketest.attention.inputs import Inputs, make, poison
 from builder.smoketest.attention.kernels import Kernel
 from builder.smoketest.attention.reference import attention
 from builder.smoketest.attention.subject import Subject, one_line
 from builder.smoketest.plan import Check
-from builder.smoketest.report.outcome import Result, not_applicable, verdict
-from builder.smoketest.rows.accuracy import compare_case, judge_output
+from builder.smoketest.report.outcome import Result, verdict
+from builder.smoketest.rows.accuracy import judge_output
 
 TRIALS = 5
 SLOW_CYCLES = 40_000_000
@@ -148,28 +148,3 @@ def _counted(problems: list[str], wrong: int, trials: int, expected: str) -> Res
     return verdict(
         problems + more, {"differing": float(wrong), "trials": float(trials)}, {"differing": "== 0"}
     )
-
-
-def second_gpu(subject: Subject, check: Check) -> Result:
-    """Tensors on cuda:1 while cuda:0 is current give the right result, and cuda:0 stays current."""
-    gpus = torch.cuda.device_count()
-    if gpus < 2:
-        return not_applicable(f"needs two GPUs, torch sees {gpus}")
-    there = torch.cuda.get_device_capability(1)
-    if there != subject.capability:
-        return not_applicable(f"the second GPU has another compute capability, {there[0]}.{there[1]}")
-    kernel, seed = check.kernel, check.seed(subject.seed)
-    elsewhere = replace(subject, device="cuda:1")
-    case: Case | VarlenCase = VarlenCase(((333, 333), (640, 640))) if kernel.varlen else CASE
-    torch.cuda.set_device(0)
-    problems = []
-    try:
-        elsewhere.call(kernel, *arguments(case, seed, elsewhere.device))
-        after = torch.cuda.current_device()
-        if after != 0:
-            problems.append(f"the caller's current device was changed from 0 to {after}")
-        torch.cuda.set_device(0)
-        problems += filter(None, [compare_case(elsewhere, kernel, case, seed).reason])
-    finally:
-        torch.cuda.set_device(0)
-    return verdict(problems, limits={"current_device": "== 0"})
