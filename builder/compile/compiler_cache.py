@@ -191,7 +191,7 @@ def use_ccache(
             (place / "tmp").mkdir(parents=True, exist_ok=True)
             log = stack.enter_context(NamedTemporaryFile(prefix="stats-", dir=place))
             links = {path: _link(path, place / name) for path, name in (aliases or {}).items()}
-            setting = stack.enter_context(remote.setting()) if remote else ""
+            setting = stack.enter_context(remote.setting(tree, f"{_PLACE}/socket")) if remote else ""
             config = _write(place, "ccache", configuration(objects, size, identity, tree, setting))
             relative = {path: link.relative_to(tree) for path, link in links.items()}
             launcher = _write(place, "launcher", launcher_script(ccache, relative))

@@ -12,9 +12,9 @@ the secret is not used. A storage that fails or does not answer in time is done 
 from __future__ import annotations
 
 import hmac
+import os
 import socketserver
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,22 +89,28 @@ class RemoteCache:
             return [f"{what} ({count} times)" for what, count in {**self._troubles, **hung}.items()]
 
     @contextmanager
-    def setting(self) -> Iterator[str]:
-        """Answer while the block runs; yields ccache's setting `remote_storage` that leads here."""
-        # Not in TMPDIR, whose path may be longer than a socket's may be.
-        with (
-            tempfile.TemporaryDirectory(prefix="ccache-", dir="/tmp") as folder,
-            _Server(self, Path(folder, "socket")) as server,
-        ):
-            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-            thread.start()
-            try:
-                wait = f"{self._seconds * 1000:.0f}ms"
-                waits = f"data-timeout={wait} request-timeout={wait}"
-                yield f"crsh:{server.server_address} {waits}{' read-only' if self._read_only else ''}"
-            finally:
-                server.shutdown()
-                thread.join()
+    def setting(self, tree: Path, name: str) -> Iterator[str]:
+        """Answer while the block runs; yields ccache's setting `remote_storage` that leads here.
+
+        Args:
+            tree: The folder that ccache runs in.
+            name: A path in it for the socket. It is relative, since the path of a socket can't be long.
+        """
+        (tree / name).unlink(missing_ok=True)
+        folder = os.open((tree / name).parent, os.O_PATH)
+        try:
+            with _Server(self, f"/proc/self/fd/{folder}/{Path(name).name}") as server:
+                thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+                thread.start()
+                try:
+                    wait = f"{self._seconds * 1000:.0f}ms"
+                    waits = f"data-timeout={wait} request-timeout={wait}"
+                    yield f"crsh:{name} {waits}{' read-only' if self._read_only else ''}"
+                finally:
+                    server.shutdown()
+                    thread.join()
+        finally:
+            os.close(folder)
 
     def _name(self, key: bytes) -> str:
         """A name that only who knows the secret can tell."""
@@ -145,9 +151,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     block_on_close = False  # one may wait for the storage as long as it likes
     request_queue_size = 128
 
-    def __init__(self, cache: RemoteCache, path: Path) -> None:
+    def __init__(self, cache: RemoteCache, path: str) -> None:
         self.cache = cache
-        super().__init__(str(path), _Handler)
+        super().__init__(path, _Handler)
 
     def handle_error(self, *_: object) -> None:
         """Say nothing: ccache, or the compile that it was for, has gone."""

@@ -52,7 +52,7 @@ class Machine:
 
 @pytest.fixture
 def machines(tmp_path: Path) -> tuple[Machine, Machine]:
-    return Machine(tmp_path / "one"), Machine(tmp_path / "another" / "deeper")
+    return Machine(tmp_path / "one"), Machine(tmp_path / "another" / ("deeper" * 30))
 
 
 @pytest.fixture
