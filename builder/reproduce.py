@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from builder.finish.sbom import Bill, own_sbom
@@ -25,7 +24,8 @@ from builder.util.arguments import Parser
 from builder.util.digest import file_sha256
 from builder.util.downloads.download import download
 from builder.util.errors import ReproducibilityError, UsageError
-from builder.util.log import say
+from builder.util.log import detail, say
+from builder.wheel.elf import is_elf
 from builder.wheel.wheelfile import Wheel, WheelError
 
 _ATTRIBUTES = ("date_time", "external_attr", "compress_type", "create_system", "compress_size")
@@ -90,17 +90,29 @@ def _where(data: bytes, other: bytes) -> str:
     pairs = enumerate(zip(data, other, strict=False))
     offset = next((i for i, (one, two) in pairs if one != two), min(len(data), len(other)))
     place = f"first difference at byte {offset} of {len(data)} and {len(other)}"
+    if is_elf(data) and is_elf(other):
+        sections, others = _sections(data), _sections(other)
+        names = (name for name, content in sections.items() if others.get(name) != content)
+        name = next(names, "") or next((name for name in others if name not in sections), "")
+        return f"{place}; section {name} differs" if name else place
+    start = data.rfind(b"\n", 0, offset) + 1
+    lines = [text[start:].partition(b"\n")[0].decode(errors="replace") for text in (data, other)]
+    if all(line.isprintable() for line in lines):
+        return f"{place}, {lines[0][:200]!r} and {lines[1][:200]!r}"
+    return place
+
+
+def _sections(data: bytes) -> dict[str, bytes]:
+    """Return the content of a library's sections in their order, as far as they can be read."""
+    found = {}
     try:
         for section in ELFFile(io.BytesIO(data)).iter_sections():
-            start = int(section["sh_offset"])
-            if section["sh_type"] != "SHT_NOBITS" and start <= offset < start + int(section["sh_size"]):
-                return f"{place}, in section {section.name}"
-    except ELFError:
-        start = data.rfind(b"\n", 0, offset) + 1
-        lines = [text[start:].partition(b"\n")[0].decode(errors="replace") for text in (data, other)]
-        if all(line.isprintable() for line in lines):
-            return f"{place}, {lines[0][:200]!r} and {lines[1][:200]!r}"
-    return place
+            if section.name and section["sh_type"] != "SHT_NOBITS":
+                start = int(section["sh_offset"])
+                found[str(section.name)] = data[start : start + int(section["sh_size"])]
+    except Exception as error:  # pyelftools raises what it likes over a library that is damaged
+        detail(f"a library's sections can't be read: {error}")
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
