@@ -16,7 +16,10 @@ from builder.target.selection import Selection
 from builder.target.targets import local_version
 
 # Fields of METADATA that installers read once, and versions of the formats that they accept.
-_ONCE = ("Metadata-Version", "Name", "Version", "Requires-Python", "License-Expression")
+_ONCE = (
+    *("Metadata-Version", "Name", "Version", "Requires-Python", "License-Expression"),
+    *("Wheel-Version", "Root-Is-Purelib", "Build"),
+)
 _OTHERS = {"torch", "triton", "nvidia", "numpy"}
 _UPSTREAM_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "12.0")
 
@@ -31,16 +34,9 @@ def names(audited: AuditedWheel) -> Found:
         yield ERROR, f"the folder {wheel.dist_info} is not named for the file"
     if wheel.name.build:
         yield HOUSE_RULE, f"its name has the build tag {wheel.name.build}, which installers prefer to none"
-    for field in _ONCE:
-        if len(metadata.get_all(field, [])) > 1:
-            yield ERROR, f"METADATA has the field {field} more than once"
-    for field, file, known in (
-        ("Metadata-Version", metadata, "2"),
-        ("Wheel-Version", wheel.wheel_metadata, "1"),
-    ):
-        value = str(file[field] or "").strip()
-        if re.fullmatch(rf"{known}\.\d+", value) is None:
-            yield ERROR, f"{field} is {value or 'missing'}; installers read {known}.x"
+    if str(wheel.wheel_metadata["Build"] or "") != wheel.name.build:
+        yield ERROR, "the file WHEEL has a build tag unlike the file name's"
+    yield from _fields(audited)
     try:
         if Version(version) != Version(wheel.name.version.replace("_", "+", 1)):
             yield ERROR, f"METADATA has the version {version} and the file name has {wheel.name.version}"
@@ -55,6 +51,21 @@ def names(audited: AuditedWheel) -> Found:
     for entry in sorted({member.split("/")[0] for member in wheel.names} - own):
         level = ERROR if entry.lower() in _OTHERS else HOUSE_RULE
         yield level, f"it installs {entry} beside {wheel.name.distribution}"
+
+
+def _fields(audited: AuditedWheel) -> Found:
+    """What METADATA and WHEEL say at most once, and the versions of their formats."""
+    metadata, wheel = audited.wheel.metadata, audited.wheel.wheel_metadata
+    for field in _ONCE:
+        if len([*metadata.get_all(field, []), *wheel.get_all(field, [])]) > 1:
+            yield ERROR, f"METADATA or WHEEL has the field {field} more than once"
+    for field, file, known in (
+        ("Metadata-Version", metadata, "2"),
+        ("Wheel-Version", wheel, "1"),
+    ):
+        value = str(file[field] or "").strip()
+        if re.fullmatch(rf"{known}\.\d+", value) is None:
+            yield ERROR, f"{field} is {value or 'missing'}; installers read {known}.x"
 
 
 def version(audited: AuditedWheel) -> Found:
