@@ -54,13 +54,11 @@ def sbom(audited: AuditedWheel) -> Found:
     file_name = unquote(audited.provenance.purl.partition("?file_name=")[2])
     if file_name != wheel.path.name:
         yield ERROR, f"the SBOM is of {file_name or 'a file without a name'}"
-    subject, name = audited.provenance, wheel.name
-    same = (subject.name, subject.version) == (name.distribution, name.version.replace("_", "."))
-    if not same or (subject.fact("abi") == "stable") != audited.stable:
-        yield (
-            ERROR,
-            f"the SBOM is of {subject.name} {subject.version}, abi {subject.fact('abi') or 'not said'}",
-        )
+    subject = audited.provenance
+    said = (subject.name, subject.version, subject.fact("abi"))
+    abi = "stable" if audited.stable else "native"
+    if said != (wheel.name.distribution, wheel.name.version.replace("_", "."), abi):
+        yield ERROR, f"the SBOM is of {subject.name} {subject.version}, abi {said[2] or 'not said'}"
     yield from _source(audited)
 
 
