@@ -155,6 +155,8 @@ def build(
         hash_seed=hash_seed,
         compilers=preflight.check_compilers(target, selection, options, os.environ),
     )
+    if not job.project.revision:
+        warn("this is not a git checkout, so the wheels can't name the commit that they are made by")
     say(f"  g++ {job.compilers.host.version} ({job.compilers.host.path})")
     preflight.check_folders(options, job.work)
     with locked(job.work):
