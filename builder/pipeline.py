@@ -148,7 +148,7 @@ def build(
         release=load_release(folder),
         selection=selection,
         series=series,
-        patches=read_patch_files(folder) if series else (),
+        patches=read_patch_files(folder, series) if series else (),
         project=load_project(os.environ),
         work=work_root / target.name,
         contract=patches_root == PATCHES_DIR and not options.no_patches,

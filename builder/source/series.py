@@ -64,12 +64,14 @@ class Rule:
 class Addition:
     """A file of this project that goes into the tree.
 
-    `replaces` is the SHA-256 of the one file that it may overwrite; empty where there must be none.
+    `replaces` is the SHA-256 of the one file that it may overwrite; empty where there must be none. `source`
+    is where it lies in the folder of the series.
     """
 
     file: str
     content: str
     replaces: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,13 @@ def load_series(directory: Path) -> Series:
         if not (directory / name).is_file():
             raise PatchError(f"{series}: {name} is not in the folder.")
     return tuple(_load(directory / name) for name in names)
+
+
+def files_of(series: Series) -> set[str]:
+    """Return the paths of a series' files in its folder: the list itself, its entries, and what they add."""
+    rewrites = (entry for entry in series if isinstance(entry, Rewrite))
+    added = {addition.source for rewrite in rewrites for addition in rewrite.additions}
+    return {"series", *(entry.name for entry in series), *added}
 
 
 def checked_path(where: str, file: object) -> str:
@@ -178,13 +187,14 @@ def _load_rewrite(path: Path, text: str) -> Rewrite:
 def _addition(folder: Path, table: toml.Table) -> Addition:
     table.keys(("file",), ("source", "replaces"))
     file = checked_path(table.where, table.values["file"])
-    source = folder / checked_path(table.where, table.values.get("source", f"files/{file}"))
-    table.check("source", source.is_file(), f"{source.name} is not among the files of the series")
+    source = checked_path(table.where, table.values.get("source", f"files/{file}"))
+    table.check("source", (folder / source).is_file(), f"{source} is not among the files of the series")
     replaces = "replaces" in table.values
     return Addition(
         file,
-        source.read_bytes().decode("utf-8"),
+        (folder / source).read_bytes().decode("utf-8"),
         table.text("replaces", "[0-9a-f]{64}", "the SHA-256 of a file of upstream's") if replaces else "",
+        source,
     )
 
 
