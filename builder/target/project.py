@@ -53,7 +53,7 @@ def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PRO
     """
     table = toml.read(file, UsageError)
     table.keys(("name", "url"))
-    name = table.text("name", ".+", "a name")
+    name = table.text("name", r"[A-Za-z0-9][\w .+-]{0,99}", "a name")
     own = table.text("url", _ADDRESS, "an https address, or empty").rstrip("/")
     # As the checkout's own configuration has it: the user's may rewrite addresses (`url.X.insteadOf`).
     remote = _git(root, "config", "--local", "--get", "remote.origin.url")

@@ -137,12 +137,12 @@ def local_version(target: Target, selection: Selection) -> str:
 
 
 def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR) -> dict[str, Target]:
-    """Return every target of a folder, by name, sorted.
+    """Return every target of a folder, by name, sorted; hidden files are none.
 
     Raises:
         TargetError: There is none, or one is wrong.
     """
-    targets = [load_target(path, patches_root) for path in sorted(directory.glob("*.toml"))]
+    targets = [load_target(path, patches_root) for path in sorted(directory.glob("[!.]*.toml"))]
     if not targets:
         raise TargetError(f"{directory}: no target file (*.toml) found.")
     return {target.name: target for target in targets}
@@ -179,7 +179,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     cuda = table.text("cuda", _CUDA, "a CUDA version such as 13.0")
     torch = table.text("torch", _TORCH, "a torch release such as 2.11.0")
     _check_torch(table, "torch", torch)
-    upstream = table.text("upstream", r"[A-Za-z0-9][\w.+-]*", "a folder of patches/, such as v2.2.0")
+    upstream = table.text("upstream", r"[A-Za-z0-9][\w.+-]{0,99}", "a folder of patches/, such as v2.2.0")
     try:
         release = _release(patches_root / upstream)
     except TargetError as error:

@@ -58,6 +58,13 @@ def write(targets: Path, text: str, name: str = "cp313-cu130") -> Path:
     return path
 
 
+def test_hidden_files_and_editors_copies_are_no_targets(targets: Path) -> None:
+    write(targets, NATIVE)
+    for name in (".x.toml", ".cp313-cu130.toml.swp", "cp313-cu130.toml~", "#cp313-cu130.toml#", ".#a.toml"):
+        (targets / name).write_text("half written")
+    assert list(load_targets(targets)) == ["cp313-cu130"]
+
+
 def test_the_shipped_targets_are_these() -> None:
     found = load_targets()
     assert list(found) == ["abi3-cu128", "abi3-cu130", "cp311-cu128", "cp312-cu130"]
