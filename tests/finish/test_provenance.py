@@ -17,7 +17,7 @@ from builder.target.upstream import PATCHES_DIR
 
 def test_a_stable_target_says_so() -> None:
     stable = load_targets()["abi3-cu130"]
-    assert "torch 2.10 and newer" in describe(replace(TOLD, target=stable))[0]
+    assert "torch 2.9 and newer" in describe(replace(TOLD, target=stable))[0]
     without = replace(TOLD, project=Project("wheels", "", ""))
     assert describe(without)[1].startswith("> Made by wheels;")
 

@@ -81,8 +81,8 @@ def test_the_shipped_targets_become_the_right_wheels() -> None:
         (target.python, target.torch, target.torch_requirement, target.wheel_tag("linux_x86_64"))
         for target in found.values()
     ] == [
-        ("3.11", "2.10.0", "torch>=2.10", "cp310-abi3-linux_x86_64"),
-        ("3.12", "2.11.0", "torch>=2.10", "cp310-abi3-linux_x86_64"),
+        ("3.11", "2.10.0", "torch>=2.7", "cp310-abi3-linux_x86_64"),
+        ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-linux_x86_64"),
         ("3.11", "2.10.0", "torch==2.10.*", "cp311-cp311-linux_x86_64"),
         ("3.12", "2.11.0", "torch==2.11.*", "cp312-cp312-linux_x86_64"),
     ]
@@ -173,9 +173,9 @@ def change(key: str, value: str) -> str:
         (change("abi", '["native"]'), "abi", "is not one of native, stable"),
         (change("abi", '"stable"'), "torch_minimum", "missing, and abi stable needs it"),
         (NATIVE + 'torch_minimum = "2.10"\n', "torch_minimum", "only for abi stable"),
-        (STABLE.replace('"2.10"', '"2.9"'), "torch_minimum", "older than 2.10"),
+        (STABLE.replace('"2.10"', '"2.6"'), "torch_minimum", "older than 2.7, the first with the C f"),
         (STABLE.replace('"2.10"', '"2.13"'), "torch_minimum", "newer than the torch that it is built with"),
-        (STABLE.replace('"2.10"', '"2.10.0"'), "torch_minimum", "is not a torch version such as 2.10"),
+        (STABLE.replace('"2.10"', '"2.10.0"'), "torch_minimum", "is not a torch version such as 2.7"),
         (change("architectures", '"8.9"'), "architectures", "is not a list of strings"),
         (change("architectures", "[]"), "architectures", "is not a list of strings"),
         (change("architectures", "[8.9]"), "architectures", "is not a list of strings"),

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found, listed
-from builder.check.checks.evidence import unlimited_python_symbols
+from builder.check.checks.evidence import stable_torch_symbols, torch_functions, unlimited_python_symbols
 from builder.target.architectures import join
 from builder.target.selection import Selection
 from builder.target.targets import local_version
@@ -21,6 +21,7 @@ _ONCE = (
     *("Wheel-Version", "Root-Is-Purelib", "Build"),
 )
 _OTHERS = {"torch", "triton", "nvidia", "numpy"}
+_FLOORS = {">=", "==", "~="}
 _UPSTREAM_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "12.0")
 
 
@@ -116,7 +117,23 @@ def requirement(audited: AuditedWheel) -> Found:
             yield ERROR, f"uses {count} symbols of {where}, and {instead}"
         elif audited.label.torch and audited.label.torch != series:
             yield ERROR, f"requires torch {series} and its version says {audited.label.torch}"
+    if torch is not None:
+        yield from _functions(audited, torch.specifier)
     yield from _python(audited)
+
+
+def _functions(audited: AuditedWheel, allowed: SpecifierSet) -> Found:
+    """The oldest torch that is allowed has each function of torch's C interface that is used."""
+    floors = [Version(clause.version.removesuffix(".*")) for clause in allowed if clause.operator in _FLOORS]
+    known = torch_functions()
+    for name, library in audited.named_libraries:
+        used = stable_torch_symbols(library)
+        for symbol in used:
+            if symbol in known and floors and Version(known[symbol]) > max(floors):
+                has = f"which torch has from {known[symbol]} on, and the wheel is for {max(floors)} too"
+                yield ERROR, f"{name} uses {symbol}, {has}"
+        if unknown := tuple(symbol for symbol in used if symbol not in known):
+            yield HOUSE_RULE, f"{name} uses what is not known of torch's C interface: {listed(unknown)}"
 
 
 def _others(audited: AuditedWheel) -> Found:
@@ -158,7 +175,7 @@ def _stable(audited: AuditedWheel) -> Found:
         if symbols:
             yield ERROR, f"{name} uses what CPython's limited API of 3.{oldest} lacks: {listed(symbols)}"
     torch = audited.torch
-    if torch is not None and not any(clause.operator in {">=", "==", "~="} for clause in torch.specifier):
+    if torch is not None and not any(clause.operator in _FLOORS for clause in torch.specifier):
         yield ERROR, f"requires {torch}, without the oldest torch whose stable interface it uses"
     elif torch is not None and pinned_series(torch.specifier):
         yield WARNING, f"requires {torch}: one torch only, though its ABI is stable"
