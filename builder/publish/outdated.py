@@ -181,5 +181,5 @@ def _ask(kind: str, source: str, ask: Question) -> Answer:
         return Answer(kind, source, problem=str(error))
     except BuilderError as error:
         return Answer(kind, source, problem=error.message)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         return Answer(kind, source, problem=f"Its answer is not of the expected form: {error!r}.")

@@ -11,6 +11,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from builder.util.answers import ask, parse_json
 from builder.util.limits import REQUEST_SECONDS
 
 
@@ -29,7 +30,8 @@ class Web:
         self._mirrors = mirrors
         self._session = requests.Session()
         adapter = HTTPAdapter(
-            max_retries=Retry(total=2, backoff_factor=0.5, status_forcelist=(502, 503, 504))
+            # What was too slow once is not tried again.
+            max_retries=Retry(total=2, read=0, backoff_factor=0.5, status_forcelist=(502, 503, 504))
         )
         self._session.mount("https://", adapter)
         self._session.mount("http://", adapter)
@@ -40,7 +42,7 @@ class Web:
         Raises:
             NotAskedError: It can't be obtained.
         """
-        return linked_names(self._get(url).text)
+        return linked_names(self._get(url).decode(errors="replace"))
 
     def json(self, url: str) -> dict[str, Any]:
         """Return a JSON object.
@@ -49,24 +51,26 @@ class Web:
             NotAskedError: It can't be obtained, or is something else.
         """
         try:
-            values = self._get(url).json()
-        except requests.JSONDecodeError:
-            raise NotAskedError(f"{url} answers without JSON.") from None
+            values = parse_json(self._get(url))
+        except ValueError as error:
+            raise NotAskedError(f"{url} answers without JSON: {error}.") from None
         if not isinstance(values, dict):
             raise NotAskedError(f"{url} answers without a JSON object.")
         return values
 
-    def _get(self, url: str) -> requests.Response:
+    def _get(self, url: str) -> bytes:
         asked = url
         for start, instead in self._mirrors.items():
             if url == start or url.startswith(f"{start}/"):
                 asked = instead + url[len(start) :]
         try:
-            response = self._session.get(asked, timeout=REQUEST_SECONDS, headers={"Accept": "*/*"})
+            response, body = ask(
+                self._session, "GET", asked, timeout=REQUEST_SECONDS, headers={"Accept": "*/*"}
+            )
             response.raise_for_status()
         except requests.RequestException as error:
             raise NotAskedError(f"{asked}: {error}") from None
-        return response
+        return body
 
 
 class _Links(HTMLParser):

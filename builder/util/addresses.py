@@ -7,12 +7,15 @@ log does so for every line that it prints.
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 HIDDEN = "***"
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>`]*", re.IGNORECASE)
 _HOST = re.compile(r"([\w.-]*|\[[\w:.%]+\])(:\d*)?")
 # How urllib3 writes the path of a request that failed.
 _REQUEST = re.compile(r"(with url: [^\s?]*)\?\S*")
+# RFC 3986, without the apostrophe and what begins a query or fragment; and the braces of a template.
+_PLAIN = re.compile(r"[\w.~:/\[\]@!$&()*+,;=%{}-]+", re.ASCII)
 
 
 def public_address(address: str) -> str:
@@ -40,3 +43,23 @@ def without_secrets(text: str) -> str:
 def _replaced(match: re.Match[str]) -> str:
     address = match[0].rstrip(".,;:!?)]}")
     return public_address(address) + match[0][len(address) :]
+
+
+def is_plain(address: str, *, insecure: bool = False) -> bool:
+    """Return whether an address may be published: https, without user name, query, fragment or spaces.
+
+    From this machine, http will do.
+
+    Args:
+        address: The address.
+        insecure: Whether http will do from any machine.
+    """
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if not host or "@" in parts.netloc or _PLAIN.fullmatch(address) is None:
+        return False
+    insecure = insecure or host in {"localhost", "127.0.0.1", "::1"}
+    return address.startswith("https://") or (insecure and address.startswith("http://"))

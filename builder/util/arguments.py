@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
+from builder.util.addresses import is_plain
 from builder.util.errors import UsageError
 
 
@@ -18,3 +20,27 @@ class Parser(argparse.ArgumentParser):
             UsageError: Always.
         """
         raise UsageError(f"{message[:1].upper()}{message[1:]}.", f"See {self.prog} --help.")
+
+
+def published_address(text: str) -> str:
+    """Return an address that goes into what is published, with a slash at its end; the type of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not an address, or has a user name, query or fragment.
+    """
+    if not is_plain(text, insecure=True):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not an http or https address without user name, query or fragment"
+        )
+    return text.rstrip("/") + "/"
+
+
+def repository(text: str) -> str:
+    """Return a repository at GitHub, `owner/name`; the type of an argument.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not one.
+    """
+    if re.fullmatch(r"[\w-][\w.-]*/(?!\.{1,2}$)[\w.-]+", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a repository, OWNER/NAME")
+    return text

@@ -11,10 +11,10 @@ RESOLVE_SECONDS = 300  # uv, which asks an index
 IMPORT_SECONDS = 600  # torch and a wheel, imported in a new process from cold disks
 PROBE_SECONDS = 900  # torch and all operators of a wheel, looked at in a new process
 REQUEST_SECONDS = 60  # a connection, and each next piece of an answer
+ANSWER_SECONDS = 300  # a whole answer: a page, or a JSON file
 UPLOAD_SECONDS = 300  # an answer of a release's API, which comes when the whole asset has arrived
 REACHABLE_SECONDS = 8  # an index that is only asked whether it is there
 REMOTE_SECONDS = 10  # an object, from or to the remote compiler cache; a compile is waiting
-RULE_SECONDS = 10  # one replacement of a patch in one file, which takes milliseconds
 LONGEST_BACKOFF_SECONDS = 60  # a pause before another attempt
 LONGEST_WAIT_SECONDS = 900  # for a rate limit to end; running again later costs nothing
 STALE_SECONDS = 24 * 3600  # no build takes so long: older files are from one that was killed
@@ -39,6 +39,9 @@ WHEELHOUSE_ROOM_BYTES = 2 * HOUSE_WHEEL_BYTES  # free disk for both wheels of a 
 ENVIRONMENT_BYTES = 4_900 * 10**6  # torch and the compiler of CUDA 13, installed
 CUDA_12_ENVIRONMENT_BYTES = 6_900 * 10**6  # the same of CUDA 12
 BUILD_ROOM_BYTES = 10**9  # free disk for the source, objects, both wheels and what they are checked in
+ANSWER_BYTES = 16 * MIB  # a page, or a JSON file: PyTorch's list of torch wheels has 1.5 MB
+PAGES = 100  # of a list; each has 100 entries
+LISTED_WHEELS = 10_000  # of an index: each has 1 kB in wheels.json
 # "Each file included in a release must be under 2 GiB" and "up to 1000 release assets" (GitHub Docs, "About
 # releases", storage and bandwidth quotas). The notes' limit is what the API answers to a longer body.
 ASSET_BYTES = 2 * GIB - 1

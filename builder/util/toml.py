@@ -9,18 +9,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from urllib.parse import urlsplit
 
+from builder.util.addresses import is_plain
 from builder.util.errors import BuilderError
 
-_SHOWN = 300  # characters
 # The standard library's from Python 3.11, before it `tomli`, its origin. By name, so that the types can be
 # checked where tomli is not installed.
 tomllib: ModuleType = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
+_SHOWN = 200  # characters of a value in a message
+
 
 class Table:
-    """A TOML table that is being checked.
+    """A table of TOML, or an object of JSON, that is being checked.
 
     Attributes:
         where: The file's name, and where in it the table is.
@@ -55,6 +56,10 @@ class Table:
         for key in required:
             self.check(key, key in self.values, "missing", f"Required keys: {', '.join(required)}.")
 
+    def _value(self, key: str) -> Any:
+        self.check(key, key in self.values, "missing")
+        return self.values[key]
+
     def text(
         self, key: str, accepts: str | Callable[[str], bool] = "(?s).*", expected: str = "a string"
     ) -> str:
@@ -65,12 +70,12 @@ class Table:
             accepts: A regular expression that it must match as a whole, or a function that accepts it.
             expected: What it must be, with an article and an example: `a Python version such as 3.12`.
         """
-        value = self.values[key]
+        value = self._value(key)
         quotes = "" if isinstance(value, str) else "Write it in quotes: it is a string."
         right = isinstance(value, str) and (
             re.fullmatch(accepts, value, re.ASCII) is not None if isinstance(accepts, str) else accepts(value)
         )
-        self.check(key, right, f"{shown(value)} is not {expected}", quotes)
+        self.check(key, right, f"{_shown(value)} is not {expected}", quotes)
         return str(value)
 
     def address(self, key: str) -> str:
@@ -78,12 +83,12 @@ class Table:
 
         User names, queries and fragments are refused: they don't belong in a file that is published.
         """
-        return self.text(key, _is_address, "an https address without user name, query or fragment")
+        return self.text(key, is_plain, "an https address without user name, query or fragment")
 
     def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
         """Return a string that is one of some."""
-        value = self.values[key]
-        self.check(key, value in allowed, f"{shown(value)} is not one of {', '.join(allowed)}")
+        value = self._value(key)
+        self.check(key, value in allowed, f"{_shown(value)} is not one of {', '.join(allowed)}")
         return str(value)
 
     def number(self, key: str, least: int, expected: str) -> int:
@@ -94,10 +99,15 @@ class Table:
             least: The smallest that is right.
             expected: What it must be, with an article: `a size in bytes`.
         """
-        value = self.values[key]
-        fits = type(value) is int and least <= value <= sys.maxsize
-        self.check(key, fits, f"{shown(value)} is not {expected}")
+        value = self._value(key)
+        self.check(key, type(value) is int and value >= least, f"{_shown(value)} is not {expected}")
         return int(value)
+
+    def flag(self, key: str) -> bool:
+        """Return true or false."""
+        value = self._value(key)
+        self.check(key, isinstance(value, bool), f"{_shown(value)} is not true or false")
+        return bool(value)
 
     def texts(self, key: str, example: str) -> list[str]:
         """Return a list of strings, at least one and all different.
@@ -106,17 +116,17 @@ class Table:
             key: Its key.
             example: Such a list, as TOML has it.
         """
-        value = self.values[key]
+        value = self._value(key)
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-            raise self.fail(key, f"{shown(value)} is not a list of strings such as {example}")
+            raise self.fail(key, f"{_shown(value)} is not a list of strings such as {example}")
         for item in value:
-            self.check(key, value.count(item) == 1, f"{item!r} is listed twice")
+            self.check(key, value.count(item) == 1, f"{_shown(item)} is listed twice")
         return value
 
     def table(self, key: str) -> Table:
         """Return a table within this one."""
-        value = self.values[key]
-        self.check(key, isinstance(value, dict), f"{shown(value)} is not a table", f"Write it as [{key}].")
+        value = self._value(key)
+        self.check(key, isinstance(value, dict), f"{_shown(value)} is not a table", f"Write it as [{key}].")
         return Table(f"{self.where}: {key}", value, self._error)
 
     def tables(self, key: str) -> list[Table]:
@@ -140,8 +150,6 @@ def read(path: Path, error: type[BuilderError]) -> Table:
         BuilderError: Of that class: there is no such file, or it is not TOML.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise error(f"{path}: not a file.")
         return parse(str(path), path.read_text(encoding="utf-8"), error)
     except FileNotFoundError:
         raise error(f"{path}: not found.") from None
@@ -162,27 +170,10 @@ def parse(where: str, text: str, error: type[BuilderError]) -> Table:
     """
     try:
         return Table(where, tomllib.loads(text), error)
-    except (ValueError, RecursionError) as problem:  # ValueError: also numbers of more than 4,300 digits
+    except tomllib.TOMLDecodeError as problem:
         raise error(f"{where}: not TOML: {problem}.") from None
 
 
-def shown(value: object) -> str:
-    """Return how a value is shown in an error: as Python has it, and its start if it is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # the same numbers in hexadecimal, which can be read
-        return "a value that is too long to show"
+def _shown(value: object) -> str:
+    text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-
-
-def _is_address(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    if re.search(r"\s", text) or "@" in parts.netloc or parts.query or parts.fragment:
-        return False
-    return (parts.scheme == "https" and host != "") or (
-        parts.scheme == "http" and host in {"localhost", "127.0.0.1", "::1"}
-    )

@@ -10,6 +10,7 @@ import base64
 import csv
 import hashlib
 import io
+import re
 import stat
 import struct
 import zipfile
@@ -79,6 +80,9 @@ class WheelName:
             WheelError: It is not the name of a wheel.
         """
         try:
+            # packaging takes any character in a tag, and letters of any script in a name.
+            if re.fullmatch(r"[\w.+!-]+", file_name, re.ASCII) is None:
+                raise ValueError("it has characters that are none of A-Z a-z 0-9 _ . + ! -")
             parse_wheel_filename(file_name)
         except (InvalidWheelFilename, ValueError) as error:
             raise WheelError(f"{file_name}: not the name of a wheel: {error}.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.util.addresses import public_address, without_secrets
+from builder.util.addresses import is_plain, public_address, without_secrets
 from builder.util.errors import DownloadError
 
 
@@ -47,3 +47,32 @@ def test_no_error_contains_a_secret() -> None:
     error = DownloadError("http://me:secret@x/a?secret failed.", "Try http://me:secret@y/a.")
     assert str(error) == "http://x/a failed.\n  Try http://y/a."
     assert error.args == ("http://x/a failed.",)
+
+
+@pytest.mark.parametrize(
+    ("address", "plain", "insecure"),
+    [
+        ("https://example.org:8080/a%2Bb/{sha256}", True, True),
+        ("http://127.0.0.1:8080/x", True, True),
+        ("http://example.org/x", False, True),
+        ("https://me@example.org/x", False, False),
+        ("https://example.org/x?a", False, False),
+        ("https://example.org/x#a", False, False),
+        ("https://example.org/x y", False, False),
+        ("https://example.org/x\n", False, False),
+        ('https://example.org/"><script>', False, False),
+        ("https://example.org/'`\\", False, False),
+        ("https://ex\u0430mple.org/", False, False),
+        ("https://example.org:port/", False, False),
+        ("https:///x", False, False),
+        ("https:example.org", False, False),
+        ("HTTPS://example.org", False, False),
+        ("//example.org/x", False, False),
+        ("http://[::1", False, False),
+        ("javascript://example.org/x", False, False),
+        ("", False, False),
+    ],
+)
+def test_what_may_be_published_of_an_address(address: str, plain: bool, insecure: bool) -> None:
+    assert is_plain(address) is plain
+    assert is_plain(address, insecure=True) is insecure

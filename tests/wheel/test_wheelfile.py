@@ -44,7 +44,16 @@ def test_names() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a.whl", "a-1.0-cp312.whl", "a-x-cp312-cp312-any.whl", "a-1.0-py3-none-any.zip"]
+    "name",
+    [
+        "a.whl",
+        "a-1.0-cp312.whl",
+        "a-x-cp312-cp312-any.whl",
+        "a-1.0-py3-none-any.zip",
+        "a-1.0-py3-none-<b>.whl",
+        "a-1.0-py3-none-a\nb.whl",
+        "ä-1.0-py3-none-any.whl",
+    ],
 )
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(WheelError, match="not the name of a wheel"):
