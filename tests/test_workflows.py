@@ -161,6 +161,7 @@ def test_every_option_that_is_given_is_known() -> None:
                 word.replace("$RELEASE_URL", "https://a.example/") for word in words[words.index("--") + 1 :]
             ]
             given = [word.replace("$INDEX_URL", "https://a.example/") for word in given]
+            given = [word.replace("$TAG", "v1") for word in given]
             parsers[session].parse_args(given)
             parsed.add(session)
     assert parsed == set(parsers)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from builder.publish import catalogue
-from builder.publish.catalogue import METADATA_SUFFIX, RECORD_SUFFIX, SMOKETEST_SUFFIX, ListedWheel
+from builder.publish.catalogue import METADATA_SUFFIX, RECORD_SUFFIX, SMOKETEST_SUFFIX
+from builder.publish.listed_wheel import ListedWheel
+from builder.util.addresses import without_secrets
+from builder.util.answers import parse_json
 from builder.util.digest import file_sha256
 from builder.util.errors import ReleaseError
+from builder.util.github import checked
 from builder.util.limits import ASSET_BYTES, ASSETS
 
 SUMS = "SHA256SUMS"
@@ -72,15 +76,20 @@ class RemoteAsset:
     whole: bool
 
     @classmethod
-    def of(cls, values: Mapping[str, Any]) -> RemoteAsset:
-        """Read what the API says about an asset."""
-        algorithm, _, digest = str(values.get("digest") or "").partition(":")
+    def of(cls, values: object) -> RemoteAsset:
+        """Read what the API says about an asset.
+
+        Raises:
+            GitHubError: It says something else.
+        """
+        table = checked("an asset", values)
+        algorithm, _, digest = str(table.values.get("digest") or "").partition(":")
         return cls(
-            id=int(values["id"]),
-            name=str(values["name"]),
-            size_bytes=int(values.get("size") or 0),
+            id=table.number("id", 1, "an asset's number"),
+            name=table.text("name"),
+            size_bytes=table.number("size", 0, "a size in bytes"),
             sha256=digest.lower() if algorithm == "sha256" and digest else None,
-            whole=values.get("state") == "uploaded",
+            whole=table.text("state") == "uploaded",
         )
 
     def is_same(self, asset: Asset) -> bool:
@@ -110,7 +119,8 @@ def gather(wheels: Sequence[ListedWheel]) -> list[Asset]:
     `SHA256SUMS` is the last: while it is missing, the release is not complete.
 
     Raises:
-        ReleaseError: A file is too large for a release, or there are too many.
+        ReleaseError: A file is too large for a release, or there are too many; or one has an address with a
+            password or query, or is not the one that was read before.
     """
     assets: list[Asset] = []
     for wheel in wheels:
@@ -119,7 +129,12 @@ def gather(wheels: Sequence[ListedWheel]) -> list[Asset]:
         beside = [wheel.path.with_name(wheel.filename + end) for end in (RECORD_SUFFIX, SMOKETEST_SUFFIX)]
         _refuse_too_large([wheel.path, *beside])
         assets.append(Asset.of_file(wheel.path, "application/zip"))
-        assets += [Asset.of_file(path, "application/json") for path in beside if path.is_file()]
+        if assets[-1].sha256 != wheel.sha256:
+            raise ReleaseError(f"{wheel.filename} was replaced while it was audited.", "Run again.")
+        for path in beside:
+            if path.is_file():
+                _refuse_secrets(path)
+                assets.append(Asset.of_file(path, "application/json"))
         if wheel.portable:
             metadata = catalogue.read_metadata(wheel.path)
             assets.append(
@@ -144,6 +159,26 @@ def _refuse_too_large(paths: Sequence[Path]) -> None:
             f"A release's files must be under 2 GiB: {', '.join(found)}.",
             "A wheel of this project is about 100 times smaller. See what it holds with `nox -s audit`.",
         )
+
+
+def _refuse_secrets(path: Path) -> None:
+    """Stop where a JSON file has an address with something that may be a secret."""
+    found = [text for text in _texts(parse_json(path.read_bytes())) if without_secrets(text) != text]
+    if found:
+        raise ReleaseError(
+            f"{path}: it has an address with a user name, password, query or fragment: {found[0]}.",
+            "These may be secrets, and everyone reads a release. Build or test the wheel again.",
+        )
+
+
+def _texts(values: object) -> Iterator[str]:
+    if isinstance(values, dict):
+        values = [*values, *values.values()]
+    if isinstance(values, list):
+        for value in values:
+            yield from _texts(value)
+    elif isinstance(values, str):
+        yield values
 
 
 def plan_assets(assets: Sequence[Asset], remotes: Sequence[RemoteAsset], *, replace: bool) -> list[AssetStep]:

@@ -1,28 +1,29 @@
 """Reads what the index and the release say about the wheels: from the wheels, and the records beside them.
 
-A wheel's own file name, METADATA and SHA-256 come first. The JSON record beside it adds the rest. A record
-with a different SHA-256 is an error.
+A wheel's own file name, METADATA, SBOM and SHA-256 come first. The JSON record beside it adds the rest. A
+record with a different SHA-256, or one that contradicts the SBOM, is an error.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from builder.finish.record import disagreements
+from builder.finish.sbom import own_sbom
 from builder.finish.wheelhouse import wheels_in
+from builder.publish.listed_wheel import ListedWheel, SmokeTest
+from builder.util.answers import parse_json
 from builder.util.digest import file_sha256
 from builder.util.errors import UsageError
+from builder.wheel.wheelfile import Wheel, WheelError
 
 SMOKETEST_SUFFIX = ".smoketest.json"
 RECORD_SUFFIX = ".json"
@@ -34,114 +35,6 @@ _SMOKETEST_FAILURES = (1, 25)
 
 _CUDA_TAG = re.compile(r"cu\d{3}")
 _ARCHITECTURE_TAG = re.compile(r"sm(\d+)(\d)([af]?)")
-
-
-@dataclass(frozen=True)
-class SmokeTest:
-    """The result of a wheel's smoke test on a GPU.
-
-    Attributes:
-        outcome: `passed`, `failed` or `not run`.
-        detail: The report's own one line, or empty.
-        on: The GPU and the torch that it ran on, or empty.
-    """
-
-    outcome: str = "not run"
-    detail: str = ""
-    on: str = ""
-
-
-@dataclass(frozen=True)
-class ListedWheel:
-    """One wheel, and what is known of it.
-
-    Attributes:
-        filename: Its file name, with the `+` of the local version as it is.
-        project: Normalised project name (PEP 503).
-        version: With its local version label: `2.2.0+cu130.torch2.11`.
-        python: Python and ABI tag: `cp312`, or `cp310-abi3`.
-        platform: Platform tag: `manylinux_2_34_x86_64`.
-        cuda: As PyTorch writes it: `cu130`.
-        torch: Version specifier of the torch that it requires, `==2.11.*`, or empty.
-        requires_python: Its `Requires-Python`, or empty.
-        summary: Its `Summary`, or empty.
-        architectures: Compute capabilities that it holds code for, as far as they are known.
-        complete: Whether it holds all architectures of its target.
-        verified: Whether its record says that it was built from the verified release.
-        sha256: The wheel's SHA-256.
-        size_bytes: Its size.
-        metadata_sha256: The SHA-256 of its METADATA (PEP 658).
-        smoke_test: The result of its smoke test.
-        path: The file; None for a wheel of an earlier release.
-        url: Its address in the index, absolute or relative to the site; empty until it has one.
-        record: The JSON record beside it, or empty.
-    """
-
-    filename: str
-    project: str
-    version: str
-    python: str
-    platform: str
-    cuda: str
-    torch: str
-    requires_python: str
-    summary: str
-    architectures: tuple[str, ...]
-    complete: bool
-    verified: bool
-    sha256: str
-    size_bytes: int
-    metadata_sha256: str
-    smoke_test: SmokeTest = SmokeTest()
-    path: Path | None = None
-    url: str = ""
-    record: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
-
-    @property
-    def portable(self) -> bool:
-        """Whether its tag promises a glibc (PEP 600), so that pip can refuse it on an older system."""
-        return not self.platform.startswith("linux_")
-
-    @property
-    def beside_the_index(self) -> bool:
-        """Whether it is served from the index's own site: its address is relative."""
-        return not self.url.startswith(("http://", "https://"))
-
-    @property
-    def release(self) -> str:
-        """The version without its local label: `2.2.0`."""
-        return Version(self.version).public
-
-    def recorded(self, key: str) -> Mapping[str, Any]:
-        """Return a table of its record, empty if the record has no such table."""
-        return _table(self.record, key)
-
-    @property
-    def human_size(self) -> str:
-        """Its size for people: `20.7 MB`."""
-        return human_size(self.size_bytes)
-
-    @property
-    def human_cuda(self) -> str:
-        """The CUDA version as NVIDIA writes it: `13.0`."""
-        digits = self.cuda.removeprefix("cu")
-        return f"{digits[:-1]}.{digits[-1]}"
-
-    @property
-    def human_python(self) -> str:
-        """The Python versions that it is for: `3.12`, or `3.10 and newer`."""
-        match = re.match(r"cp3(\d+)(-abi3)?", self.python)
-        if match is None:
-            return self.python
-        return f"3.{match[1]} and newer" if match[2] else f"3.{match[1]}"
-
-    @property
-    def human_torch(self) -> str:
-        """The torch versions that it is for: `2.11`, or `2.10 and newer`."""
-        match = re.fullmatch(r"(==|>=)(\d+\.\d+)(\.\*)?", self.torch)
-        if match is None:
-            return self.torch or "not stated"
-        return match[2] if match[1] == "==" else f"{match[2]} and newer"
 
 
 def find_wheels(given: Sequence[str], wheelhouse: Path) -> list[Path]:
@@ -169,21 +62,24 @@ def read_wheel(path: Path) -> ListedWheel:
     """Read a wheel, the record beside it, and the report of its smoke test.
 
     Raises:
-        UsageError: An index can't hold it, or its record or report has a different SHA-256.
+        UsageError: An index can't hold it, or the record or the report is not of this wheel.
     """
     try:
-        name, version, _, _ = parse_wheel_filename(path.name)
-    except InvalidWheelFilename as error:
-        raise UsageError(f"{path}: {error}.", "Give it the name that it was built with.") from None
-    python_tag, abi_tag, platform_tag = path.name.removesuffix(".whl").rsplit("-", 3)[1:]
-    metadata = read_metadata(path)
-    headers = BytesParser().parsebytes(metadata)
-    if canonicalize_name(str(headers["Name"])) != name or Version(str(headers["Version"])) != version:
-        raise UsageError(
-            f"{path}: its METADATA is for {headers['Name']} {headers['Version']}.", "Build it again."
-        )
+        with Wheel(path) as wheel:
+            return _listed(wheel)
+    except WheelError as error:
+        raise UsageError(error.message, "Build it again.") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}.", "Build it again.") from None
+
+
+def _listed(wheel: Wheel) -> ListedWheel:
+    path, headers, bill = wheel.path, wheel.metadata, own_sbom(wheel)
+    named, version = wheel.name.distribution, Version(wheel.name.version)
+    project = canonicalize_name(named)
+    if canonicalize_name(str(headers["Name"])) != project or Version(str(headers["Version"])) != version:
+        raise ValueError(f"its METADATA is for {headers['Name']} {headers['Version']}")
     sha256 = file_sha256(path)
-    size_bytes = path.stat().st_size
     record = _read_json(path.with_name(path.name + RECORD_SUFFIX))
     recorded = _table(record, "wheel").get("sha256") or record.get("sha256")
     if recorded not in (None, sha256):
@@ -191,23 +87,26 @@ def read_wheel(path: Path) -> ListedWheel:
             f"{path}: its record has a different SHA-256: {recorded}. The wheel's is {sha256}.",
             "Build it again, or move the record away.",
         )
+    if bill and record and (differences := disagreements(record, wheel, bill)):
+        raise UsageError(
+            f"{path}: its record contradicts its SBOM: {'; '.join(differences)}.",
+            "Build it again, or move the record away.",
+        )
     local = version.local or ""
     return ListedWheel(
         filename=path.name,
-        project=name,
-        version=str(version),
-        python=python_tag if abi_tag == python_tag else f"{python_tag}-{abi_tag}",
-        platform=platform_tag,
         cuda=_cuda_tag(path, local, record),
         torch=_torch_specifier(headers.get_all("Requires-Dist") or []),
         requires_python=str(headers["Requires-Python"] or ""),
-        summary=str(headers["Summary"] or ""),
+        summary=_line(headers["Summary"]),
         architectures=_architectures(local, record),
         complete=bool(record.get("complete", True)) and not _ARCHITECTURE_TAG.search(local),
-        verified=_table(record, "source").get("verified") is True,
+        verified=bill is not None
+        and [part.fact("verified") for part in bill.sources] == ["true"]
+        and _table(record, "source").get("verified") is True,
         sha256=sha256,
-        size_bytes=size_bytes,
-        metadata_sha256=hashlib.sha256(metadata).hexdigest(),
+        size_bytes=path.stat().st_size,
+        metadata_sha256=hashlib.sha256(wheel.read(wheel.in_dist_info("METADATA"))).hexdigest(),
         smoke_test=_smoke_test(path, sha256),
         path=path,
         record=record,
@@ -218,47 +117,28 @@ def read_metadata(path: Path) -> bytes:
     """Return a wheel's METADATA file, byte for byte.
 
     Raises:
-        UsageError: The file is not a zip archive, or does not hold exactly one METADATA file.
+        UsageError: It can't be read as a wheel.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            found = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
-            if len(found) != 1:
-                raise UsageError(f"{path}: it holds {len(found)} METADATA files, not one.", "Build it again.")
-            return archive.read(found[0])
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{path}: it can't be read as a wheel: {error}.", "Build it again.") from error
+        with Wheel(path) as wheel:
+            return wheel.read(wheel.in_dist_info("METADATA"))
+    except WheelError as error:
+        raise UsageError(error.message, "Build it again.") from None
 
 
-def human_size(size_bytes: int) -> str:
-    """Return a size for people, in decimal units: `20.7 MB`."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size_bytes >= scale:
-            return f"{size_bytes / scale:.1f} {unit}"
-    return f"{size_bytes} bytes"
-
-
-def newest_of_each_cuda(wheels: Iterable[ListedWheel]) -> list[ListedWheel]:
-    """Return the first wheel of each CUDA version; give the newest ones first."""
-    found: dict[str, ListedWheel] = {}
-    for wheel in wheels:
-        found.setdefault(wheel.cuda, wheel)
-    return list(found.values())
-
-
-def newest_first(wheels: Iterable[ListedWheel]) -> list[ListedWheel]:
-    """Sort wheels: the newest version first, then the newest CUDA version, then `abi3` before the others."""
-    by_name = sorted(wheels, key=lambda wheel: (wheel.python, wheel.filename))
-    return sorted(by_name, key=lambda wheel: (Version(wheel.release), wheel.cuda), reverse=True)
+def _line(value: object) -> str:
+    """Return a text as one line of printable characters, not too long; empty for None."""
+    text = " ".join(str("" if value is None else value).split())[:500]
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or an empty one if there is no such file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise UsageError(f"{path}: it can't be read: {error}.", "Make it again, or move it away.") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: it is not a JSON object.", "Make it again, or move it away.")
@@ -276,7 +156,7 @@ def _cuda_tag(path: Path, local: str, record: Mapping[str, Any]) -> str:
     if match:
         return match[0]
     digits = str(record.get("cuda", "")).replace(".", "").removeprefix("cu")
-    if re.fullmatch(r"\d{3}", digits):
+    if re.fullmatch(r"[0-9]{3}", digits):
         return f"cu{digits}"
     raise UsageError(
         f"{path}: neither its version nor a record beside it says which CUDA version it is for.",
@@ -322,10 +202,12 @@ def _smoke_test(path: Path, sha256: str) -> SmokeTest:
     torch = environment.get("torch")
     on = [str(environment.get("gpu") or ""), f"torch {torch}" if torch else ""]
     exit_code = report.get("exit_code")
-    if exit_code == 0 and report.get("mode") != "import-only":
+    if type(exit_code) is not int:  # false equals 0
+        outcome = "not run"
+    elif exit_code == 0 and report.get("mode") != "import-only":
         outcome = "passed"
     elif exit_code in _SMOKETEST_FAILURES:
         outcome = "failed"
     else:
         outcome = "not run"
-    return SmokeTest(outcome, str(report.get("headline", "")), ", ".join(part for part in on if part))
+    return SmokeTest(outcome, _line(report.get("headline")), _line(", ".join(part for part in on if part)))

@@ -8,15 +8,53 @@ it stopped: a file that is there with the right SHA-256 stays, and a partial upl
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from builder.publish.assets import Asset, AssetStep, RemoteAsset, plan_assets
-from builder.publish.catalogue import human_size
+from builder.publish.listed_wheel import human_size
 from builder.util.errors import ReleaseError
-from builder.util.github import Api, TransientError
+from builder.util.github import Api, TransientError, checked
 from builder.util.log import say, step, warn
+
+
+@dataclass(frozen=True)
+class RemoteRelease:
+    """A release that the repository has.
+
+    Attributes:
+        id: The API's number for it.
+        tag: Its tag.
+        draft: Whether it is a draft.
+        page: The address of its page.
+        upload_url: Where its assets are sent to, with a template.
+        notes: Its notes.
+    """
+
+    id: int
+    tag: str
+    draft: bool
+    page: str
+    upload_url: str
+    notes: str
+
+    @classmethod
+    def of(cls, values: object) -> RemoteRelease:
+        """Read what the API says about a release.
+
+        Raises:
+            GitHubError: It says something else.
+        """
+        table = checked("a release", values)
+        return cls(
+            id=table.number("id", 1, "a release's number"),
+            tag=table.text("tag_name"),
+            draft=table.flag("draft"),
+            page=table.text("html_url"),
+            upload_url=table.text("upload_url"),
+            notes=str(table.values.get("body") or ""),
+        )
 
 
 class GitHubRelease:
@@ -50,11 +88,19 @@ class GitHubRelease:
             ReleaseError: It is not complete; running again goes on where it stopped.
         """
         release = self.find()
-        if release is None or release["draft"]:
+        if release is None or release.draft:
             self._need_tag()
         release = release or self._create(notes)
-        where = f"{self._base}/releases/{release['id']}"
-        say(f"Release {self._tag}: {'a draft' if release['draft'] else 'published'}, {release['html_url']}")
+        say(f"Release {self._tag}: {'a draft' if release.draft else 'published'}, {release.page}")
+        try:
+            self._fill(release, assets)
+            self._publish(release, notes)
+        except BaseException:
+            what = "a draft, unless it was just published" if release.draft else "published"
+            warn(f"The release may not be complete. It is {what}: {release.page}. Run again to complete it.")
+            raise
+
+    def _fill(self, release: RemoteRelease, assets: Sequence[Asset]) -> None:
         remotes = self.assets(release, assets)
         steps = plan_assets(assets, remotes, replace=self._replace)
         for name in sorted({remote.name for remote in remotes} - {asset.name for asset in assets}):
@@ -63,14 +109,16 @@ class GitHubRelease:
             for one in steps:
                 self._carry_out(one, release)
         self._verify(release, assets)
-        if release["draft"]:
-            release = self._api.patch(where, {"name": self._tag, "body": notes, "draft": False})
-            if release["draft"]:
-                raise ReleaseError(
-                    f"{release['html_url']} is still a draft.", "Publish it by hand, or run again."
-                )
-            say(f"Published: {release['html_url']}")
-        elif (release.get("body") or "").replace("\r\n", "\n").strip() != notes.strip():
+
+    def _publish(self, release: RemoteRelease, notes: str) -> None:
+        where = f"{self._base}/releases/{release.id}"
+        if release.draft:
+            values = {"name": self._tag, "body": notes, "draft": False}
+            published = RemoteRelease.of(self._api.patch(where, values))
+            if published.draft:
+                raise ReleaseError(f"{published.page} is still a draft.", "Publish it by hand, or run again.")
+            say(f"Published: {published.page}")
+        elif release.notes.replace("\r\n", "\n").strip() != notes.strip():
             if self._replace:
                 self._api.patch(where, {"body": notes})
                 say("Replaced the notes.")
@@ -79,24 +127,24 @@ class GitHubRelease:
         else:
             say("The release is complete.")
 
-    def find(self) -> dict[str, Any] | None:
+    def find(self) -> RemoteRelease | None:
         """Return the release, a draft or a published one; None if there is none."""
         # Only the list of all releases shows drafts.
-        found = [item for item in self._api.list(f"{self._base}/releases") if item["tag_name"] == self._tag]
-        found.sort(key=lambda item: (bool(item["draft"]), int(item["id"])))
+        listed = map(RemoteRelease.of, self._api.list(f"{self._base}/releases"))
+        found = [release for release in listed if release.tag == self._tag]
+        found.sort(key=lambda release: (release.draft, release.id))
         for other in found[1:]:
-            warn(f"There is another release of {self._tag}, which stays as it is: {other['html_url']}")
-        first: dict[str, Any] | None = found[0] if found else None
-        return first
+            warn(f"There is another release of {self._tag}, which stays as it is: {other.page}")
+        return found[0] if found else None
 
-    def assets(self, release: Mapping[str, Any], wanted: Sequence[Asset]) -> list[RemoteAsset]:
+    def assets(self, release: RemoteRelease, wanted: Sequence[Asset]) -> list[RemoteAsset]:
         """Return what the release has; where the API gives no SHA-256, the asset is downloaded.
 
         Args:
             release: The API's description of it.
             wanted: The files that matter.
         """
-        values = self._api.list(f"{self._base}/releases/{release['id']}/assets")
+        values = self._api.list(f"{self._base}/releases/{release.id}/assets")
         sizes = {asset.name: asset.size_bytes for asset in wanted}
         return [self._with_digest(remote, sizes.get(remote.name)) for remote in map(RemoteAsset.of, values)]
 
@@ -105,7 +153,7 @@ class GitHubRelease:
         if not remote.whole or remote.sha256 is not None or remote.size_bytes != size_bytes:
             return remote
         say(f"  the API gives no SHA-256 of {remote.name}: downloading it")
-        digest = self._api.sha256_of(f"{self._base}/releases/assets/{remote.id}")
+        digest = self._api.sha256_of(f"{self._base}/releases/assets/{remote.id}", remote.size_bytes)
         return dataclasses.replace(remote, sha256=digest)
 
     def _need_tag(self) -> None:
@@ -115,25 +163,26 @@ class GitHubRelease:
                 "Push it first, or say with --target COMMIT where to make it.",
             )
 
-    def _create(self, notes: str) -> dict[str, Any]:
+    def _create(self, notes: str) -> RemoteRelease:
         values = {"tag_name": self._tag, "name": self._tag, "body": notes, "draft": True}
         if self._target:
             values["target_commitish"] = self._target
         attempt = 1
-        while True:
-            try:
-                made: dict[str, Any] = self._api.post_once(f"{self._base}/releases", values)
-            except TransientError as error:
-                self._api.wait(attempt, error)
-                attempt += 1
-                # It may exist all the same: another request would make a second draft.
-                there = self.find()
-                if there is not None:
-                    return there
-            else:
-                return made
+        try:
+            while True:
+                try:
+                    return RemoteRelease.of(self._api.post_once(f"{self._base}/releases", values))
+                except TransientError as error:
+                    self._api.wait(attempt, error)
+                    attempt += 1
+                    # It may exist all the same: another request would make a second draft.
+                    if there := self.find():
+                        return there
+        except (TransientError, KeyboardInterrupt):
+            warn(f"A draft of {self._tag} may have been made. Run again to go on there.")
+            raise
 
-    def _carry_out(self, one: AssetStep, release: Mapping[str, Any]) -> None:
+    def _carry_out(self, one: AssetStep, release: RemoteRelease) -> None:
         asset = one.asset
         if one.action == "keep":
             say(f"  there:    {asset.name}")
@@ -155,11 +204,11 @@ class GitHubRelease:
             else:
                 return
 
-    def _send(self, asset: Asset, release: Mapping[str, Any]) -> None:
+    def _send(self, asset: Asset, release: RemoteRelease) -> None:
         """Upload once, and compare what arrived; an asset with a different SHA-256 does not stay."""
         with asset.open() as content:
             values = self._api.upload_once(
-                str(release["upload_url"]), asset.name, content, asset.size_bytes, asset.content_type
+                release.upload_url, asset.name, content, asset.size_bytes, asset.content_type
             )
         remote = RemoteAsset.of(values)
         if remote.name != asset.name:
@@ -175,7 +224,7 @@ class GitHubRelease:
                 f"{asset.size_bytes} with {asset.sha256} were sent."
             )
 
-    def _arrived(self, asset: Asset, release: Mapping[str, Any]) -> bool:
+    def _arrived(self, asset: Asset, release: RemoteRelease) -> bool:
         """Whether a failed upload arrived all the same; a partial one is removed."""
         for remote in self.assets(release, [asset]):
             if remote.name != asset.name:
@@ -188,7 +237,7 @@ class GitHubRelease:
     def _remove(self, remote: RemoteAsset) -> None:
         self._api.delete(f"{self._base}/releases/assets/{remote.id}")
 
-    def _verify(self, release: Mapping[str, Any], assets: Sequence[Asset]) -> None:
+    def _verify(self, release: RemoteRelease, assets: Sequence[Asset]) -> None:
         """Compare the whole release with the files, as the API lists it now."""
         there = {remote.name: remote for remote in self.assets(release, assets)}
         wrong = [
@@ -197,6 +246,6 @@ class GitHubRelease:
         if wrong:
             raise ReleaseError(
                 f"The release lacks these files, or has them with a different SHA-256: {', '.join(wrong)}.",
-                "Nothing was published. Run the same command again.",
+                "Run the same command again.",
             )
         say(f"Verified {len(assets)} files by size and SHA-256.")

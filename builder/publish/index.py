@@ -20,26 +20,24 @@ installed by its address.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from builder.publish import catalogue
-from builder.publish.catalogue import METADATA_SUFFIX, ListedWheel
+from builder.publish.catalogue import METADATA_SUFFIX
 from builder.publish.facts import FACTS, facts_json, merge, read_facts
+from builder.publish.listed_wheel import ListedWheel
 from builder.publish.page import Page, page_html
 from builder.publish.simple import HTML_NAME, project_page, root_page, write_page
-from builder.util.arguments import Parser
+from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import UsageError
 from builder.util.files import beside
 from builder.util.log import say, warn
 from builder.util.paths import ROOT
-
-BASIC = "basic"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -58,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
     _refuse_incomplete(wheels, allowed=options.allow_incomplete)
     located = place(wheels, options.base_url)
     if options.previous:
-        located = merge(located, read_facts(options.previous))
+        located = merge(located, read_facts(options.previous, {wheel.project for wheel in wheels}))
     offered = [wheel for wheel in located if wheel.portable]
     if not offered:
         raise UsageError(
@@ -84,7 +82,7 @@ def _parser() -> Parser:
     parser.add_argument("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site/")
     parser.add_argument(
         "--base-url",
-        type=_address,
+        type=published_address,
         metavar="URL",
         help="link to wheels under this address (a release's assets: "
         "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index; "
@@ -97,12 +95,13 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--site-url",
-        type=_address,
+        type=published_address,
         metavar="URL",
         help="where the site will be, for the install lines",
     )
     parser.add_argument(
         "--repository",
+        type=repository,
         default=os.environ.get("GITHUB_REPOSITORY"),
         metavar="OWNER/NAME",
         help="for the page's links (default: GITHUB_REPOSITORY)",
@@ -113,13 +112,6 @@ def _parser() -> Parser:
         help="list wheels that lack some of their target's architectures",
     )
     return parser
-
-
-def _address(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an http address without query")
-    return text.rstrip("/") + "/"
 
 
 def _refuse_incomplete(wheels: Iterable[ListedWheel], *, allowed: bool) -> None:
@@ -138,14 +130,9 @@ def place(wheels: Iterable[ListedWheel], base_url: str | None) -> list[ListedWhe
     The `+` of a local version is percent-encoded: in an address it may be taken for a space.
     """
     return [
-        dataclasses.replace(wheel, url=(base_url or f"{_folder(wheel)}/") + quote(wheel.filename))
+        dataclasses.replace(wheel, url=(base_url or f"{wheel.folder}/") + quote(wheel.filename))
         for wheel in wheels
     ]
-
-
-def _folder(wheel: ListedWheel) -> str:
-    """Return the site's folder for a wheel and its METADATA."""
-    return f"{wheel.cuda}/{wheel.project}" if wheel.portable else BASIC
 
 
 def unpaired_basic(wheels: Sequence[ListedWheel]) -> list[ListedWheel]:
@@ -181,7 +168,7 @@ def _fill(site: Path, wheels: Sequence[ListedWheel], page: Page) -> None:
     site.mkdir()
     for wheel in wheels:
         if wheel.beside_the_index and wheel.path is not None:
-            folder = site / _folder(wheel)
+            folder = site / wheel.folder
             folder.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(wheel.path, folder / wheel.filename)
             (folder / (wheel.filename + METADATA_SUFFIX)).write_bytes(catalogue.read_metadata(wheel.path))

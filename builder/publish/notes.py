@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from builder.publish import catalogue
-from builder.publish.catalogue import ListedWheel
+from builder.publish.listed_wheel import ListedWheel, newest_first, newest_of_each_cuda
 
 _BASIC = (
     "Basic wheels, with nothing bundled. Install one by its address: their tag does not say which glibc they "
@@ -27,7 +27,7 @@ def release_notes(wheels: Sequence[ListedWheel], *, repository: str, tag: str, i
         tag: The release's tag.
         index_url: The package index's address; if it is empty, wheels are installed by their address.
     """
-    ordered = catalogue.newest_first(wheels)
+    ordered = newest_first(wheels)
     portable = [wheel for wheel in ordered if wheel.portable]
     basic = [wheel for wheel in ordered if not wheel.portable]
     versions = ", ".join(dict.fromkeys(wheel.release for wheel in ordered))
@@ -62,7 +62,7 @@ def _install(wheels: Sequence[ListedWheel], repository: str, tag: str, index_url
         return _code(f'python -m pip install "{_address(repository, tag)}{quote(first.filename)}"')
     site = index_url.rstrip("/")
     lines = []
-    for newest in catalogue.newest_of_each_cuda(wheels):
+    for newest in newest_of_each_cuda(wheels):
         wanted = f'"{newest.project}=={newest.release}"'
         lines += [
             f"# a torch that is built for CUDA {newest.human_cuda}",
@@ -96,8 +96,9 @@ def _wheel_table(wheels: Sequence[ListedWheel]) -> str:
 def _smoke_tests(wheels: Sequence[ListedWheel]) -> str:
     """Return a table with a row for each wheel, also for those that were not tested."""
     rows = [
-        [f"`{wheel.filename}`", wheel.smoke_test.outcome, wheel.smoke_test.on, wheel.smoke_test.detail]
+        [f"`{wheel.filename}`", test.outcome, _plain(test.on), _plain(test.detail)]
         for wheel in wheels
+        for test in [wheel.smoke_test]
     ]
     return _table(["File", "Result", "On", "Report"], rows)
 
@@ -110,9 +111,9 @@ def _sources(wheels: Sequence[ListedWheel]) -> str:
             lines.append(f"- `{wheel.filename}`: not recorded, and **not verified**")
             continue
         verified = "" if wheel.verified else ", **not verified**"
-        digest = f", SHA-256 `{source['sha256']}`" if source.get("sha256") else ""
-        text = f"- SageAttention {source.get('version')}: {source.get('location')}{digest}{verified}"
-        lines.append(_one_line(text))
+        version, location, sha256 = (_plain(source.get(key)) for key in ("version", "location", "sha256"))
+        digest = f", SHA-256 `{sha256}`" if sha256 else ""
+        lines.append(f"- SageAttention {version}: {location}{digest}{verified}")
     return "\n".join(dict.fromkeys(lines))
 
 
@@ -122,11 +123,11 @@ def _patches(wheels: Sequence[ListedWheel]) -> str:
         patches = wheel.record.get("patches")
         for patch in patches if isinstance(patches, list) else []:
             if isinstance(patch, dict):
-                key = (str(patch.get("name")), str(patch.get("sha256")))
-                found[key] = str(patch.get("summary") or "")
+                key = (_plain(patch.get("name")), _plain(patch.get("sha256")))
+                found[key] = _plain(patch.get("summary"))
     if not found:
         return "No patches."
-    lines = [_one_line(f"- `{name}`: {summary}") for (name, _), summary in sorted(found.items())]
+    lines = [f"- `{name}`: {summary}" for (name, _), summary in sorted(found.items())]
     return "With these patches:\n\n" + "\n".join(lines)
 
 
@@ -141,21 +142,19 @@ def _builds(wheels: Sequence[ListedWheel]) -> str:
                 tools.get("nvcc"),
                 tools.get("host_compiler"),
             ]
-            rows[tuple(str(value or "not stated") for value in row)] = None
+            rows[tuple(_plain(value) or "not stated" for value in row)] = None
     return _table(["Target", "Built with torch", "nvcc", "g++"], rows) if rows else ""
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     written = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in written)
+    return "\n".join(f"| {' | '.join(row)} |" for row in written)
 
 
-def _cell(text: str) -> str:
-    return _one_line(text).replace("|", "\\|")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _plain(value: object) -> str:
+    """Return what a record or report says as one line in which nothing is Markdown or HTML."""
+    text = " ".join(str("" if value is None else value).split())
+    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", text)
 
 
 def _code(*lines: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 from packaging.version import Version
 
-from builder.publish.catalogue import ListedWheel, SmokeTest, newest_first, newest_of_each_cuda
+from builder.publish.listed_wheel import ListedWheel, SmokeTest, newest_first, newest_of_each_cuda
 from builder.publish.markup import TEMPLATES, render
 
 TORCH_INDEX = "https://download.pytorch.org/whl/"

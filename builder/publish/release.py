@@ -11,10 +11,10 @@ from pathlib import Path
 
 from builder.publish import catalogue
 from builder.publish.assets import Asset, RemoteAsset, gather, plan_assets
-from builder.publish.catalogue import ListedWheel
 from builder.publish.github_release import GitHubRelease
+from builder.publish.listed_wheel import ListedWheel
 from builder.publish.notes import release_notes
-from builder.util.arguments import Parser
+from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.github import API_URL, Api, token_from
 from builder.util.limits import NOTES_CHARACTERS
@@ -38,7 +38,10 @@ def main(
         BuilderError: The release is not complete; running again goes on where it stopped.
     """
     options = _parser().parse_args(argv)
-    repository = _repository(options.repository)
+    if options.repository is None:
+        raise UsageError(
+            "The repository is not known.", "Give --repository OWNER/NAME, or set GITHUB_REPOSITORY."
+        )
     wheels = [
         catalogue.read_wheel(path) for path in catalogue.find_wheels(options.wheels, options.wheelhouse)
     ]
@@ -52,7 +55,9 @@ def main(
         if (audit or _project_audit)([wheel.path for wheel in wheels if wheel.path is not None]) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
     assets = gather(wheels)
-    notes = release_notes(wheels, repository=repository, tag=options.tag, index_url=options.index_url or "")
+    notes = release_notes(
+        wheels, repository=options.repository, tag=options.tag, index_url=options.index_url or ""
+    )
     if len(notes) > NOTES_CHARACTERS:
         raise ReleaseError(
             f"The notes have {len(notes)} characters, and the API takes {NOTES_CHARACTERS}.",
@@ -60,7 +65,7 @@ def main(
         )
     token = token_from(os.environ)
     if options.dry_run:
-        _dry_run(options, repository, assets, notes, token)
+        _dry_run(options, assets, notes, token)
         return 0
     if token is None:
         raise UsageError(
@@ -68,9 +73,10 @@ def main(
             "Make a token with write access to the repository's contents, and set it for this command alone.",
         )
     api = Api(options.api_url, token, sleep=sleep)
-    GitHubRelease(api, repository, options.tag, target=options.target, replace=options.replace).complete(
-        assets, notes
+    release = GitHubRelease(
+        api, options.repository, options.tag, target=options.target, replace=options.replace
     )
+    release.complete(assets, notes)
     return 0
 
 
@@ -78,18 +84,24 @@ def _parser() -> Parser:
     parser = Parser(prog="nox -s release --", description="Make or complete a GitHub release of the wheels.")
     parser.add_argument("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
     parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
-    parser.add_argument("--tag", required=True, help="the release's git tag")
+    parser.add_argument("--tag", required=True, type=_tag, help="the release's git tag")
     parser.add_argument(
         "--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist"
     )
     parser.add_argument(
         "--repository",
+        type=repository,
         default=os.environ.get("GITHUB_REPOSITORY"),
         metavar="OWNER/NAME",
         help="default: GITHUB_REPOSITORY",
     )
     parser.add_argument("--api-url", default=os.environ.get("GITHUB_API_URL") or API_URL, metavar="URL")
-    parser.add_argument("--index-url", metavar="URL", help="the package index's address, for the notes")
+    parser.add_argument(
+        "--index-url",
+        type=published_address,
+        metavar="URL",
+        help="the package index's address, for the notes",
+    )
     flags = {
         "--dry-run": "print the steps and the notes, change nothing",
         "--replace": "replace assets with a different SHA-256, and published notes",
@@ -102,12 +114,9 @@ def _parser() -> Parser:
     return parser
 
 
-def _repository(text: str | None) -> str:
-    if not text or not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        raise UsageError(
-            f"{text!r} is not a repository." if text else "The repository is not known.",
-            "Give --repository OWNER/NAME, or set GITHUB_REPOSITORY.",
-        )
+def _tag(text: str) -> str:
+    if re.fullmatch(r"(?!.*(\.\.|//|/$))\w[\w.+/-]*", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a tag for a release")
     return text
 
 
@@ -122,7 +131,7 @@ def refuse(
     found: list[tuple[str, str]] = []
     for wheel in wheels:
         if not wheel.verified and not allow_unverified:
-            why = _source_of(wheel) if wheel.record else "it has no record"
+            why = _source_of(wheel)
             found.append((f"{wheel.filename}: its source is not verified: {why}", "--allow-unverified"))
         if not wheel.complete and not allow_incomplete:
             held = ", ".join(wheel.architectures) or "some"
@@ -145,7 +154,11 @@ def refuse(
 
 def _source_of(wheel: ListedWheel) -> str:
     source = wheel.recorded("source")
-    return f"{source.get('kind')} {source.get('location')}" if source else "its record lacks it"
+    if not source:
+        return "its record lacks it" if wheel.record else "it has no record"
+    if source.get("verified") is True:
+        return "its SBOM does not say what its record says"
+    return f"{source.get('kind')} {source.get('location')}"
 
 
 def _project_audit(paths: Sequence[Path]) -> int:
@@ -154,30 +167,28 @@ def _project_audit(paths: Sequence[Path]) -> int:
     return int(audit.main([str(path) for path in paths]))
 
 
-def _dry_run(
-    options: argparse.Namespace, repository: str, assets: Sequence[Asset], notes: str, token: str | None
-) -> None:
+def _dry_run(options: argparse.Namespace, assets: Sequence[Asset], notes: str, token: str | None) -> None:
     """Print what would be done. With a token the release is looked at, but nothing is changed."""
     there = None
     remotes: list[RemoteAsset] = []
     if token is None:
         say("No token is set: this assumes that there is no release yet.")
     else:
-        release = GitHubRelease(Api(options.api_url, token), repository, options.tag)
+        release = GitHubRelease(Api(options.api_url, token), options.repository, options.tag)
         there = release.find()
         remotes = release.assets(there, assets) if there else []
     steps = plan_assets(assets, remotes, replace=options.replace)
-    say(f"\nRelease {options.tag} of {repository} ({options.api_url})")
+    say(f"\nRelease {options.tag} of {options.repository} ({options.api_url})")
     if there is None:
         say("  create a draft" + (f", and the tag at {options.target}" if options.target else ""))
     else:
-        say(f"  complete the {'draft' if there['draft'] else 'published release'} {there['html_url']}")
+        say(f"  complete the {'draft' if there.draft else 'published release'} {there.page}")
     words = {"complete": "remove the partial one and upload", "replace": "remove the other one and upload"}
     for one in steps:
         say(f"  {words.get(one.action, one.action)} {one.asset.name}")
         say(f"      {one.asset.size_bytes} bytes, SHA-256 {one.asset.sha256}")
     say(f"  verify {len(steps)} files by size and SHA-256")
-    if there is None or there["draft"]:
+    if there is None or there.draft:
         say("  publish")
     say("\nNotes:\n")
     say(notes)

@@ -12,7 +12,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from builder.publish.catalogue import ListedWheel, newest_first
+from builder.publish.listed_wheel import ListedWheel, newest_first
 from builder.publish.markup import render
 
 HTML_NAME = "index.html"

@@ -1,7 +1,8 @@
 """A client of GitHub's REST API, for what releases and the look for newer versions need.
 
 The token goes into one header and nowhere else: no `repr` shows it, it is sent only over https or to this
-machine, and it is removed from every message that leaves this module.
+machine, and only to the API and its host for uploads, and it is removed from every answer and message that
+leaves this module.
 
 Waiting and trying again is this module's own, not urllib3's `Retry`: GitHub's rate limits have headers of
 their own, and what makes something new is tried again only after a look at what is there.
@@ -10,23 +11,29 @@ their own, and what makes something new is tried again only after a look at what
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import requests
 from requests.auth import AuthBase
 
 from builder.util import limits
+from builder.util.addresses import is_plain
+from builder.util.answers import TooLargeError, ask, parse_json
 from builder.util.errors import ReleaseError, UsageError
 from builder.util.log import warn
+from builder.util.toml import Table
+
+_REASON_CHARACTERS = 500
+_T = TypeVar("_T")
 
 API_URL = "https://api.github.com"
 API_VERSION = "2022-11-28"
 TOKEN_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN")
-
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class GitHubError(ReleaseError):
@@ -53,12 +60,40 @@ class TransientError(GitHubError):
         self.wait_seconds = wait_seconds
 
 
+class OddAnswerError(GitHubError):
+    """An answer of another form than the API's."""
+
+    def __init__(self, message: str, _remedy: str = "") -> None:
+        super().__init__(message, "Check that --api-url is the address of GitHub's API, or try again later.")
+
+
 def token_from(environ: Mapping[str, str]) -> str | None:
-    """Return the token from `GITHUB_TOKEN` or `GH_TOKEN`; None where neither is set."""
+    """Return the token from `GITHUB_TOKEN` or `GH_TOKEN`; None where neither is set.
+
+    Raises:
+        UsageError: It has spaces or characters that no token has, and that a header can't hold.
+    """
     for name in TOKEN_VARIABLES:
         if token := environ.get(name, "").strip():
+            if re.fullmatch(r"[!-~]+", token) is None:
+                raise UsageError(f"{name} is not a token: it has characters that no token has.")
             return token
     return None
+
+
+def checked(what: str, values: object) -> Table:
+    """Return an object of an answer, to be read key by key.
+
+    Args:
+        what: What to call it in errors.
+        values: The object.
+
+    Raises:
+        OddAnswerError: It is something else.
+    """
+    if not isinstance(values, dict):
+        raise OddAnswerError(f"The API's answer is not {what}.")
+    return Table(f"The API's answer, {what}", values, OddAnswerError)
 
 
 def wait_seconds(headers: Mapping[str, str], now: float) -> float | None:
@@ -69,10 +104,10 @@ def wait_seconds(headers: Mapping[str, str], now: float) -> float | None:
         now: The time in seconds since 1970.
     """
     after = headers.get("Retry-After", "")
-    if after.isdigit():
+    if after.isdecimal():
         return float(after)
     reset = headers.get("X-RateLimit-Reset", "")
-    if headers.get("X-RateLimit-Remaining") == "0" and reset.isdigit():
+    if headers.get("X-RateLimit-Remaining") == "0" and reset.isdecimal():
         return max(0.0, float(reset) - now)
     return None
 
@@ -94,7 +129,7 @@ class Api:
         longest_wait_seconds: A longer wait is an error.
 
     Raises:
-        UsageError: The token would be sent over an unencrypted connection.
+        UsageError: It is not an address, or the token would be sent over an unencrypted connection.
     """
 
     def __init__(
@@ -116,7 +151,14 @@ class Api:
             {"X-GitHub-Api-Version": API_VERSION, "User-Agent": "sageattention-wheels"}
         )
         self._session.auth = _Bearer(token)
-        self._refuse_open(self.url)
+        if not is_plain(self.url, insecure=token is None):
+            raise UsageError(
+                f"{url} is not the address of an API: a token is sent over https only.",
+                "Give the API's https address, such as https://api.github.com.",
+            )
+        scheme, host = _origin(self.url)
+        # api.github.com has uploads.github.com; a server of one's own has both at one host.
+        self._allowed = {(scheme, host), (scheme, f"uploads.{host.removeprefix('api.')}")}
 
     def get(self, path: str) -> Any:
         """Return one resource, as JSON values."""
@@ -133,14 +175,17 @@ class Api:
 
     def list(self, path: str) -> Iterator[Any]:
         """Yield every element of a list, page after page."""
-        url: str | None = f"{self._address(path)}?{urlencode({'per_page': 100})}"
-        while url is not None:
-            response = self._retried("GET", url)
-            yield from self._values(response)
-            following = response.links.get("next", {}).get("url")
-            if following is not None and urlsplit(following).netloc != urlsplit(self.url).netloc:
-                raise GitHubError(f"The next page is at another host, which is not allowed: {following}.")
-            url = following
+        url = f"{self._address(path)}?{urlencode({'per_page': 100})}"
+        for _ in range(limits.PAGES):
+            response, body = self._retried("GET", url)
+            elements = self._values(url, body)
+            if not isinstance(elements, list):
+                raise OddAnswerError(f"{_place(url)} answers without a list.")
+            yield from elements
+            url = response.links.get("next", {}).get("url", "")
+            if not url:
+                return
+        raise GitHubError(f"{_place(url)}: the list has more than {limits.PAGES} pages.")
 
     def patch(self, path: str, values: Mapping[str, Any]) -> Any:
         """Change a resource and return it; doing so twice does no harm."""
@@ -160,7 +205,8 @@ class Api:
         Raises:
             TransientError: The caller looks at what is there, waits (`wait`), and tries again.
         """
-        return self._values(self._once("POST", self._address(path), json=values))
+        url = self._address(path)
+        return self._values(url, self._once("POST", url, json=values)[1])
 
     def upload_once(self, url: str, name: str, content: BinaryIO, size_bytes: int, content_type: str) -> Any:
         """Send a release's asset in one try, and return it.
@@ -176,25 +222,33 @@ class Api:
             TransientError: As for `post_once`; part of an asset may be there.
         """
         url = f"{url.partition('{')[0]}?{urlencode({'name': name})}"
-        self._refuse_open(url)
         headers = {"Content-Type": content_type, "Content-Length": str(size_bytes)}
         # requests sends an empty file in chunks and without its length, which the API refuses.
         data: BinaryIO | bytes = content if size_bytes else b""
-        return self._values(self._once("POST", url, data=data, headers=headers))
+        seconds = limits.UPLOAD_SECONDS + _slowest_seconds(size_bytes)
+        return self._values(url, self._once("POST", url, data=data, headers=headers, seconds=seconds)[1])
 
-    def sha256_of(self, path: str) -> str:
-        """Return the SHA-256 of an asset, which is downloaded for it."""
-        digest = hashlib.sha256()
-        response = self._retried(
-            "GET", self._address(path), headers={"Accept": "application/octet-stream"}, stream=True
-        )
-        try:
-            with response:
-                for chunk in response.iter_content(limits.CHUNK_BYTES):
-                    digest.update(chunk)
-        except requests.RequestException as error:
-            raise TransientError(self.scrub(f"{path}: the connection broke: {error}")) from None
-        return digest.hexdigest()
+    def sha256_of(self, path: str, size_bytes: int) -> str:
+        """Return the SHA-256 of an asset, which is downloaded for it.
+
+        Args:
+            path: Its place in the API.
+            size_bytes: Its size; much more is an error.
+        """
+
+        def once() -> str:
+            digest = hashlib.sha256()
+            self._once(
+                "GET",
+                self._address(path),
+                headers={"Accept": "application/octet-stream"},
+                seconds=limits.ANSWER_SECONDS + _slowest_seconds(size_bytes),
+                most_bytes=size_bytes + limits.ANSWER_BYTES,  # the answer may be an error
+                into=digest.update,
+            )
+            return digest.hexdigest()
+
+        return self._again(once)
 
     def wait(self, attempt: int, error: TransientError) -> None:
         """Wait before another try, or give up.
@@ -221,44 +275,42 @@ class Api:
     def _address(self, path: str) -> str:
         return f"{self.url}/{path.lstrip('/')}"
 
-    def _refuse_open(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-            return
-        if self._token is None and parts.scheme == "http":
-            return
-        raise UsageError(f"{url}: a token is sent over https only.", "Give the API's https address.")
-
     def _json(self, method: str, url: str, **arguments: Any) -> Any:
-        return self._values(self._retried(method, url, **arguments))
+        return self._values(url, self._retried(method, url, **arguments)[1])
 
-    def _values(self, response: requests.Response) -> Any:
+    def _values(self, url: str, body: bytes) -> Any:
         try:
-            return response.json()
-        except requests.JSONDecodeError:
-            raise GitHubError(
-                f"{_place(response.url)} answers {response.status_code}, but not with JSON."
-            ) from None
+            return parse_json(self.scrub(body.decode()))
+        except ValueError as error:
+            raise OddAnswerError(f"{_place(url)} answers, but not with JSON: {error}.") from None
 
-    def _retried(self, method: str, url: str, **arguments: Any) -> requests.Response:
+    def _retried(self, method: str, url: str, **arguments: Any) -> tuple[requests.Response, bytes]:
+        return self._again(partial(self._once, method, url, **arguments))
+
+    def _again(self, once: Callable[[], _T]) -> _T:
         attempt = 1
         while True:
             try:
-                return self._once(method, url, **arguments)
+                return once()
             except TransientError as error:
                 self.wait(attempt, error)
                 attempt += 1
 
     def _once(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **arguments: Any
-    ) -> requests.Response:
-        """Send one request; any answer but a success is an error.
+    ) -> tuple[requests.Response, bytes]:
+        """Send one request, and return the answer and its body; any answer but a success is an error.
 
         The exceptions of requests are not chained to it: they may hold the request with its headers.
         """
+        if _origin(url) not in self._allowed:
+            raise GitHubError(
+                self.scrub(f"The API names {_place(url)}, which is not at {self.url}: nothing is sent there.")
+            )
         sent = {"Accept": "application/vnd.github+json", **(headers or {})}
         try:
-            response = self._session.request(
+            response, body = ask(
+                self._session,
                 method,
                 url,
                 headers=sent,
@@ -267,21 +319,19 @@ class Api:
                 **arguments,
             )
         except requests.RequestException as error:
-            text = self.scrub(f"{method} {_place(url)}: no answer: {error}")
-            raise TransientError(f"{text.rstrip('.')}.") from None
-        if response.status_code < 300:
-            return response
-        said = self.scrub(_message(response))
-        text = f"{method} {_place(url)}: {response.status_code} {response.reason}{said}"
+            text = self.scrub(f"{method} {_place(url)}: no answer: {error}").rstrip(".") + "."
+            raise GitHubError(text) if isinstance(error, TooLargeError) else TransientError(text) from None
+        status = response.status_code
+        if status < 300:
+            return response, body
+        reason = self.scrub(f"{status} {response.reason}")[:_REASON_CHARACTERS]
+        said = _message(self.scrub(body.decode(errors="replace")))[:_REASON_CHARACTERS].rstrip(".")
+        text = self.scrub(f"{method} {_place(url)}: ") + reason + said
         if response.is_redirect:
-            raise GitHubError(
-                f"{text}: it has moved.", "Give the repository's new name.", response.status_code
-            )
-        if is_transient(response.status_code, response.headers):
-            raise TransientError(
-                f"{text}.", response.status_code, wait_seconds(response.headers, time.time())
-            )
-        raise GitHubError(f"{text}.", _remedy(response.status_code), response.status_code)
+            raise GitHubError(f"{text}: it has moved.", "Give the repository's new name.", status)
+        if is_transient(status, response.headers):
+            raise TransientError(f"{text}.", status, wait_seconds(response.headers, time.time()))
+        raise GitHubError(f"{text}.", _remedy(status), status)
 
 
 class _Bearer(AuthBase):
@@ -296,24 +346,38 @@ class _Bearer(AuthBase):
         return request
 
 
+def _origin(url: str) -> tuple[str, str]:
+    """Return an address's scheme, and its host with its port; empty where it is malformed."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
+    except ValueError:
+        return "", ""
+    return parts.scheme, "" if "@" in parts.netloc else f"{parts.hostname}:{port}"
+
+
+def _slowest_seconds(size_bytes: int) -> float:
+    return size_bytes / limits.SLOWEST_BYTES * limits.REQUEST_SECONDS
+
+
 def _place(url: str) -> str:
     """Return an address without its query."""
     return url.partition("?")[0]
 
 
-def _message(response: requests.Response) -> str:
+def _message(body: str) -> str:
     """Return what the API says about an error: its message, and the errors under it."""
     try:
-        values = response.json()
+        values = parse_json(body)
         message = str(values.get("message", ""))
         details = [
             str(item.get("message") or item.get("code") or "") if isinstance(item, dict) else str(item)
             for item in values.get("errors", [])
         ]
-    except (requests.JSONDecodeError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError):
         return ""
     text = "; ".join(part for part in [message, *details] if part)
-    return f": {text[:500].rstrip('.')}" if text else ""
+    return f": {text}" if text else ""
 
 
 def _remedy(status: int) -> str:

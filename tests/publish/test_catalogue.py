@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from made_up_wheels import (
     NATIVE,
     OLDER_CUDA,
     UNIVERSAL,
+    UNVERIFIED,
     make_ours,
     make_wheel,
     write_record,
@@ -71,3 +73,63 @@ def test_only_a_smoke_test_on_a_gpu_that_passed_is_one(
     assert catalogue.read_wheel(wheel).smoke_test.outcome == "not run"
     write_report(wheel, **report)
     assert catalogue.read_wheel(wheel).smoke_test.outcome == outcome
+
+
+@pytest.mark.parametrize("report", [{"exit_code": False}, {"exit_code": 0.0}, {"exit_code": "0"}])
+def test_what_only_equals_a_pass_is_none(tmp_path: Path, report: dict[str, Any]) -> None:
+    (wheel,) = make_ours(tmp_path, NATIVE)
+    write_report(wheel, **report)
+    assert catalogue.read_wheel(wheel).smoke_test.outcome == "not run"
+
+
+def test_a_record_that_its_sbom_contradicts_is_refused(tmp_path: Path) -> None:
+    (wheel,) = make_ours(tmp_path, NATIVE, source=UNVERIFIED)
+    assert catalogue.read_wheel(wheel).verified is False
+    write_record(wheel, source={**UNVERIFIED, "verified": True})
+    with pytest.raises(UsageError, match=r"contradicts its SBOM: source\.verified is True"):
+        catalogue.read_wheel(wheel)
+    write_record(wheel, source=UNVERIFIED, architectures=["9.0a"])
+    with pytest.raises(UsageError, match="contradicts its SBOM: architectures"):
+        catalogue.read_wheel(wheel)
+
+
+def test_a_record_alone_verifies_nothing(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path, NATIVE, ["torch==2.11.*"])
+    write_record(wheel)
+    assert catalogue.read_wheel(wheel).verified is False
+    (wheel,) = make_ours(tmp_path, UNIVERSAL)
+    assert catalogue.read_wheel(wheel).verified is True
+    wheel.with_name(f"{UNIVERSAL}.json").unlink()
+    assert catalogue.read_wheel(wheel).verified is False
+
+
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000, '{"a": NaN}', '{"a": "\\ud800"}', "\x00"])
+@pytest.mark.parametrize("suffix", [".json", ".smoketest.json"])
+def test_a_file_beside_a_wheel_that_can_t_be_read_is_named(tmp_path: Path, content: str, suffix: str) -> None:
+    (wheel,) = make_ours(tmp_path, NATIVE)
+    wheel.with_name(f"{NATIVE}{suffix}").write_text(content)
+    with pytest.raises(UsageError, match=re.escape(f"{NATIVE}{suffix}: it ")):
+        catalogue.read_wheel(wheel)
+
+
+def test_what_a_killed_build_began_to_publish_is_finished_first(tmp_path: Path) -> None:
+    """The new wheel is there, the old record still is, and the rest waits in a folder."""
+    (new,) = make_ours(tmp_path / ".committed", NATIVE, code="new = True\n")
+    make_ours(tmp_path, NATIVE)
+    new.replace(tmp_path / NATIVE)
+    (found,) = catalogue.find_wheels([], tmp_path)
+    assert catalogue.read_wheel(found).verified is True
+    assert not (tmp_path / ".committed").exists()
+
+
+@pytest.mark.parametrize("version", ["", "x", "2.2.1"])
+def test_metadata_with_a_version_that_is_none_is_an_error(tmp_path: Path, version: str) -> None:
+    wheel = make_wheel(tmp_path, NATIVE)
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, data in files.items():
+            text = f"Name: sageattention\nVersion: {version}\n"
+            archive.writestr(name, text if name.endswith("METADATA") else data)
+    with pytest.raises(UsageError, match=re.escape(NATIVE)):
+        catalogue.read_wheel(wheel)

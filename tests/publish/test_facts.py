@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from made_up_site import Links, files_of, write_site
+from made_up_site import WHEELS_URL, Links, files_of, write_site
 from made_up_wheels import (
     NATIVE,
     UNIVERSAL,
     make_ours,
-    make_wheel,
-    write_record,
 )
 from static_server import StaticServer
 
+from builder.publish.facts import facts_json, read_facts
 from builder.util.errors import DownloadError, UsageError
 
 
@@ -25,9 +25,7 @@ def test_the_wheels_of_an_earlier_index_are_kept_and_equal_names_replaced(
 ) -> None:
     earlier = write_site(wheelhouse, tmp_path / "earlier", "--base-url", "https://example.invalid/v1/")
     new = tmp_path / "new"
-    (wheel,) = make_ours(new, NATIVE)
-    make_wheel(new, NATIVE, ["torch==2.11.*"], "==3.12.*", code="fixed = True\n")
-    write_record(wheel)
+    make_ours(new, NATIVE, code="fixed = True\n")
     site = write_site(
         new,
         tmp_path / "site",
@@ -58,6 +56,101 @@ def test_an_earlier_index_that_can_not_be_obtained_stops_the_new_one(
     (tmp_path / "www" / "wheels.json").write_text("<html>Sorry")
     with pytest.raises(UsageError, match="is not an index"):
         write_site(wheelhouse, tmp_path / "site", "--previous", f"{address}/wheels.json")
-    with pytest.raises(DownloadError, match="does not answer"):
+    with pytest.raises(DownloadError, match="can't be obtained"):
         write_site(wheelhouse, tmp_path / "site", "--previous", "http://127.0.0.1:9/wheels.json")
     assert files_of(tmp_path / "site") == before
+
+
+@pytest.fixture
+def earlier(wheelhouse: Path, tmp_path: Path) -> Path:
+    """The wheels.json of an earlier index, which a test changes."""
+    make_ours(wheelhouse, NATIVE)
+    return write_site(wheelhouse, tmp_path / "earlier", "--base-url", WHEELS_URL) / "wheels.json"
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_what_was_written_is_read_again(earlier: Path) -> None:
+    wheels = read_facts(str(earlier), {"sageattention"})
+    assert len(wheels) == 5
+    assert facts_json(wheels) == earlier.read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("project", "../../../evil"),
+        ("project", "/tmp/evil"),
+        ("project", "torch"),
+        ("cuda", "../../evil"),
+        ("cuda", "/tmp/evil"),
+        ("cuda", "<script>alert(1)</script>"),
+        ("sha256", "<script>alert(1)</script>"),
+        ("filename", "../../evil.whl"),
+        ("filename", "torch-2.11.0-cp312-cp312-manylinux_2_34_x86_64.whl"),
+        ("filename", 1),
+        ("version", "99"),
+        ("python", "cp313"),
+        ("platform", "linux_armv7l"),
+        ("url", "javascript:alert(1)"),
+        ("url", "https://me:hush@example.invalid/"),
+        ("architectures", "8.9"),
+        ("architectures", None),
+        ("smoke_test", None),
+        ("smoke_test", {"outcome": "passed", "evil": 1}),
+        ("path", "/etc/passwd"),
+        ("record", {}),
+        ("evil", True),
+        ("complete", 1),
+        ("size_bytes", True),
+    ],
+)
+def test_nothing_that_was_fetched_is_used_unchecked(
+    wheelhouse: Path, tmp_path: Path, earlier: Path, key: str, value: Any
+) -> None:
+    rewrite(earlier, lambda document: document["wheels"][0].update({key: value}))
+    before = files_of(tmp_path)
+    with pytest.raises(UsageError, match=r"is not an index's wheels\.json") as caught:
+        write_site(wheelhouse, tmp_path / "site", "--base-url", WHEELS_URL, "--previous", str(earlier))
+    assert "hush" not in str(caught.value)
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        "[" * 100_000,
+        '{"schema": 1, "wheels": 3}',
+        '{"schema": 1, "wheels": [3]}',
+        '{"schema": 1, "wheels": [null, []]}',
+        '{"schema": 1, "wheels": [{}]}',
+        '{"schema": 2, "wheels": []}',
+        '{"schema": NaN, "wheels": []}',
+        '{"schema": 1, "wheels": {"a": 1}}',
+        '{"schema": 1, "wheels": [' + ", ".join(["{}"] * 10_001) + "]}",
+        '{"schema": 1, "wheels": ["\\ud800"]}',
+        " " * (16 * 1024 * 1024 + 1),
+        "\x00",
+    ],
+    ids=range(15),
+)
+def test_a_body_of_another_form_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "wheels.json").write_text(text)
+    with pytest.raises(UsageError, match=r"is not an index's wheels\.json"):
+        read_facts(str(tmp_path / "wheels.json"), {"sageattention"})
+
+
+def test_the_wheels_of_other_projects_and_doubles_are_refused(earlier: Path) -> None:
+    with pytest.raises(UsageError, match="is a wheel of sageattention, not of flash-attn"):
+        read_facts(str(earlier), {"flash-attn"})
+    rewrite(earlier, lambda document: document["wheels"].append(document["wheels"][0]))
+    with pytest.raises(UsageError, match="twice"):
+        read_facts(str(earlier), {"sageattention"})

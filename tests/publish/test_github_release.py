@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_up_wheels import (
     NATIVE,
     UNIVERSAL,
-    make_wheel,
-    write_record,
+    make_ours,
     write_report,
 )
 from played_github import TAG, Handler, Played, expected_names, once
@@ -209,8 +211,7 @@ def test_a_refused_token_says_what_to_do(played: Played, monkeypatch: pytest.Mon
 def test_a_different_file_is_replaced_only_when_asked(played: Played) -> None:
     played.run()
     before = played.contents()
-    make_wheel(played.wheelhouse, NATIVE, ["torch==2.11.*"], "==3.12.*", code="changed = True\n")
-    write_record(played.wheelhouse / NATIVE)
+    make_ours(played.wheelhouse, NATIVE, code="changed = True\n")
     write_report(played.wheelhouse / NATIVE)
     with pytest.raises(ReleaseError, match="different SHA-256") as raised:
         played.run()
@@ -257,3 +258,93 @@ def test_no_netrc_replaces_the_token(played: Played, tmp_path: Path, monkeypatch
     monkeypatch.setenv("NETRC", str(netrc))
     played.run()
     assert played.release()["draft"] is False
+
+
+@pytest.mark.parametrize("command", ["POST", "PATCH", "GET"])
+def test_what_is_left_after_an_interruption_is_said(
+    played: Played, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """Wherever it comes: while the draft is made, while assets are looked at, while it is published."""
+
+    def interrupted(handler: Handler, path: str) -> bool:
+        if handler.command != command or not (played.state.releases or command == "POST"):
+            return False
+        os.kill(os.getpid(), signal.SIGINT)
+        handler.hang_up()
+        return True
+
+    played.state.failures = [interrupted]
+    with pytest.raises(KeyboardInterrupt):
+        played.run()
+    said = capsys.readouterr().err
+    if command == "POST":
+        assert "A draft of v2.2.0-1 may have been made." in said
+    else:
+        assert "The release may not be complete. It is a draft, unless it was just published: " in said
+        assert played.release()["html_url"] in said
+    played.state.failures = []
+    played.run()
+    assert played.state.names() == expected_names()
+    assert played.release()["draft"] is False
+
+
+def test_a_published_release_that_is_not_complete_is_not_called_unpublished(
+    played: Played, capsys: pytest.CaptureFixture[str]
+) -> None:
+    played.run()
+    for number, asset in list(played.state.assets.items()):
+        if asset["name"] == NATIVE:
+            del played.state.assets[number]
+
+    def full(handler: Handler, path: str) -> bool:
+        if not path.startswith("/uploads/"):
+            return False
+        handler.answer(400, {"message": "no space"})
+        return True
+
+    played.state.failures = [full]
+    capsys.readouterr()
+    with pytest.raises(ReleaseError, match="no space"):
+        played.run()
+    assert "The release may not be complete. It is published: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": "1/../../2"},
+        {"id": None},
+        {"tag_name": None},
+        {"draft": "no"},
+        {"draft": None},
+        {"html_url": 1},
+        {"upload_url": None},
+        {"upload_url": "https://evil.invalid/uploads"},
+        {"upload_url": "http://[::1"},
+    ],
+)
+def test_a_release_of_another_form_is_one_error(played: Played, change: dict[str, Any]) -> None:
+    played.state.add_release(tag_name=TAG, draft=True)
+
+    def odd(handler: Handler, path: str) -> bool:
+        if not path.endswith("/releases"):
+            return False
+        (made,) = handler.state.releases.values()
+        handler.answer(200, [{**handler.shown(made), **change}])
+        return True
+
+    played.state.failures = [odd]
+    with pytest.raises(GitHubError, match=r"a release: |nothing is sent there"):
+        played.run()
+    assert played.state.names() == []
+
+
+@pytest.mark.parametrize("values", [None, 3, "x", {}, [3], [None], ["x"], [[]]])
+def test_a_list_of_another_form_is_one_error(played: Played, values: Any) -> None:
+    def odd(handler: Handler, path: str) -> bool:
+        handler.answer(200, values)
+        return True
+
+    played.state.failures = [odd]
+    with pytest.raises(GitHubError, match=r"without a list|not with JSON|is not a release"):
+        played.run()

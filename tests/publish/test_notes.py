@@ -9,6 +9,7 @@ from made_up_wheels import (
     NATIVE,
     NATIVE_BASIC,
     UNIVERSAL,
+    UNVERIFIED,
     make_ours,
     write_report,
 )
@@ -37,9 +38,22 @@ def test_notes_say_what_was_built_patched_and_tested(played: Played) -> None:
     assert f"\nnox -s reproduce-TARGET -- --against {address}\n" in notes
 
 
-def test_what_a_record_says_stays_in_its_table_cell(tmp_path: Path) -> None:
-    (wheel,) = make_ours(tmp_path, NATIVE)
-    write_report(wheel, headline="passed | 3\n| evil |")
-    notes = release_notes([catalogue.read_wheel(wheel)], repository=REPOSITORY, tag=TAG)
-    (row,) = [line for line in notes.splitlines() if "evil" in line]
-    assert len(re.findall(r"(?<!\\)\|", row)) == 5
+def test_what_records_say_can_not_become_markup(tmp_path: Path) -> None:
+    evil = "a | b\n## c `d` ![e](https://evil.invalid/f) <img src=x> **g** &lt;"
+    made = make_ours(
+        tmp_path,
+        NATIVE,
+        UNIVERSAL,
+        patches=[{"name": "0001.patch", "sha256": evil, "summary": evil}],
+        source={**UNVERIFIED, "location": evil},
+        toolchain={"nvcc": evil, "host_compiler": evil, "components": []},
+    )
+    write_report(made[0], headline=evil, environment={"gpu": evil, "torch": evil})
+    notes = release_notes([catalogue.read_wheel(wheel) for wheel in made], repository=REPOSITORY, tag=TAG)
+    lines = [line for line in notes.splitlines() if "evil.invalid" in line]
+    assert len(lines) == 4
+    for line in lines:
+        plain = re.sub(r"\\.", "", line)
+        assert not re.search(r"[<\[]|\*\*g|`d`|&lt", plain)
+        assert plain.count("|") in (0, 5)
+        assert not line.startswith("#")

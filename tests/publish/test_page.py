@@ -18,16 +18,18 @@ from made_up_wheels import (
     OLDER_CUDA,
     UNIVERSAL,
     UNIVERSAL_BASIC,
+    UNVERIFIED,
     make_ours,
-    write_record,
     write_report,
 )
 from static_server import StaticServer
 
+from builder.util.errors import UsageError
+
 
 def test_the_page_lists_every_wheel_with_its_facts(wheelhouse: Path, tmp_path: Path) -> None:
     write_report(wheelhouse / NATIVE)
-    write_record(wheelhouse / OLDER_CUDA, source={"verified": False})
+    make_ours(wheelhouse, OLDER_CUDA, source=UNVERIFIED)
     page = (write_site(wheelhouse, tmp_path / "site") / "index.html").read_text()
     for name in (NATIVE, NATIVE_BASIC, UNIVERSAL, UNIVERSAL_BASIC, OLDER_CUDA):
         assert page.count(sha256((wheelhouse / name).read_bytes())) == 1
@@ -57,12 +59,17 @@ def test_the_page_needs_nothing_from_elsewhere_and_its_policy_fits_it(
 
 def test_what_records_say_can_not_become_markup(tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
-    make_ours(tmp_path / "wheelhouse", NATIVE, architectures=[evil])
+    make_ours(tmp_path / "wheelhouse", NATIVE)
     write_report(tmp_path / "wheelhouse" / NATIVE, headline=evil, environment={"gpu": evil})
-    page = (
-        write_site(tmp_path / "wheelhouse", tmp_path / "site", "--repository", evil) / "index.html"
-    ).read_text()
+    page = (write_site(tmp_path / "wheelhouse", tmp_path / "site") / "index.html").read_text()
     assert "<script>alert" not in page
+    assert "alert(1)" in page
+    make_ours(tmp_path / "other", NATIVE, architectures=[evil])
+    with pytest.raises(UsageError, match="architectures: '</script>"):
+        write_site(tmp_path / "other", tmp_path / "site")
+    for option in ("--repository", "--site-url", "--base-url"):
+        with pytest.raises(UsageError, match=f"{option}: '</script>"):
+            write_site(tmp_path / "wheelhouse", tmp_path / "site", option, evil)
 
 
 def test_install_lines_are_there_without_script(wheelhouse: Path, tmp_path: Path) -> None:

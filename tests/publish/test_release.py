@@ -13,8 +13,8 @@ from made_up_wheels import (
     NATIVE,
     NATIVE_BASIC,
     UNIVERSAL,
+    UNVERIFIED,
     make_ours,
-    write_record,
     write_report,
 )
 from played_github import REPOSITORY, TAG, TOKEN, Played, expected_names
@@ -25,9 +25,7 @@ from builder.util.errors import AuditError, ReleaseError, UsageError
 
 def test_what_should_not_be_published_is_refused_all_at_once(played: Played) -> None:
     make_ours(played.wheelhouse, INCOMPLETE, complete=False, architectures=["8.9"])
-    write_record(
-        played.wheelhouse / UNIVERSAL, source={"kind": "directory", "location": "fork", "verified": False}
-    )
+    make_ours(played.wheelhouse, UNIVERSAL, source=UNVERIFIED)
     (played.wheelhouse / f"{NATIVE_BASIC}.json").unlink()
     write_report(played.wheelhouse / NATIVE, exit_code=1, headline="FAILED (1 FAIL)")
     with pytest.raises(ReleaseError) as raised:

@@ -12,8 +12,17 @@ from typing import Any
 
 import pytest
 
+from builder.util import limits
 from builder.util.errors import UsageError
-from builder.util.github import Api, GitHubError, TransientError, is_transient, token_from, wait_seconds
+from builder.util.github import (
+    Api,
+    GitHubError,
+    TransientError,
+    checked,
+    is_transient,
+    token_from,
+    wait_seconds,
+)
 
 TOKEN = "ghp_thisTokenMustNeverBeSeen0123456789"
 
@@ -33,7 +42,7 @@ class Server:
                 server.asked.append(f"{self.command} {self.path} {self.headers['Authorization']}")
                 server.sent.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
                 status, headers, content = server.answers.pop(0)
-                self.send_response(status)
+                self.send_response(status, headers.pop("reason", None))
                 for name, value in {"Content-Length": str(len(content)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -84,8 +93,43 @@ def test_a_list_is_read_page_after_page(server: Server) -> None:
 
 def test_the_token_does_not_follow_a_list_to_another_host(server: Server) -> None:
     server.will_answer(200, [1], Link='<https://example.invalid/things?page=2>; rel="next"')
-    with pytest.raises(GitHubError, match="next page"):
+    with pytest.raises(GitHubError, match="nothing is sent there"):
         list(server.api.list("things"))
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        "http://127.0.0.1:1/things",
+        "https://{host}/things",
+        "http://me@{host}/things",
+        "//{host}/",
+        "http://[::1",
+    ],
+)
+def test_the_token_does_not_follow_a_list_elsewhere(server: Server, following: str) -> None:
+    link = following.format(host=server.url.partition("//")[2])
+    server.will_answer(200, [1], Link=f'<{link}>; rel="next"')
+    with pytest.raises(GitHubError, match="nothing is sent there"):
+        list(server.api.list("things"))
+
+
+def test_a_list_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PAGES", 3)
+    for _ in range(3):
+        server.will_answer(200, [1], Link=f'<{server.url}/things?page=1>; rel="next"')
+    with pytest.raises(GitHubError, match="more than 3 pages"):
+        list(server.api.list("things"))
+    server.will_answer(200, {"a": 1})
+    with pytest.raises(GitHubError, match="without a list"):
+        list(server.api.list("things"))
+
+
+def test_an_answer_has_an_end(server: Server) -> None:
+    server.will_answer(200, "x" * (limits.ANSWER_BYTES + 1))
+    with pytest.raises(GitHubError, match="more than 16,777,216 bytes"):
+        server.api.get("things")
+    assert server.waits == []
 
 
 def test_what_is_not_there_is_none_or_gone_already(server: Server) -> None:
@@ -134,10 +178,12 @@ def test_an_asset_is_sent_with_its_length_even_where_it_is_empty(server: Server)
 
 def test_an_assets_digest_is_that_of_its_bytes(server: Server) -> None:
     server.answers.append((200, {}, b"wheel"))
-    assert server.api.sha256_of("assets/1") == hashlib.sha256(b"wheel").hexdigest()
-    server.answers.append((200, {"Content-Length": "9"}, b"wheel"))
-    with pytest.raises(TransientError, match="the connection broke"):
-        server.api.sha256_of("assets/1")
+    assert server.api.sha256_of("assets/1", 5) == hashlib.sha256(b"wheel").hexdigest()
+    server.answers += [(200, {"Content-Length": "9"}, b"wheel"), (200, {}, b"wheel")]
+    assert server.api.sha256_of("assets/1", 5) == hashlib.sha256(b"wheel").hexdigest()
+    server.answers += [(200, {"Content-Length": "9"}, b"wheel")] * 5
+    with pytest.raises(TransientError, match="Connection broken"):
+        server.api.sha256_of("assets/1", 5)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +204,17 @@ def test_a_token_is_sent_over_https_or_to_this_machine_only() -> None:
     with pytest.raises(UsageError, match="https only"):
         Api("http://api.example.invalid", TOKEN)
     api = Api("https://api.example.invalid", TOKEN)
-    with pytest.raises(UsageError, match="https only"):
-        api.upload_once("http://uploads.example.invalid/{?name}", "a", io.BytesIO(b"a"), 1, "text/plain")
+    for elsewhere in (
+        "http://uploads.example.invalid/{?name}",
+        "https://uploads.invalid/{?name}",
+        "https://api.example.invalid.evil.invalid/",
+        "https://api.example.invalid@evil.invalid/",
+        "https://api.example.invalid:8443/",
+        "https://[::1",
+        "",
+    ):
+        with pytest.raises(GitHubError, match="nothing is sent there"):
+            api.upload_once(elsewhere, "a", io.BytesIO(b"a"), 1, "text/plain")
 
 
 @pytest.mark.parametrize(
@@ -186,3 +241,41 @@ def test_how_long_to_wait() -> None:
     assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "900"}, 1000) == 0
     assert wait_seconds({"X-RateLimit-Remaining": "7", "X-RateLimit-Reset": "1100"}, 1000) is None
     assert wait_seconds({}, 0) is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 302, 502])
+@pytest.mark.parametrize("padding", ["", "x" * 480])
+def test_no_answer_makes_the_token_seen(server: Server, status: int, padding: str) -> None:
+    """Wherever a server repeats it: in the reason phrase, in a message that is cut, in a value."""
+    for _ in range(server.api.attempts):
+        server.will_answer(
+            status, {"message": f"{padding} {TOKEN}"}, reason=f"No {TOKEN}", Location=f"http://x/{TOKEN}"
+        )
+    with pytest.raises(GitHubError) as caught:
+        server.api.patch("things/1", {})
+    assert "ghp_" not in f"{caught.value}{caught.value.args}{caught.value.__cause__}"
+    server.answers.clear()
+    server.will_answer(200, {"html_url": f"https://x/{TOKEN}"})
+    assert server.api.get("things/1") == {"html_url": "https://x/***"}
+
+
+@pytest.mark.parametrize("token", ["ghp_a b", "ghp_a\nX-Other: 1", "ghp_\u2026", "ghp_\x00", "ghp_\u017f"])
+def test_a_text_that_no_header_can_hold_is_not_a_token(token: str) -> None:
+    with pytest.raises(UsageError, match="GH_TOKEN is not a token") as caught:
+        token_from({"GH_TOKEN": token})
+    assert "ghp_" not in str(caught.value)
+
+
+@pytest.mark.parametrize("values", [None, [], "x", 1, True])
+def test_an_object_of_an_answer_is_one(values: object) -> None:
+    with pytest.raises(GitHubError, match="is not a release"):
+        checked("a release", values)
+
+
+def test_odd_waits_are_none() -> None:
+    for text in ("\xb2", "-1", "1e9", "soon", "9" * 5000):
+        assert wait_seconds({"Retry-After": text}, 0) in (None, float("inf"))
+        assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": text}, 0) in (
+            None,
+            float("inf"),
+        )
