@@ -17,6 +17,7 @@ NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.
 NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
 UNIVERSAL = "sageattention-2.2.0+cu130.universal-cp310-abi3-manylinux_2_34_x86_64.whl"
 UNIVERSAL_BASIC = "sageattention-2.2.0+cu130.universal-cp310-abi3-linux_x86_64.whl"
+UNIVERSAL_ARM = UNIVERSAL.replace("x86_64", "aarch64")
 OLDER_CUDA = "sageattention-2.2.0+cu128.torch2.10-cp311-cp311-manylinux_2_34_x86_64.whl"
 INCOMPLETE = "sageattention-2.2.0+cu130.torch2.11.sm89-cp312-cp312-manylinux_2_34_x86_64.whl"
 
@@ -32,6 +33,7 @@ REQUIREMENTS = {
     NATIVE: ("torch==2.11.*", "==3.12.*"),
     NATIVE_BASIC: ("torch==2.11.*", "==3.12.*"),
     UNIVERSAL: ("torch>=2.10", ">=3.10"),
+    UNIVERSAL_ARM: ("torch>=2.10", ">=3.10"),
     UNIVERSAL_BASIC: ("torch>=2.10", ">=3.10"),
     OLDER_CUDA: ("torch==2.10.*", "==3.11.*"),
     INCOMPLETE: ("torch==2.11.*", "==3.12.*"),

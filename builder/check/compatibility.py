@@ -13,18 +13,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from packaging.tags import platform_tags
 from packaging.version import InvalidVersion, Version
 
 from builder.check.cells import Bench, try_all
 from builder.check.combinations import claimed_torches, read_claim
 from builder.check.matrix import NOTHING_TESTED, agree, as_json, table, worst
 from builder.check.pythons import find_pythons
+from builder.check.smoketest_choice import why_not_here
 from builder.toolchain.venv import why_unreachable
 from builder.util import files
 from builder.util.arguments import Parser
 from builder.util.errors import UsageError
 from builder.util.log import say
 from builder.util.paths import ROOT
+from builder.wheel.wheelfile import WheelName
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing:
         raise UsageError(f"No such wheel: {', '.join(missing)}.", "Give the path of a wheel to --wheel.")
     wheels = wheels or sorted(Path(options.wheelhouse).resolve().glob("*-abi3-*.whl"))
+    here = []
+    for wheel in wheels:
+        if reason := why_not_here(WheelName.parse(wheel.name), platform_tags()):
+            say(f"{wheel.name} {reason}: not tested")
+        else:
+            here.append(wheel)
+    wheels = here
     if not wheels:
         say(f"No abi3 wheel in {options.wheelhouse}: nothing was tested. Build one, or give --wheel PATH.")
         return NOTHING_TESTED

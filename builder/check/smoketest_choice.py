@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import sys
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.check.label import Label, torch_requirement
+from builder.target.machines import machine_of
 from builder.target.targets import Target
 from builder.wheel.wheelfile import WheelName
 
@@ -32,7 +34,24 @@ class Trial:
 def belongs_to(name: WheelName, target: Target) -> bool:
     """Return whether a wheel is one of a target's, by its file name."""
     tag = f"{name.python}-{name.abi}" if name.abi == "abi3" else name.python
+    if machine_of(name.platform) != target.machine:
+        return False
     return tag == target.python_tag and name.local_version.split(".")[0] == target.cuda_tag
+
+
+def why_not_here(name: WheelName, platforms: Iterable[str]) -> str:
+    """Return why a wheel can't be installed on a machine; empty if it can.
+
+    Args:
+        name: The wheel's.
+        platforms: Platform tags of the machine.
+    """
+    machine = machine_of(name.platform)
+    if machine and not machine.is_here:
+        return f"is for {machine.name}, and this machine is {platform.machine()}"
+    if name.platform == "any" or set(name.platform.split(".")) & set(platforms):
+        return ""
+    return f"is for {name.platform}"
 
 
 def choose(
@@ -59,8 +78,8 @@ def choose(
         A trial, or why this machine can't run the wheel.
     """
     name = WheelName.parse(wheel.name)
-    if name.platform != "any" and not set(name.platform.split(".")) & set(platforms):
-        return f"is for {name.platform}"
+    if reason := why_not_here(name, platforms):
+        return reason
     exact = re.fullmatch(r"cp3(\d+)", name.python)
     version = python or f"{sys.version_info.major}.{sys.version_info.minor}"
     if exact and name.abi != "abi3":

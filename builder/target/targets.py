@@ -19,6 +19,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from builder.target.architectures import Architecture, join, major_minor, why_not_compilable
+from builder.target.machines import MACHINES, X86_64, Machine, machine_of
 from builder.target.pins import Archive, Pins, read_pins
 from builder.target.selection import Selection
 from builder.target.upstream import PATCHES_DIR, Release, load_release, read_architectures
@@ -39,7 +40,7 @@ _PYTHON = r"3\.\d{1,2}"
 _CUDA = r"\d{2}\.\d{1,2}"
 _TORCH = r"\d+\.\d+\.\d+"
 _TORCH_MINIMUM = r"\d+\.\d+"
-_PLATFORM_TAG = r"manylinux_2_\d{1,2}_x86_64"
+_PLATFORM_TAG = rf"manylinux_2_\d{{1,2}}_({'|'.join(machine.name for machine in MACHINES)})"
 
 _REQUIRED = ("python", "cuda", "torch", "torch_index", "abi", "architectures", "platform_tag", "upstream")
 _OPTIONAL = ("torch_minimum", "toolchain")
@@ -50,13 +51,13 @@ class Target:
     """What can be built: one wheel, in its basic and its PEP 600 form.
 
     Attributes:
-        name: `cp312-cu130`, or `abi3-cu130`; the file's name and the session's.
+        name: `cp312-cu130`, `abi3-cu130`, or `abi3-cu130-aarch64`; the file's name and the session's.
         python: The Python that builds, and with `abi` native the one that the wheel is for: `3.12`.
         cuda: `13.0`.
         torch: The torch that it is built with: `2.11.0`.
         torch_index: Address of the package index that torch comes from.
         architectures: Sorted.
-        platform_tag: Floor of the PEP 600 tag: a wheel that needs a newer glibc is refused.
+        platform_tag: Machine, and floor of the PEP 600 tag: a wheel that needs a newer glibc is refused.
         abi: `native` (one Python, one torch minor version) or `stable` (every newer one).
         torch_minimum: The oldest torch that a stable wheel runs with, `2.10`; None with `native`.
         toolchain_packages: Pinned requirements that hold the CUDA compiler.
@@ -81,6 +82,11 @@ class Target:
     def stable(self) -> bool:
         """Whether the wheel uses only the stable ABIs of CPython and torch."""
         return self.abi == "stable"
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that the wheel is for."""
+        return machine_of(self.platform_tag) or X86_64
 
     @property
     def cuda_tag(self) -> str:
@@ -108,12 +114,13 @@ class Target:
         return f"{tag}-{platform}"
 
     def describe(self) -> str:
-        """Return what its wheels are for, in one line: Python, CUDA, torch."""
+        """Return what its wheels are for, in one line: Python, CUDA, torch, and the machine if not x86_64."""
         if self.stable:
             python, torch = "Python 3.10 and newer", f"torch {self.torch_minimum} and newer"
         else:
             python, torch = f"Python {self.python}", f"torch {self.torch_series}"
-        return f"{python}, CUDA {self.cuda}, {torch}"
+        machine = "" if self.machine == X86_64 else f", {self.machine.name}"
+        return f"{python}, CUDA {self.cuda}, {torch}{machine}"
 
 
 def cuda_tag(cuda: str) -> str:
@@ -193,9 +200,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
         torch=torch,
         torch_index=_read_index(table, cuda),
         architectures=_read_architectures(table, cuda, release),
-        platform_tag=table.text(
-            "platform_tag", _PLATFORM_TAG, "a PEP 600 tag of x86_64 such as manylinux_2_34_x86_64"
-        ),
+        platform_tag=table.text("platform_tag", _PLATFORM_TAG, "a PEP 600 tag such as manylinux_2_34_x86_64"),
         abi=abi,
         torch_minimum=_read_torch_minimum(table, abi, torch),
         toolchain_packages=packages,
@@ -203,9 +208,11 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
         upstream=upstream,
     )
     name = f"{'abi3' if target.stable else _interpreter_tag(python)}-{target.cuda_tag}"
+    name += "" if target.machine == X86_64 else f"-{target.machine.name}"
     if path.name != f"{name}.toml":
         raise TargetError(
-            f"{path}: the file's name disagrees with its keys: abi {abi}, python {python}, cuda {cuda}.",
+            f"{path}: the file's name disagrees with its keys: abi {abi}, python {python}, cuda {cuda}, "
+            f"platform_tag {target.platform_tag}.",
             f"Rename it to {name}.toml, or correct the keys.",
         )
     return target

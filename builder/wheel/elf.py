@@ -1,6 +1,6 @@
 """Reads what the dynamic loader reads of a shared library, and what should not be in one.
 
-Only 64-bit little-endian files are read, since the wheels are for x86_64.
+Only 64-bit little-endian files are read, as x86_64 and aarch64 have them.
 Sources: the System V ABI (gABI), and the Linux Standard Base for symbol versions and `PT_GNU_STACK`.
 """
 
@@ -42,7 +42,7 @@ class SharedLibrary:
     """The parts of a shared library that decide whether it loads, and with what.
 
     Attributes:
-        machine: `x64`, as pyelftools names it.
+        machine: `x64` or `AArch64`, as pyelftools names it.
         soname: Its DT_SONAME; empty without one.
         needed: DT_NEEDED, in order.
         rpath: Entries of DT_RPATH.

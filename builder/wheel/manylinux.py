@@ -14,11 +14,11 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from builder.target.machines import MACHINES, machine_of
 from builder.util.errors import RepairError
 from builder.wheel.elf import SharedLibrary
 
 _TAG = re.compile(r"manylinux_(?P<major>\d+)_(?P<minor>\d+)_(?P<machine>\w+)")
-_MACHINE = "x86_64"
 # First g++ whose libstdc++ has the version (libstdc++ manual, "ABI Policy and Guidelines").
 _FIRST_GXX = {
     "GLIBCXX_3.4.30": "12",
@@ -68,7 +68,7 @@ class Violation:
 
 
 def load_policy(tag: str) -> Policy:
-    """Return the promise of a PEP 600 tag for x86_64, or of one of its older names (`manylinux2014_x86_64`).
+    """Return the promise of a PEP 600 tag, or of one of its older names (`manylinux2014_x86_64`).
 
     If auditwheel has no policy for its glibc, the next older policy counts, with the glibc versions up to
     that one.
@@ -76,14 +76,16 @@ def load_policy(tag: str) -> Policy:
     Raises:
         RepairError: It is not such a tag, or older than every policy.
     """
-    known = _policies()
+    machine = machine_of(tag)
+    known = _policies(machine.name) if machine else ()
     for policy, aliases in known:
         if tag == policy.tag or tag in aliases:
             return policy
     match = _TAG.fullmatch(tag)
-    if match is None or match["machine"] != _MACHINE:
+    if match is None or not known:
+        names = " or ".join(one.name for one in MACHINES)
         raise RepairError(
-            f"{tag} is not a manylinux tag for {_MACHINE}.", "Use one such as manylinux_2_34_x86_64."
+            f"{tag} is not a manylinux tag for {names}.", "Use one such as manylinux_2_34_x86_64."
         )
     glibc = (int(match["major"]), int(match["minor"]))
     older = [policy for policy, _ in known if policy.glibc <= glibc]
@@ -112,15 +114,17 @@ def violations(library: SharedLibrary, policy: Policy) -> tuple[Violation, ...]:
 def reached_tag(libraries: Iterable[SharedLibrary]) -> str:
     """Return the oldest manylinux tag whose symbol versions satisfy all libraries; empty if none does."""
     examined = tuple(libraries)
-    for policy, _ in _policies():
-        if not any(violations(library, policy) for library in examined):
-            return policy.tag
+    for machine in MACHINES:
+        if all(library.machine == machine.elf for library in examined):
+            for policy, _ in _policies(machine.name):
+                if not any(violations(library, policy) for library in examined):
+                    return policy.tag
     return ""
 
 
 def way_out(found: Iterable[Violation], policy: Policy) -> str:
     """Return what to do about symbols that are too new, in one sentence."""
-    image = policy.tag.removesuffix(f"_{_MACHINE}")
+    image = "_".join(policy.tag.split("_")[:3])
     glibc = ".".join(map(str, policy.glibc))
     ways = [f"Build in the {image} image (docker compose up)"]
     versions = {violation.version for violation in found}
@@ -140,21 +144,21 @@ def _sort_key(version: str) -> tuple[int, ...]:
 
 
 @lru_cache
-def _policies() -> tuple[tuple[Policy, tuple[str, ...]], ...]:
-    """Policies from the oldest glibc to the newest, with their other names."""
+def _policies(machine: str) -> tuple[tuple[Policy, tuple[str, ...]], ...]:
+    """A machine's policies from the oldest glibc to the newest, with their other names."""
     text = (files("auditwheel.policy") / "manylinux-policy.json").read_text(encoding="utf-8")
     table: list[dict[str, Any]] = json.loads(text)
     found: list[tuple[Policy, tuple[str, ...]]] = []
     for entry in table:
-        match = _TAG.fullmatch(f"{entry['name']}_{_MACHINE}")
-        if match is None or _MACHINE not in entry["symbol_versions"]:
+        match = _TAG.fullmatch(f"{entry['name']}_{machine}")
+        if match is None or machine not in entry["symbol_versions"]:
             continue
-        symbol_versions: dict[str, list[str]] = entry["symbol_versions"][_MACHINE]
+        symbol_versions: dict[str, list[str]] = entry["symbol_versions"][machine]
         policy = Policy(
             tag=match[0],
             glibc=(int(match["major"]), int(match["minor"])),
             versions={prefix: frozenset(numbers) for prefix, numbers in symbol_versions.items()},
             libraries=frozenset(entry["lib_whitelist"]),
         )
-        found.append((policy, tuple(f"{alias}_{_MACHINE}" for alias in entry["aliases"])))
+        found.append((policy, tuple(f"{alias}_{machine}" for alias in entry["aliases"])))
     return tuple(sorted(found, key=lambda item: item[0].glibc))

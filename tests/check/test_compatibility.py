@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
-from made_up_wheels import NATIVE, UNIVERSAL, make_ours
+from made_up_wheels import NATIVE, UNIVERSAL, UNIVERSAL_ARM, make_ours
 
 from builder.check.compatibility import main
 from builder.check.matrix import NOTHING_TESTED
+from builder.target.machines import MACHINES
 from builder.util.errors import UsageError
 
 
 def test_no_abi3_wheel_is_said_and_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    make_ours(tmp_path, NATIVE)
+    other = next(machine.name for machine in MACHINES if not machine.is_here)
+    make_ours(tmp_path, NATIVE, UNIVERSAL if other == "x86_64" else UNIVERSAL_ARM)
     assert main(["--wheelhouse", str(tmp_path)]) == NOTHING_TESTED
-    assert "nothing was tested" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"is for {other}, and this machine is {platform.machine()}: not tested" in said
+    assert "nothing was tested" in said
 
 
 @pytest.mark.parametrize(

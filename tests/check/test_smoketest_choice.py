@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.check.smoketest_choice import Trial, belongs_to, choose
+from builder.target.machines import MACHINES
 from builder.target.targets import load_targets
 from builder.wheel.wheelfile import WheelName
 
@@ -67,6 +69,10 @@ def test_a_stable_wheel_is_tested_with_this_python() -> None:
 
 def test_what_this_machine_can_not_run() -> None:
     assert chosen("x-1-cp312-cp312-win_amd64.whl") == "is for win_amd64"
+    other = next(machine.name for machine in MACHINES if not machine.is_here)
+    assert chosen(f"x-1-cp310-abi3-manylinux_2_34_{other}.whl") == (
+        f"is for {other}, and this machine is {platform.machine()}"
+    )
     assert chosen("x-1-cp312-cp312-manylinux_2_38_x86_64.whl") == "is for manylinux_2_38_x86_64"
     assert chosen("x-1-cp312-abi3-linux_x86_64.whl", python="3.11") == "needs Python 3.12 or later"
     assert isinstance(chosen("x-1-py3-none-any.whl"), Trial)

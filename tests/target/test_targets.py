@@ -14,6 +14,7 @@ from packaging.tags import parse_tag
 from packaging.version import Version
 
 from builder.target.architectures import Architecture
+from builder.target.machines import AARCH64, X86_64
 from builder.target.selection import select
 from builder.target.targets import TARGETS_DIR, Target, find_target, load_target, load_targets, local_version
 from builder.util.errors import TargetError, UsageError
@@ -107,6 +108,15 @@ def test_a_stable_target_describes_what_it_is_for(targets: Path) -> None:
     assert target.describe() == "Python 3.10 and newer, CUDA 13.0, torch 2.10 and newer"
 
 
+def test_the_machine_is_that_of_the_platform_tag(targets: Path) -> None:
+    other = STABLE.replace("x86_64", "aarch64")
+    target = load_target(write(targets, other, "abi3-cu130-aarch64"))
+    assert target.machine is AARCH64
+    assert target.describe() == "Python 3.10 and newer, CUDA 13.0, torch 2.10 and newer, aarch64"
+    assert target.wheel_tag(target.platform_tag) == "cp310-abi3-manylinux_2_34_aarch64"
+    assert load_target(write(targets, STABLE, "abi3-cu130")).machine is X86_64
+
+
 def test_a_target_may_bring_its_own_toolchain(targets: Path) -> None:
     text = NATIVE.replace("13.0", "13.2").replace("cu130", "cu132")
     own = load_target(write(targets, text + ARCHIVE, "cp313-cu132"))
@@ -182,9 +192,10 @@ def change(key: str, value: str) -> str:
             "7.5 is not in the source of SageAttention 2.2.0",
         ),
         (change("architectures", '["9.0"]'), "architectures", "9.0 is not in the source"),
-        (change("platform_tag", '"linux_x86_64"'), "platform_tag", "is not a PEP 600 tag of x86_64"),
+        (change("platform_tag", '"linux_x86_64"'), "platform_tag", "is not a PEP 600 tag such"),
         (change("platform_tag", '"manylinux2014_x86_64"'), "platform_tag", "is not a PEP 600 tag"),
-        (change("platform_tag", '"manylinux_2_34_aarch64"'), "platform_tag", "is not a PEP 600 tag"),
+        (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag", "is not a PEP 600 tag"),
+        (change("platform_tag", '"manylinux_2_34_aarch64"'), "", "Rename it to cp313-cu130-aarch64.toml"),
         (change("upstream", '"v9.9"'), "upstream", "so v9.9 can't be built"),
         (change("upstream", '"../v2.2.0"'), "upstream", "is not a folder of patches/"),
         (NATIVE + 'toolchain = "cu130"\n', "toolchain", "is not a table"),

@@ -23,9 +23,19 @@ def test_policies() -> None:
     assert "2.33" in between.versions["GLIBC"]
     assert "2.34" not in between.versions["GLIBC"]
     assert between.versions["GLIBCXX"] == load_policy("manylinux_2_31_x86_64").versions["GLIBCXX"]
-    for tag in ("linux_x86_64", "manylinux_2_34_aarch64", "manylinux_2_1_x86_64"):
+    for tag in ("linux_x86_64", "manylinux_2_34_riscv64", "manylinux_2_1_x86_64"):
         with pytest.raises(RepairError, match=tag):
             load_policy(tag)
+
+
+def test_each_machine_has_its_own_policies() -> None:
+    policy = load_policy("manylinux_2_34_aarch64")
+    assert load_policy("manylinux2014_aarch64").tag == "manylinux_2_17_aarch64"
+    assert policy.libraries == POLICY.libraries
+    other = read_elf(make_elf(Elf(machine=183, versions={"libc.so.6": {"GLIBC_2.34": ["dlopen"]}})))
+    assert reached_tag([other]) == "manylinux_2_34_aarch64"
+    assert reached_tag([other, with_versions("libc.so.6", "GLIBC_2.2.5", "free")]) == ""
+    assert "manylinux_2_34 image" in way_out([], policy)
 
 
 @pytest.mark.parametrize(

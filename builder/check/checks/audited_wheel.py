@@ -16,6 +16,7 @@ from builder.check.label import Label, torch_requirement
 from builder.finish.provenance import OPENING
 from builder.finish.sbom import SBOM_NAME, Bill, own_sbom
 from builder.target.architectures import Architecture
+from builder.target.machines import X86_64, Machine, machine_of
 from builder.target.targets import Target
 from builder.toolchain.materials import Material
 from builder.util.errors import AuditError, RepairError
@@ -38,7 +39,7 @@ LEAST = {"_qattn_sm80": "8.0", "_qattn_sm89": "8.9", "_fused": "8.0"}
 ONLY = {"_qattn_sm90": "9.0a"}
 
 # A wheel without a platform promise is compared with what this project's own promise.
-_DEFAULT_POLICY = "manylinux_2_34_x86_64"
+_DEFAULT_POLICY = "manylinux_2_34"
 _NOTHING = Bill(Material("", ""), (), ())
 
 
@@ -124,6 +125,11 @@ class AuditedWheel:
         """The platform tags of the file's name."""
         return self.wheel.name.platform.split(".")
 
+    @property
+    def machine(self) -> Machine:
+        """The machine of the file's name."""
+        return next(filter(None, map(machine_of, self.platforms)), X86_64)
+
     @cached_property
     def policy(self) -> Policy | None:
         """The strictest of the wheel's manylinux tags; None without one that is known."""
@@ -141,7 +147,7 @@ class AuditedWheel:
     @cached_property
     def system_libraries(self) -> frozenset[str]:
         """The libraries that every system has, by the wheel's manylinux tag, or else by this project's."""
-        return (self.policy or load_policy(_DEFAULT_POLICY)).libraries
+        return (self.policy or load_policy(f"{_DEFAULT_POLICY}_{self.machine.name}")).libraries
 
     @cached_property
     def inside(self) -> frozenset[str]:

@@ -17,6 +17,7 @@ from builder.check.checks.audited_wheel import (
     listed,
 )
 from builder.check.checks.evidence import owner_of_copy, stem
+from builder.target.machines import machine_of
 from builder.util.errors import RepairError
 from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, Owner, owner_of
 from builder.wheel.manylinux import load_policy, reached_tag, violations, way_out
@@ -38,19 +39,24 @@ def tag(audited: AuditedWheel) -> Found:
             for name, library in audited.named_libraries:
                 for violation in violations(library, policy):
                     yield ERROR, f"{name} needs {violation}; {way_out([violation], policy)}"
-    if audited.policy is None and audited.platforms == ["linux_x86_64"]:
+    if audited.policy is None and audited.platforms == [f"linux_{audited.machine.name}"]:
         yield NOTE, f"its symbols fit {reached_tag(audited.libraries.values()) or 'no manylinux tag'}"
     abi = audited.wheel.name.abi
     for name, library in audited.named_libraries:
-        if library.machine != "x64" and any(platform.endswith("x86_64") for platform in audited.platforms):
-            yield ERROR, f"{name} is for {library.machine}, and the tag says x86_64"
+        machines = {machine for machine in map(machine_of, audited.platforms) if machine}
+        if others := sorted(machine.name for machine in machines if machine.elf != library.machine):
+            yield ERROR, f"{name} is for {library.machine}, and the tag says {', '.join(others)}"
         match = _EXTENSION_SUFFIX.search(name)
         if match and f"cp{match['number']}" not in abi.split("."):
             yield ERROR, f"{name} is for CPython {match['number']}, and the tag says {abi}"
-    if audited.expect is not None:
-        allowed = [audited.expect.wheel_tag(end) for end in ("linux_x86_64", audited.expect.platform_tag)]
+    yield from _of_target(audited)
+
+
+def _of_target(audited: AuditedWheel) -> Found:
+    if (expect := audited.expect) is not None:
+        allowed = [expect.wheel_tag(end) for end in (f"linux_{expect.machine.name}", expect.platform_tag)]
         if audited.wheel.name.tag not in allowed:
-            yield ERROR, f"the target {audited.expect.name} makes wheels tagged {' or '.join(allowed)}"
+            yield ERROR, f"the target {expect.name} makes wheels tagged {' or '.join(allowed)}"
 
 
 def libraries(audited: AuditedWheel) -> Found:

@@ -34,6 +34,16 @@ def test_a_tag_of_another_python_or_machine(tmp_path: Path) -> None:
     assert "tag: _y.so is for AArch64, and the tag says x86_64" in errors
 
 
+def test_a_library_of_this_machine_in_a_wheel_for_another(tmp_path: Path) -> None:
+    wheel = raw_wheel(tmp_path, NAME.replace("linux_x86_64", "manylinux_2_34_aarch64"))
+    assert "tag: _fused.so is for x64, and the tag says aarch64" in found(audit_wheel(wheel))
+    arm = {stem: replace(elf, machine=183) for stem, elf in EXTENSIONS.items()}
+    other = raw_wheel(tmp_path / "arm", NAME.replace("linux_x86_64", "linux_aarch64"), arm)
+    report = audit_wheel(other)
+    assert report.passed
+    assert "tag: its symbols fit manylinux_2_17_aarch64" in found(report, "note")
+
+
 def test_a_tag_of_another_target(tmp_path: Path) -> None:
     errors = found(audit_wheel(ours(tmp_path), expect=STABLE))
     assert any(

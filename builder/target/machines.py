@@ -1,0 +1,48 @@
+"""The machines that wheels are for, as `uname -m` and platform tags name them."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine.
+
+    Attributes:
+        name: `aarch64`.
+        elf: What pyelftools calls it.
+        redist: What NVIDIA's archives call it.
+    """
+
+    name: str
+    elf: str
+    redist: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine."""
+        return self.name == platform.machine()
+
+    @property
+    def gxx(self) -> str:
+        """The g++ for it: this machine's own, or the cross compiler as Debian and Fedora call it."""
+        return "g++" if self.is_here else f"{self.name}-linux-gnu-g++"
+
+    @property
+    def how_to_install_gxx(self) -> str:
+        """The commands that install that g++."""
+        apt = "g++" if self.is_here else f"g++-{self.name.replace('_', '-')}-linux-gnu"
+        dnf = "gcc-c++" if self.is_here else f"gcc-c++-{self.name}-linux-gnu"
+        return f"`apt install {apt}` (Debian, Ubuntu) or `dnf install {dnf}` (Fedora, RHEL)"
+
+
+X86_64 = Machine("x86_64", "x64", "linux-x86_64")
+AARCH64 = Machine("aarch64", "AArch64", "linux-sbsa")
+MACHINES = (X86_64, AARCH64)
+
+
+def machine_of(tag: str) -> Machine | None:
+    """Return the machine of a platform tag, such as `linux_aarch64`; None where it isn't one of these."""
+    return next((machine for machine in MACHINES if tag.endswith(f"_{machine.name}")), None)
