@@ -23,7 +23,7 @@ from builder.finish import repair
 from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
 from builder.finish.provenance import PatchFile, Provenance, read_patch_files
-from builder.finish.record import for_wheel, learnt_costs, make_record
+from builder.finish.record import IMPORTED, for_wheel, learnt_costs, make_record
 from builder.finish.wheelhouse import locked, publish, read_record, up_to_date, wheels_in
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, apply_series
@@ -371,7 +371,7 @@ def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
         say(f"  {wheel.name}")
         for line in import_check.check(python, tolerate=tolerated, contract=job.contract):
             say(f"    {line}")
-    return [*sorted(checks), "import"]
+    return [*sorted(checks), IMPORTED]
 
 
 def _records(wheelhouse: Path) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from builder.util.digest import file_sha256
 from builder.wheel.wheelfile import Wheel
 
 SCHEMA = 1
+IMPORTED = "import"  # among the checks of a wheel that its build could import
 _SHOWN = 120  # characters of a value in a message
 
 

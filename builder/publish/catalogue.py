@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.finish.record import disagreements
+from builder.finish.record import IMPORTED, disagreements
 from builder.finish.sbom import own_sbom
 from builder.finish.wheelhouse import wheels_in
 from builder.publish.listed_wheel import ListedWheel, SmokeTest
@@ -107,7 +107,7 @@ def _listed(wheel: Wheel) -> ListedWheel:
         sha256=sha256,
         size_bytes=path.stat().st_size,
         metadata_sha256=hashlib.sha256(wheel.read(wheel.in_dist_info("METADATA"))).hexdigest(),
-        smoke_test=_smoke_test(path, sha256),
+        smoke_test=_smoke_test(path, sha256, record),
         path=path,
         record=record,
     )
@@ -183,15 +183,18 @@ def _architectures(local: str, record: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{tag[1]}.{tag[2]}{tag[3]}" for tag in tags if tag)
 
 
-def _smoke_test(path: Path, sha256: str) -> SmokeTest:
+def _smoke_test(path: Path, sha256: str, record: Mapping[str, Any]) -> SmokeTest:
     """Return the smoke test's result from the report beside a wheel.
 
-    A test that only imported the package, or that had no GPU, counts as not run.
+    A test that only imported the package, or that had no GPU, counts as not run. Without a report, the
+    wheel's record says whether its build could import it.
     """
     report_path = path.with_name(path.name + SMOKETEST_SUFFIX)
     report = _read_json(report_path)
     if not report:
-        return SmokeTest()
+        checks = _table(record, "wheel").get("checks")
+        unseen = isinstance(checks, list) and bool(checks) and IMPORTED not in checks
+        return SmokeTest(detail="not imported" if unseen else "")
     environment = _table(report, "environment")
     tested = _table(report, "wheel").get("sha256")
     if tested != sha256:

@@ -13,9 +13,9 @@ Each page of an index is written as `index.html` (PEP 503) and as `index.v1_json
 facts. A plain file server or GitHub Pages serves `index.html`, which pip and uv accept. A server that
 negotiates (nginx's `map`, Apache's `MultiViews`) may serve the JSON as `application/vnd.pypi.simple.v1+json`.
 
-The index lists only the PEP 600 wheel of a build. The basic wheel's tag, `linux_x86_64`, fits every glibc:
-pip would take it where the PEP 600 wheel is refused, and the import would fail. The page lists it, to be
-installed by its address.
+The index lists only the PEP 600 wheel of a build. The basic wheel's tag, such as `linux_x86_64`, fits every
+glibc: pip would take it where the PEP 600 wheel is refused, and the import would fail. The page lists it, to
+be installed by its address.
 """
 
 from __future__ import annotations
@@ -137,8 +137,12 @@ def place(wheels: Iterable[ListedWheel], base_url: str | None) -> list[ListedWhe
 
 def unpaired_basic(wheels: Sequence[ListedWheel]) -> list[ListedWheel]:
     """Return the basic wheels whose build has no PEP 600 wheel among the wheels."""
-    builds = {(wheel.version, wheel.python) for wheel in wheels if wheel.portable}
-    return [wheel for wheel in wheels if not wheel.portable and (wheel.version, wheel.python) not in builds]
+
+    def build(wheel: ListedWheel) -> tuple[str, str, str]:
+        return wheel.version, wheel.python, wheel.machine
+
+    builds = {build(wheel) for wheel in wheels if wheel.portable}
+    return [wheel for wheel in wheels if not wheel.portable and build(wheel) not in builds]
 
 
 def write_site(wheels: Sequence[ListedWheel], page: Page, out: Path) -> None:

@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from builder.target.machines import machine_of
 from builder.util.addresses import is_plain
 from builder.wheel.wheelfile import WheelError, WheelName
 
@@ -146,6 +147,12 @@ class ListedWheel:
             is_plain(self.url, insecure=True) and unquote(self.url.rpartition("/")[2]) == self.filename
         ):
             raise ValueError(f"url: {shown(self.url)} is not the address of {self.filename}")
+
+    @property
+    def machine(self) -> str:
+        """The machine of its platform tag: `aarch64`; the whole tag if it names another one."""
+        machine = machine_of(self.platform)
+        return machine.name if machine else self.platform
 
     @property
     def folder(self) -> str:

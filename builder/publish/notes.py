@@ -30,9 +30,10 @@ def release_notes(wheels: Sequence[ListedWheel], *, repository: str, tag: str, i
     ordered = newest_first(wheels)
     portable = [wheel for wheel in ordered if wheel.portable]
     basic = [wheel for wheel in ordered if not wheel.portable]
+    machines = sorted({wheel.machine for wheel in ordered}, reverse=True)
     versions = ", ".join(dict.fromkeys(wheel.release for wheel in ordered))
     parts = [
-        f"Wheels of SageAttention {versions} for Linux x86_64.",
+        f"Wheels of SageAttention {versions} for Linux {' and '.join(machines)}.",
         "## Install",
         _install(portable or basic, repository, tag, index_url),
         "## Wheels",

@@ -62,6 +62,7 @@ def page_html(wheels: Sequence[ListedWheel], page: Page) -> str:
         css_hash=_csp_hash(css),
         script=Markup(script),  # noqa: S704
         script_hash=_csp_hash(script),
+        machines=" and ".join(sorted({wheel.machine for wheel in offered}, reverse=True)),
         newest=max((wheel.release for wheel in offered), key=Version),
         data=picker_data(offered),
         offered=offered,
@@ -85,7 +86,7 @@ def _smoke_detail(test: SmokeTest) -> str:
 
 
 def picker_data(offered: Sequence[ListedWheel]) -> dict[str, Any]:
-    """Return what the picker needs: for each wheel, which Python, torch and CUDA it fits.
+    """Return what the picker needs: for each wheel, which machine, Python, torch and CUDA it fits.
 
     Wheels with a tag or requirement of another form than this project's are only in the table.
     """
@@ -101,6 +102,7 @@ def picker_data(offered: Sequence[ListedWheel]) -> dict[str, Any]:
         choices.append(
             {
                 "cuda": wheel.cuda,
+                "machine": wheel.machine,
                 "requirement": f"{wheel.project}=={wheel.version}",
                 "python": oldest,
                 "newerPython": python[2] is not None,
@@ -111,6 +113,7 @@ def picker_data(offered: Sequence[ListedWheel]) -> dict[str, Any]:
         )
     return {
         "wheels": choices,
+        "machine": sorted({choice["machine"] for choice in choices}, reverse=True),
         "cuda": {wheel.cuda: wheel.human_cuda for wheel in offered},
         "python": sorted(pythons, reverse=True),
         "torchIndex": TORCH_INDEX,

@@ -17,9 +17,11 @@ from made_up_wheels import (
     NATIVE_BASIC,
     OLDER_CUDA,
     UNIVERSAL,
+    UNIVERSAL_ARM,
     UNIVERSAL_BASIC,
     UNVERIFIED,
     make_ours,
+    write_record,
     write_report,
 )
 from static_server import StaticServer
@@ -37,10 +39,20 @@ def test_the_page_lists_every_wheel_with_its_facts(wheelhouse: Path, tmp_path: P
     texts = [re.sub(r"<[^>]+>", " ", row).split() for row in rows]
     assert len(rows) == 5
     native = texts[1]
-    assert native[:9] == ["2.2.0", "3.12", "2.11", "13.0", "8.0", "8.6", "8.9", "9.0a", "12.0"]
-    assert native[9:15] == ["passed", "NVIDIA", "H100,", "torch", "2.11.0+cu130:", "120"]
-    assert texts[0][13:15] == ["not", "run"]
+    assert native[:10] == ["2.2.0", "3.12", "2.11", "13.0", "x86_64", "8.0", "8.6", "8.9", "9.0a", "12.0"]
+    assert native[10:16] == ["passed", "NVIDIA", "H100,", "torch", "2.11.0+cu130:", "120"]
+    assert texts[0][14:16] == ["not", "run"]
     assert sum("source not verified" in row for row in rows) == 1
+
+
+def test_the_page_tells_machines_apart_and_what_was_not_imported(tmp_path: Path) -> None:
+    make_ours(tmp_path / "wheelhouse", UNIVERSAL, UNIVERSAL_ARM)
+    wheel = tmp_path / "wheelhouse" / UNIVERSAL_ARM
+    write_record(wheel, wheel={"sha256": sha256(wheel.read_bytes()), "checks": ["record", "tag"]})
+    page = (write_site(tmp_path / "wheelhouse", tmp_path / "site") / "index.html").read_text()
+    assert "for Linux x86_64 and aarch64, ready to install" in page
+    assert re.findall('data-label="Machine">(.*?)<', page) == ["aarch64", "x86_64"]
+    assert page.count("<small>not imported</small>") == 1
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_its_policy_fits_it(
@@ -144,6 +156,18 @@ def test_the_picker_prints_the_line_for_the_visitors_versions(
         'python -m pip install "sageattention==2.2.0+cu130.universal" "torch>=2.12" '
         f"--extra-index-url {address}cu130/ --extra-index-url https://download.pytorch.org/whl/cu130"
     )
+    assert not browser.find_element("id", "machine").is_displayed()
+    make_ours(wheelhouse, UNIVERSAL_ARM)
+    write_site(wheelhouse, tmp_path / "site")
+    browser.get(address)
+    pick("machine", "aarch64")
+    pick("torch", "2.11 or newer")
+    assert shown("pip").startswith(
+        'python -m pip install "sageattention==2.2.0+cu130.universal" "torch>=2.11"'
+    )
+    pick("cuda", "12.8")
+    assert shown("answer") == "For CUDA 12.8 on aarch64 there is no wheel."
+    assert not browser.find_element("id", "pip").is_displayed()
     assert browser.get_log("browser") == []
 
 

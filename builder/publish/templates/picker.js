@@ -3,7 +3,7 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const field = (id) => document.getElementById(id);
-  const [python, cuda, torch, fresh] = ["python", "cuda", "torch", "fresh"].map(field);
+  const [python, cuda, machine, torch, fresh] = ["python", "cuda", "machine", "torch", "fresh"].map(field);
   if (!data.wheels.length) return;
 
   const fill = (select, options, wanted) => {
@@ -11,10 +11,18 @@
     if (options.some(([value]) => value === wanted)) select.value = wanted;
   };
 
-  // Every torch that some wheel of this CUDA version names, and one newer than all of them.
+  const fitsTorch = (wheel, minor) => wheel.newerTorch ? minor >= wheel.torch : minor === wheel.torch;
+  const ofChoice = () => data.wheels.filter((wheel) => wheel.cuda === cuda.value && wheel.machine === machine.value);
+
+  // From the oldest torch that a wheel of this CUDA version and machine names to the newest, and one newer than all.
   const torchOptions = () => {
-    const wheels = data.wheels.filter((wheel) => wheel.cuda === cuda.value);
-    const minors = [...new Set(wheels.map((wheel) => wheel.torch))].sort((a, b) => a - b);
+    const wheels = ofChoice();
+    if (!wheels.length) return [["0", "none"]];
+    const named = wheels.map((wheel) => wheel.torch);
+    const minors = [];
+    for (let minor = Math.min(...named); minor <= Math.max(...named); minor++) {
+      if (wheels.some((wheel) => fitsTorch(wheel, minor))) minors.push(minor);
+    }
     const options = minors.map((minor) => [String(minor), `2.${minor}`]);
     if (wheels.some((wheel) => wheel.newerTorch)) {
       const next = minors[minors.length - 1] + 1;
@@ -25,21 +33,21 @@
 
   const fits = (wheel) => {
     const wantedPython = Number(python.value);
-    const wantedTorch = parseInt(torch.value, 10);
-    return wheel.cuda === cuda.value
-      && (wheel.newerPython ? wantedPython >= wheel.python : wantedPython === wheel.python)
-      && (wheel.newerTorch ? wantedTorch >= wheel.torch : wantedTorch === wheel.torch);
+    return (wheel.newerPython ? wantedPython >= wheel.python : wantedPython === wheel.python)
+      && fitsTorch(wheel, parseInt(torch.value, 10));
   };
 
   const show = () => {
-    const wheel = data.wheels.find(fits);
+    const wheel = ofChoice().find(fits);
     const answer = field("answer");
     field("lines").hidden = !wheel;
     if (!wheel) {
-      const there = data.wheels.filter((other) => other.cuda === cuda.value).map((other) =>
+      const there = ofChoice().map((other) =>
         `Python 3.${other.python}${other.newerPython ? " or newer" : ""} with torch 2.${other.torch}${other.newerTorch ? " or newer" : ""}`);
-      answer.textContent = `No wheel fits Python 3.${python.value} with torch ${torch.selectedOptions[0].text}. For CUDA ${data.cuda[cuda.value]} there are wheels for `
-        + `${[...new Set(there)].join("; ")}.`;
+      const where = `For CUDA ${data.cuda[cuda.value]}${data.machine.length > 1 ? ` on ${machine.value}` : ""}`;
+      answer.textContent = there.length
+        ? `No wheel fits Python 3.${python.value} with torch ${torch.selectedOptions[0].text}. ${where} there are wheels for ${[...new Set(there)].join("; ")}.`
+        : `${where} there is no wheel.`;
       return;
     }
     const torchVersion = torch.value.endsWith("+") ? `torch>=2.${parseInt(torch.value, 10)}` : `torch==2.${torch.value}.*`;
@@ -67,10 +75,12 @@
 
   fill(python, data.python.map((minor) => [String(minor), `3.${minor}`]), "12");
   fill(cuda, Object.entries(data.cuda).sort().reverse().map(([tag, version]) => [tag, version]));
+  fill(machine, data.machine.map((name) => [name, name]));
+  machine.parentElement.hidden = data.machine.length < 2;
   // The newest torch that some wheel names; "or newer" stands above it and is for the visitor to choose.
   fill(torch, torchOptions());
   torch.value = [...torch.options].map((option) => option.value).find((value) => !value.endsWith("+"));
-  cuda.addEventListener("change", () => { fill(torch, torchOptions(), torch.value); show(); });
+  for (const input of [cuda, machine]) input.addEventListener("change", () => { fill(torch, torchOptions(), torch.value); show(); });
   for (const input of [python, torch, fresh]) input.addEventListener("change", show);
   for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
   field("picker").addEventListener("submit", (event) => event.preventDefault());
