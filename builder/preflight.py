@@ -39,7 +39,7 @@ class Need:
     size_bytes: int
 
     def __str__(self) -> str:
-        return f"{self.what} {_gigabytes(self.size_bytes)}"
+        return f"{self.what} {_size(self.size_bytes)}"
 
 
 def check_compilers(
@@ -139,7 +139,7 @@ def check_room(
         if free < total:
             parts = ", ".join(map(str, wanted))
             raise UsageError(
-                f"The disk of {folder} has {_gigabytes(free)} free, and a build needs {_gigabytes(total)} "
+                f"The disk of {folder} has {_size(free)} free, and a build needs {_size(total)} "
                 f"there: {parts}.",
                 "Free some, or use another disk: --wheelhouse DIR and --cache-dir DIR name folders of the "
                 "build, UV_CACHE_DIR names uv's.",
@@ -150,8 +150,8 @@ def _environment_bytes(target: Target) -> int:
     return limits.CUDA_12_ENVIRONMENT_BYTES if target.cuda.startswith("12.") else limits.ENVIRONMENT_BYTES
 
 
-def _gigabytes(size_bytes: int) -> str:
-    return f"{size_bytes / 1e9:.1f} GB"
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 10**9 else f"{size_bytes / 1e6:.0f} MB"
 
 
 def _existing(folder: Path) -> Path:
