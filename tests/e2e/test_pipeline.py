@@ -29,6 +29,7 @@ from builder import pipeline, reproduce
 from builder.finish.wheelhouse import read_record
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
+from builder.util.digest import file_sha256
 from builder.util.errors import ArchitectureError, CompileError, PatchError
 from builder.util.paths import ROOT
 from builder.wheel.elf import read_elf
@@ -145,13 +146,25 @@ def test_two_wheels_with_their_records(built: list[Path], options: BuildOptions)
     )
     record = read_record(built[0])
     assert record is not None
-    assert record["source"]["verified"] is False
-    assert record["source"]["location"] == options.source
+    assert record["source"]["verified"] is True
+    assert record["source"]["obtained_from"] == options.source
     assert record["patches"][0]["name"] == "0001-build.toml"
     assert record["toolchain"]["nvcc"].startswith("13.0.")
     assert record["cost"]["cpu_seconds"] > 1
     assert 50e6 < record["cost"]["peak_process_memory_bytes"] < 800e6
     assert set(record["cost"]["files"]) >= {"csrc/qattn/mini_sm80.cu", "_fused"}
+
+
+def test_a_folder_with_the_same_files_makes_the_same_wheels(
+    built: list[Path], target: Target, options: BuildOptions, patches_root: Path, tmp_path: Path
+) -> None:
+    tree = _tree(tmp_path)
+    (tree / "setup.py").chmod(0o755)
+    (tree / "bench").mkdir()
+    (tree / "bench" / "bench.py").write_text("no build reads this\n")
+    asked = replace(options, source=str(tree), wheelhouse=tmp_path / "wheelhouse")
+    wheels = pipeline.build(target, asked, patches_root=patches_root, work_root=tmp_path / "work")
+    assert [file_sha256(wheel) for wheel in wheels] == [file_sha256(wheel) for wheel in built]
 
 
 def test_broken_download_was_resumed(built: list[Path]) -> None:
