@@ -209,6 +209,8 @@ def _next_try(retries: Retry, error: _Transient, part: _Part) -> Retry:
 
 def _problem(part: _Part) -> str:
     """Return what is wrong with a whole file; empty where nothing is."""
+    if not part.size_bytes:
+        return f"{part.url} is empty."
     if part.expected_bytes is not None and part.size_bytes != part.expected_bytes:
         return f"{part.url} has {part.size_bytes:,} bytes, expected {part.expected_bytes:,}."
     if part.sha256 is not None:

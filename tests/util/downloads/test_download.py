@@ -309,6 +309,14 @@ def test_wrong_bytes_are_deleted_and_both_hashes_said(host: Host, cache: Path) -
     assert len(host.requests) == 1
 
 
+@pytest.mark.parametrize("sha256", [SHA256, None])
+def test_an_empty_answer_is_not_a_file(host: Host, cache: Path, sha256: str | None) -> None:
+    host.answers = [status(200)]
+    with pytest.raises(DownloadError, match=r"cuda_nvcc\.tar\.xz is empty\.\n"):
+        get(host, cache, sha256)
+    assert left(cache) == []
+
+
 def test_a_wrong_size_is_refused_before_the_download(host: Host, cache: Path) -> None:
     host.answers = [host.broken(0)]
     with pytest.raises(DownloadError, match="has 3,000,000 bytes, expected 3,000,001"):
