@@ -48,7 +48,8 @@ def test_the_page_lists_every_wheel_with_its_facts(wheelhouse: Path, tmp_path: P
 def test_the_page_tells_machines_apart_and_what_was_not_imported(tmp_path: Path) -> None:
     make_ours(tmp_path / "wheelhouse", UNIVERSAL, UNIVERSAL_ARM)
     wheel = tmp_path / "wheelhouse" / UNIVERSAL_ARM
-    write_record(wheel, wheel={"sha256": sha256(wheel.read_bytes()), "checks": ["record", "tag"]})
+    said = {"name": wheel.name, "sha256": sha256(wheel.read_bytes()), "bundled": [], "checks": ["record"]}
+    write_record(wheel, wheel=said)
     page = (write_site(tmp_path / "wheelhouse", tmp_path / "site") / "index.html").read_text()
     assert "for Linux x86_64 and aarch64, ready to install" in page
     assert re.findall('data-label="Machine">(.*?)<', page) == ["aarch64", "x86_64"]
