@@ -148,13 +148,15 @@ def build(
         release=load_release(folder),
         selection=selection,
         series=series,
-        patches=read_patch_files(folder) if series else (),
+        patches=read_patch_files(folder, series) if series else (),
         project=load_project(os.environ),
         work=work_root / target.name,
         contract=patches_root == PATCHES_DIR and not options.no_patches,
         hash_seed=hash_seed,
         compilers=preflight.check_compilers(target, selection, options, os.environ),
     )
+    if not job.project.revision:
+        warn("this is not a git checkout, so the wheels can't name the commit that they are made by")
     say(f"  g++ {job.compilers.host.version} ({job.compilers.host.path})")
     preflight.check_folders(options, job.work)
     with locked(job.work):

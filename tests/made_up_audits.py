@@ -23,7 +23,7 @@ INFO = "sageattention-2.2.0+cu130.torch2.11.dist-info"
 STABLE_NAME = "sageattention-2.2.0+cu130.universal-cp310-abi3-linux_x86_64.whl"
 ALL = ("80", "86", "89", "90a", "120")
 NEEDED = ("libtorch_cpu.so", "libcudart.so.13", "libc.so.6")
-SHIM = ("aoti_torch_get_sizes", "torch_call_dispatcher")
+SHIM = ("aoti_torch_get_sizes", "aoti_torch_library_impl")
 EXTENSIONS = {
     "_fused": Elf(NEEDED, fatbin=fatbin(*ALL), undefined=SHIM),
     "_qattn_sm80": Elf(NEEDED, fatbin=fatbin(*ALL), undefined=SHIM),
@@ -59,7 +59,7 @@ def ours(folder: Path, **changes: Elf) -> Path:
 
 def stable(folder: Path, metadata: Sequence[str] | None = None, **changes: Elf) -> Path:
     """A stable wheel of this project, with changes to some extensions."""
-    lines = metadata if metadata is not None else ["Requires-Dist: torch>=2.10", "Requires-Python: >=3.10"]
+    lines = metadata if metadata is not None else ["Requires-Dist: torch>=2.9", "Requires-Python: >=3.10"]
     wheel = raw_wheel(folder, STABLE_NAME, {**EXTENSIONS, **changes}, lines)
     return finalize(wheel, told(stable=True), folder / "ours")
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.source.obtain import Source
+from builder.source.series import Series, files_of
 from builder.target.architectures import Architecture, join
 from builder.target.project import Project
 from builder.target.targets import Target
+from builder.target.upstream import FILE_NAME, SUMS_NAME
 from builder.toolchain.materials import Material
 
 # What the two lines start with, by which an older pair is found again.
@@ -61,10 +63,15 @@ class Provenance:
     epoch: int
 
 
-def read_patch_files(folder: Path) -> tuple[PatchFile, ...]:
-    """Return every file of a release's folder of patches, such as `patches/v2.2.0`, sorted by name."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    return tuple(PatchFile(path.relative_to(folder).as_posix(), path.read_bytes()) for path in paths)
+def read_patch_files(folder: Path, series: Series) -> tuple[PatchFile, ...]:
+    """Return every file of a release and its patches, sorted by name; what else lies in the folder is none.
+
+    Args:
+        folder: The release's folder, such as `patches/v2.2.0`.
+        series: What `load_series` returned for it.
+    """
+    names = sorted({FILE_NAME, SUMS_NAME, *files_of(series)})
+    return tuple(PatchFile(name, (folder / name).read_bytes()) for name in names)
 
 
 def describe(provenance: Provenance, *, runtime: bool = False) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import shutil
 import stat
@@ -35,7 +36,7 @@ def copy_tree(source: Path, into: Path, without: Path | None = None) -> None:
         SourceError: Something can't be read, or the copy can't be written.
     """
     try:
-        omitted = without.resolve() if without is not None else None
+        omitted = _real(without) if without is not None else None
         _copy_folder(source, into, top=True, above=(), is_omitted=lambda path: path == omitted)
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -46,7 +47,7 @@ def copy_tree(source: Path, into: Path, without: Path | None = None) -> None:
 def _copy_folder(
     source: Path, into: Path, *, top: bool, above: tuple[Path, ...], is_omitted: Callable[[Path], bool]
 ) -> None:
-    real = source.resolve()
+    real = _real(source)
     if real in above:
         raise SourceError(
             f"{source} is a link to a folder that contains it, and can't be copied.", "Remove the link."
@@ -56,7 +57,7 @@ def _copy_folder(
         name = entry.name
         if name in _OMITTED or name.endswith(_OMITTED_ENDINGS) or (top and name in _OMITTED_AT_TOP):
             continue
-        if _EDITORS_OWN.fullmatch(name) or is_omitted(entry.resolve()):
+        if _EDITORS_OWN.fullmatch(name) or is_omitted(_real(entry)):
             continue
         if entry.is_dir():
             if not (entry / "pyvenv.cfg").exists():  # a virtual environment
@@ -70,6 +71,11 @@ def _copy_folder(
             warn(f"{entry} is {what}; it is not copied")
 
 
+def _real(path: Path) -> Path:
+    """Return a path without links; `Path.resolve` fails over links that lead in a circle."""
+    return Path(os.path.realpath(path))
+
+
 def checkout_commit(directory: Path) -> str:
     """Return the commit that a git checkout is at, read from its files; empty where it is not one.
 
@@ -79,22 +85,27 @@ def checkout_commit(directory: Path) -> str:
     try:
         git = directory / ".git"
         if git.is_file():
-            git = directory / git.read_text().removeprefix("gitdir:").strip()
-        common = git / (git / "commondir").read_text().strip() if (git / "commondir").is_file() else git
-        head = (git / "HEAD").read_text().strip()
+            git = directory / _text(git).removeprefix("gitdir:").strip()
+        common = git / _text(git / "commondir") if (git / "commondir").is_file() else git
+        head = _text(git / "HEAD")
         if not head.startswith("ref:"):
             return _commit(head)
         ref = head.removeprefix("ref:").strip()
         for place in (git, common):
             if (place / ref).is_file():
-                return _commit((place / ref).read_text().strip())
-        for line in (common / "packed-refs").read_text().splitlines():
+                return _commit(_text(place / ref))
+        for line in _text(common / "packed-refs").splitlines():
             commit, _, name = line.partition(" ")
             if name == ref:
                 return _commit(commit)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # ValueError: not text, or a null byte in a path
         pass
     return ""
+
+
+def _text(path: Path) -> str:
+    """Return a file's text, stripped; of what is not a file, such as a pipe, nothing."""
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def _commit(text: str) -> str:

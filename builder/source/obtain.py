@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,11 @@ from builder.util.archive import git_commit, unpack
 from builder.util.digest import file_sha256, tree_sha256
 from builder.util.downloads.download import download
 from builder.util.errors import DownloadError, SourceError
-from builder.util.log import say, warn
+from builder.util.log import escaped, say, warn
 
 _NEEDED = {"setup.py": Path.is_file, "csrc": Path.is_dir, "sageattention/__init__.py": Path.is_file}
 _VERSION_IN_SETUP = re.compile(
-    r"""\b(?:__)?version(?:__)?\s*=\s*(?P<quote>["'])(?P<version>[^"'\n]+)(?P=quote)""", re.IGNORECASE
+    r"""\b(?:__)?version(?:__)?\s*=\s*(?P<quote>["'])(?P<version>[^"'\n]{1,64})(?P=quote)""", re.IGNORECASE
 )
 
 
@@ -95,7 +96,8 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
         finally:
             if kind == "url":
                 archive.unlink()
-    location = public_address(given) if kind == "url" else Path(given).name or kind
+    place = public_address(given) if kind == "url" else Path(given).name or kind
+    location = escaped(place).replace("\n", "\\n")  # one line of METADATA has it
     version = check_tree(tree, location)
     found = differences(tree, release.files)
     if not found:
@@ -131,20 +133,21 @@ def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
 
 def _kind(source: str) -> str:
     if is_url(source):
-        if source.startswith(("https://", "http://")):
+        if source.lower().startswith(("https://", "http://")):
             return "url"
         raise SourceError(
             f"--source {source}: only http and https addresses can be downloaded.",
             "For a git repository, give the address of an archive of it, or clone it and give the directory.",
         )
-    path = Path(source)
-    if path.is_dir():
-        return "directory"
-    if path.is_file():
-        return "archive"
+    path, said = Path(source), "not a directory or file"
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
+            return "directory" if stat.S_ISDIR(mode) else "archive"
+    except OSError as error:
+        said = "not found" if isinstance(error, FileNotFoundError) else str(error.strerror)
     raise SourceError(
-        f"--source {path}: {'not a directory or file' if path.exists() else 'not found'}.",
-        "Give a directory, a .tar.* or .zip file, or an https address.",
+        f"--source {path}: {said}.", "Give a directory, a .tar.* or .zip file, or an https address."
     )
 
 

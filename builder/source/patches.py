@@ -12,8 +12,16 @@ from unidiff.errors import UnidiffParseError
 from unidiff.patch import Hunk, PatchedFile, PatchSet
 
 from builder.source.series import Patch, Rewrite, Rule, Series, checked_path
+from builder.util.deadline import deadline
 from builder.util.errors import PatchError
+from builder.util.limits import RULE_SECONDS
 
+# What a diff may hold besides its hunks: nothing that changes a mode, makes a link, or renames.
+_HEADER_LINE = re.compile(
+    r"diff --git .+|index [0-9a-f]+\.\.[0-9a-f]+( 100(644|755))?|(new|deleted) file mode 100644|"
+    r"(---|\+\+\+|\\) .+"
+)
+_HUNK_LINE = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@.*")
 _REMEDY = "Build upstream's release that this series was written for, or with --no-patches."
 
 
@@ -58,12 +66,13 @@ class _Tree:
                 path.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
-def apply_series(series: Series, tree: Path) -> list[Applied]:
+def apply_series(series: Series, tree: Path, *, rule_seconds: float = RULE_SECONDS) -> list[Applied]:
     """Apply every entry in order, or change nothing; returns what was applied, in order.
 
     Args:
         series: What `load_series` returned.
         tree: The scratch copy of upstream's tree, which is changed in place.
+        rule_seconds: How long one replacement may take in one file.
 
     Raises:
         PatchError: An entry does not apply; the message names entry, file, and hunk or replacement. The
@@ -72,21 +81,34 @@ def apply_series(series: Series, tree: Path) -> list[Applied]:
     work = _Tree(tree)
     applied = []
     for entry in series:
-        apply = _apply_patch(entry, work) if isinstance(entry, Patch) else _apply_rewrite(entry, work)
-        applied.append(Applied(entry.name, entry.sha256, apply))
-    work.write()
+        if isinstance(entry, Patch):
+            summary = _apply_patch(entry, work)
+        else:
+            summary = _apply_rewrite(entry, work, rule_seconds)
+        applied.append(Applied(entry.name, entry.sha256, summary))
+    try:
+        work.write()
+    except OSError as error:
+        raise PatchError(f"The patched files can't be written: {error}.") from error
     return applied
 
 
 def _inside(where: str, work: _Tree, file: str) -> str:
-    """Return the path if no symbolic link on it leads out of the tree."""
+    """Return the path if a file can be there, and no symbolic link on it leads out of the tree."""
     root = work.root.resolve()
-    if not (work.root / file).resolve().is_relative_to(root):
-        raise PatchError(f"{where}: {file!r} leads out of the tree.")
+    try:
+        if not (work.root / file).resolve().is_relative_to(root):
+            raise PatchError(f"{where}: {file!r} leads out of the tree.")
+        if (work.root / file).is_dir():
+            raise PatchError(f"{where}: {file!r} is a folder.")
+        if any(work.read(above.as_posix()) is not None for above in PurePosixPath(file).parents):
+            raise PatchError(f"{where}: {file!r} lies under a file.")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PatchError(f"{where}: {file!r} can't be a file: {error}.") from None
     return file
 
 
-def _apply_rewrite(rewrite: Rewrite, work: _Tree) -> str:
+def _apply_rewrite(rewrite: Rewrite, work: _Tree, rule_seconds: float) -> str:
     for addition in rewrite.additions:
         file = _inside(rewrite.name, work, addition.file)
         before = work.read(file)
@@ -103,7 +125,14 @@ def _apply_rewrite(rewrite: Rewrite, work: _Tree) -> str:
     for number, rule in enumerate(rewrite.rules, 1):
         count = 0
         for file in _rule_files(rewrite, number, rule, work):
-            text, matches = rule.pattern.subn(rule.replacement, work.read(file) or "")
+            try:
+                with deadline(rule_seconds):
+                    text, matches = rule.pattern.subn(rule.replacement, work.read(file) or "")
+            except TimeoutError as error:
+                raise PatchError(
+                    f"{rewrite.name}: replace {number} ({rule.pattern.pattern!r}) in {file}: {error}.",
+                    "Write a pattern that can match in one way only: no repetition of a repetition.",
+                ) from None
             if matches:
                 work.set(file, text)
                 touched.add(file)
@@ -136,10 +165,27 @@ def _summary(changes: int, noun: str, files: int, added: int) -> str:
     return ", ".join(parts)
 
 
+def _check_lines(patch: Patch) -> None:
+    """Refuse a diff that has lines outside of its hunks which would be passed over."""
+    before = after = 0
+    for line in patch.diff.split("\n"):
+        if before > 0 or after > 0:
+            before -= line[:1] in {" ", "-", ""}
+            after -= line[:1] in {" ", "+", ""}
+        elif hunk := _HUNK_LINE.fullmatch(line):
+            before, after = (int(count or 1) for count in hunk.groups())
+        elif line.strip() and not _HEADER_LINE.fullmatch(line):
+            raise PatchError(
+                f"{patch.name}: {line[:80]!r} can't be applied.",
+                "A diff changes lines of text files, which keep their names and modes.",
+            )
+
+
 def _apply_patch(patch: Patch, work: _Tree) -> str:
     try:
+        _check_lines(patch)
         files = PatchSet(patch.diff)
-    except UnidiffParseError as error:
+    except (UnidiffParseError, ValueError) as error:
         raise PatchError(f"{patch.name}: not a unified diff: {error}.") from None
     if not files:
         raise PatchError(f"{patch.name}: no hunk found in it.")
@@ -164,6 +210,8 @@ def _apply_file(name: str, diff: PatchedFile, work: _Tree) -> bool:
     if not (new or gone) and source != target:
         raise PatchError(f"{name}: renames {source}, which is not supported.")
     text = work.read(file)
+    if not diff and not new and not gone:
+        raise PatchError(f"{name}: it has no hunk for {file}.")
     if new:
         if text is not None:
             raise PatchError(f"{name}: {file} already exists.", _REMEDY)
@@ -210,8 +258,10 @@ def _sides(hunk: Hunk) -> tuple[list[str], list[str]]:
 
 def _place(lines: list[str], before: list[str], hunk: Hunk, done: int) -> int | None:
     """Return the index nearest to the hunk's own at which its lines are, not before `done`."""
+    if hunk.source_start > len(lines):
+        return None
     if not before:
-        return done if hunk.source_start == 0 or not lines else min(hunk.source_start, len(lines))
+        return hunk.source_start if hunk.source_start >= done else None
     expected = hunk.source_start - 1
     starts = range(done, len(lines) - len(before) + 1)
     fits = [at for at in starts if lines[at] == before[0] and lines[at : at + len(before)] == before]

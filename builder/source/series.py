@@ -15,6 +15,7 @@ the test that fails without the entry.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import Any
 from builder.util import toml
 from builder.util.errors import PatchError
 
+_NAME_MAX = 255  # bytes, on all common file systems
 HEADER_KEYS = ("what", "why", "upstream", "test")
 _ENTRY_NAME = re.compile(r"\d{4}-[a-z0-9-]+\.(?:patch|toml)")
 _HEADER_LINE = re.compile(r"(?P<key>[A-Z][a-z]+): (?P<value>.+)")
@@ -64,12 +66,14 @@ class Rule:
 class Addition:
     """A file of this project that goes into the tree.
 
-    `replaces` is the SHA-256 of the one file that it may overwrite; empty where there must be none.
+    `replaces` is the SHA-256 of the one file that it may overwrite; empty where there must be none. `source`
+    is where it lies in the folder of the series.
     """
 
     file: str
     content: str
     replaces: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def load_series(directory: Path) -> Series:
     series = directory / "series"
     if not series.is_file():
         raise PatchError(f"{series}: not found.", "Restore it, or build with --no-patches.")
-    lines = (line.split("#")[0].strip() for line in series.read_text(encoding="utf-8").splitlines())
+    lines = (line.split("#")[0].strip() for line in _text(series).splitlines())
     names = [line for line in lines if line]
     for name in names:
         if not _ENTRY_NAME.fullmatch(name):
@@ -109,6 +113,13 @@ def load_series(directory: Path) -> Series:
         if not (directory / name).is_file():
             raise PatchError(f"{series}: {name} is not in the folder.")
     return tuple(_load(directory / name) for name in names)
+
+
+def files_of(series: Series) -> set[str]:
+    """Return the paths of a series' files in its folder: the list itself, its entries, and what they add."""
+    rewrites = (entry for entry in series if isinstance(entry, Rewrite))
+    added = {addition.source for rewrite in rewrites for addition in rewrite.additions}
+    return {"series", *(entry.name for entry in series), *added}
 
 
 def checked_path(where: str, file: object) -> str:
@@ -122,24 +133,29 @@ def checked_path(where: str, file: object) -> str:
         PatchError: It is not such a path.
     """
     path = PurePosixPath(file) if isinstance(file, str) and file else PurePosixPath("/")
-    if path.is_absolute() or {"..", ".git"} & set(path.parts) or re.search(r"[\\\0]", str(path)):
-        raise PatchError(f"{where}: {file!r} is not a path inside the tree.")
+    long = any(len(os.fsencode(part)) > _NAME_MAX for part in path.parts)
+    if path.is_absolute() or long or {"..", ".git"} & set(path.parts) or re.search(r"[\\\0]", str(path)):
+        raise PatchError(f"{where}: {toml.shown(file)} is not a path inside the tree.")
     return path.as_posix()
 
 
 def _load(path: Path) -> Patch | Rewrite:
-    raw = path.read_bytes()
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise PatchError(f"{path.name}: not UTF-8: {error}.") from None
+    text = _text(path)
     if path.suffix == ".toml":
         return _load_rewrite(path, text)
     start = _DIFF_START.search(text)
     if start is None:
         raise PatchError(f"{path.name}: no diff found in it.")
     header = toml.Table(path.name, _header_lines(text[: start.start()]), PatchError)
-    return Patch(path.name, hashlib.sha256(raw).hexdigest(), _header(header), text[start.start() :])
+    return Patch(path.name, hashlib.sha256(text.encode()).hexdigest(), _header(header), text[start.start() :])
+
+
+def _text(path: Path) -> str:
+    """Return a file's text, with its line ends as they are."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PatchError(f"{path.name}: can't be read as UTF-8: {error}.") from None
 
 
 def _header_lines(text: str) -> dict[str, Any]:
@@ -178,24 +194,30 @@ def _load_rewrite(path: Path, text: str) -> Rewrite:
 def _addition(folder: Path, table: toml.Table) -> Addition:
     table.keys(("file",), ("source", "replaces"))
     file = checked_path(table.where, table.values["file"])
-    source = folder / checked_path(table.where, table.values.get("source", f"files/{file}"))
-    table.check("source", source.is_file(), f"{source.name} is not among the files of the series")
+    source = checked_path(table.where, table.values.get("source", f"files/{file}"))
+    table.check("source", (folder / source).is_file(), f"{source} is not among the files of the series")
     replaces = "replaces" in table.values
     return Addition(
         file,
-        source.read_bytes().decode("utf-8"),
+        _text(folder / source),
         table.text("replaces", "[0-9a-f]{64}", "the SHA-256 of a file of upstream's") if replaces else "",
+        source,
     )
 
 
 def _rule(table: toml.Table) -> Rule:
     table.keys(("files", "pattern", "replacement", "count"))
     files = tuple(checked_path(table.where, file) for file in table.texts("files", '["csrc/*.cu"]'))
+    for file in files:
+        try:
+            any(Path("/nowhere").glob(file))
+        except (ValueError, NotImplementedError, IndexError) as error:
+            raise table.fail("files", f"{file!r} is not a pattern of paths: {error}") from None
     count = table.number("count", 1, "a number of matches, at least 1")
     replacement = table.text("replacement")
     try:
         pattern = re.compile(table.text("pattern", "(?s).+", "a regular expression"), re.MULTILINE)
         pattern.sub(replacement, "")
-    except re.error as error:
-        raise table.fail("pattern", str(error)) from None
+    except (re.error, IndexError, OverflowError, RecursionError) as error:
+        raise table.fail("pattern", f"{error}") from None
     return Rule(files, pattern, replacement, count)

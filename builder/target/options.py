@@ -238,10 +238,17 @@ def parse_build_options(
             ) from None
     for name in ("cuda_home", "cache_dir", "wheelhouse"):
         if values[name]:
-            values[name] = base / Path(values[name]).expanduser()
+            values[name] = _path(base, values[name])
     if values["source"] and not is_url(values["source"]):
-        values["source"] = str(base / Path(values["source"]).expanduser())
+        values["source"] = str(_path(base, values["source"]))
     return BuildOptions(**values, cuda_home_from=given)
+
+
+def _path(base: Path, text: str) -> Path:
+    try:
+        return base / Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{text}: there is no such home directory.", "Write the whole path.") from None
 
 
 def is_url(text: str) -> bool:

@@ -61,7 +61,7 @@ def read_pins(table: Table) -> Pins:
 def _read_archive(table: Table) -> Archive:
     table.keys(("name", "url", "sha256", "size_bytes"))
     return Archive(
-        name=table.text("name", r"[A-Za-z0-9][\w.-]*", "a name such as cuda_nvcc"),
+        name=table.text("name", r"[A-Za-z0-9][\w.-]{0,99}", "a name such as cuda_nvcc"),
         url=table.address("url"),
         sha256=table.text("sha256", r"[0-9a-f]{64}", "a SHA-256 of 64 lower-case hexadecimal digits"),
         size_bytes=table.number("size_bytes", 1, "a size in bytes"),

@@ -6,6 +6,7 @@ of the repository that GitHub Actions runs for, or of git's remote `origin`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from builder.util import toml
 from builder.util.errors import UsageError
 from builder.util.paths import ROOT
-from builder.util.process import answer
+from builder.util.process import CommandError, run
 
 PROJECT_FILE = Path(__file__).with_name("project.toml")
 
@@ -52,9 +53,11 @@ def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PRO
     """
     table = toml.read(file, UsageError)
     table.keys(("name", "url"))
-    name = table.text("name", ".+", "a name")
+    name = table.text("name", r"[A-Za-z0-9][\w .+-]{0,99}", "a name")
     own = table.text("url", _ADDRESS, "an https address, or empty").rstrip("/")
-    url = own or _from_actions(environ) or address_of_remote(_git(root, "remote", "get-url", "origin"))
+    # As the checkout's own configuration has it: the user's may rewrite addresses (`url.X.insteadOf`).
+    remote = _git(root, "config", "--local", "--get", "remote.origin.url")
+    url = own or _from_actions(environ) or address_of_remote(remote)
     return Project(name, url, _revision(root))
 
 
@@ -84,10 +87,23 @@ def _revision(root: Path) -> str:
     commit = _git(root, "rev-parse", "HEAD")
     if not commit:
         return ""
-    # Only what goes into a build counts.
-    changed = _git(root, "status", "--porcelain", "--", "builder", "patches", "targets")
+    # Only what goes into a build counts, and no hidden files or copies of an editor's.
+    paths = ["builder", "patches", "targets", *(f":(exclude,glob)**/{name}" for name in (".*", "*~", "#*#"))]
+    changed = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *paths)
     return f"{commit}+changes" if changed else commit
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return answer(["git", "-C", str(root), *arguments]) or ""
+    """Ask git about this checkout and no other, whatever the environment and the user's configuration say.
+
+    `GIT_DIR`, which git sets for its hooks, would name another repository. An archive may be unpacked in one.
+    The checkout may be another user's, as in a container: this is its own code that is running.
+    """
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    env |= {"GIT_CEILING_DIRECTORIES": str(root.absolute().parent), "GIT_OPTIONAL_LOCKS": "0"}
+    env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), *arguments]
+    try:
+        return run(command, env=env).output.strip()
+    except CommandError:
+        return ""

@@ -30,8 +30,10 @@ from builder.util.paths import ROOT
 TARGETS_DIR = ROOT / "targets"
 TOOLCHAINS = "toolchains"
 
-# The patched sources use torch's stable headers (torch/csrc/stable), which torch has from 2.10 on.
-OLDEST_TORCH = (2, 10)
+# The patched sources are compiled with torch's stable headers (torch/csrc/stable) as 2.10 and newer have
+# them, and call only functions that torch's libraries have from 2.7 on.
+OLDEST_HEADERS = (2, 10)
+OLDEST_TORCH = (2, 7)
 OLDEST_PYTHON = (3, 10)
 # A stable wheel's compiled code uses nothing of CPython; its Python modules need this version.
 STABLE_PYTHON_TAG = "cp310"
@@ -59,7 +61,7 @@ class Target:
         architectures: Sorted.
         platform_tag: Machine, and floor of the PEP 600 tag: a wheel that needs a newer glibc is refused.
         abi: `native` (one Python, one torch minor version) or `stable` (every newer one).
-        torch_minimum: The oldest torch that a stable wheel runs with, `2.10`; None with `native`.
+        torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; None with `native`.
         toolchain_packages: Pinned requirements that hold the CUDA compiler.
         toolchain_archives: What the packages lack.
         upstream: The folder of `patches/` that describes the release: `v2.2.0`.
@@ -105,7 +107,7 @@ class Target:
 
     @property
     def torch_requirement(self) -> str:
-        """What the wheel requires: `torch==2.11.*`, or `torch>=2.10` where the ABI is stable."""
+        """What the wheel requires: `torch==2.11.*`, or `torch>=2.7` where the ABI is stable."""
         return f"torch>={self.torch_minimum}" if self.stable else f"torch=={self.torch_series}.*"
 
     def wheel_tag(self, platform: str) -> str:
@@ -144,12 +146,12 @@ def local_version(target: Target, selection: Selection) -> str:
 
 
 def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR) -> dict[str, Target]:
-    """Return every target of a folder, by name, sorted.
+    """Return every target of a folder, by name, sorted; hidden files are none.
 
     Raises:
         TargetError: There is none, or one is wrong.
     """
-    targets = [load_target(path, patches_root) for path in sorted(directory.glob("*.toml"))]
+    targets = [load_target(path, patches_root) for path in sorted(directory.glob("[!.]*.toml"))]
     if not targets:
         raise TargetError(f"{directory}: no target file (*.toml) found.")
     return {target.name: target for target in targets}
@@ -185,8 +187,8 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     table.check("python", major_minor(python) >= OLDEST_PYTHON, f"{python} is older than 3.10")
     cuda = table.text("cuda", _CUDA, "a CUDA version such as 13.0")
     torch = table.text("torch", _TORCH, "a torch release such as 2.11.0")
-    _check_torch(table, "torch", torch)
-    upstream = table.text("upstream", r"[A-Za-z0-9][\w.+-]*", "a folder of patches/, such as v2.2.0")
+    _check_torch(table, "torch", torch, OLDEST_HEADERS, "stable headers")
+    upstream = table.text("upstream", r"[A-Za-z0-9][\w.+-]{0,99}", "a folder of patches/, such as v2.2.0")
     try:
         release = _release(patches_root / upstream)
     except TargetError as error:
@@ -227,12 +229,11 @@ def _release(directory: Path) -> Release:
     return load_release(directory)
 
 
-def _check_torch(table: toml.Table, key: str, version: str) -> None:
-    oldest = ".".join(map(str, OLDEST_TORCH))
+def _check_torch(table: toml.Table, key: str, version: str, oldest: tuple[int, int], what: str) -> None:
     table.check(
         key,
-        major_minor(version) >= OLDEST_TORCH,
-        f"torch {version} is older than {oldest}, the first with the stable headers that the sources use",
+        major_minor(version) >= oldest,
+        f"torch {version} is older than {oldest[0]}.{oldest[1]}, the first with the {what} that are used",
     )
 
 
@@ -244,10 +245,10 @@ def _read_torch_minimum(table: toml.Table, abi: str, torch: str) -> str | None:
         )
         return None
     table.check(
-        key, key in table.values, "missing, and abi stable needs it", 'Such as torch_minimum = "2.10".'
+        key, key in table.values, "missing, and abi stable needs it", 'Such as torch_minimum = "2.7".'
     )
-    minimum = table.text(key, _TORCH_MINIMUM, "a torch version such as 2.10")
-    _check_torch(table, key, minimum)
+    minimum = table.text(key, _TORCH_MINIMUM, "a torch version such as 2.7")
+    _check_torch(table, key, minimum, OLDEST_TORCH, "C functions")
     table.check(
         key,
         major_minor(minimum) <= major_minor(torch),

@@ -79,7 +79,7 @@ def load_release(patches_dir: Path) -> Release:
         mirror.keys(("url",))
     return Release(
         version=table.text("version", r"\d+(\.\d+)+((a|b|rc)\d+)?", "a version such as 2.2.0"),
-        tag=table.text("tag", r"[A-Za-z0-9][\w.+-]*", "a git tag such as v2.2.0"),
+        tag=table.text("tag", r"[A-Za-z0-9][\w.+-]{0,99}", "a git tag such as v2.2.0"),
         commit=table.text("commit", r"[0-9a-f]{40}", "a git commit of 40 hexadecimal digits"),
         url=table.address("url"),
         mirrors=tuple(mirror.address("url") for mirror in mirrors),

@@ -15,6 +15,7 @@ ANSWER_SECONDS = 300  # a whole answer: a page, or a JSON file
 UPLOAD_SECONDS = 300  # an answer of a release's API, which comes when the whole asset has arrived
 REACHABLE_SECONDS = 8  # an index that is only asked whether it is there
 REMOTE_SECONDS = 10  # an object, from or to the remote compiler cache; a compile is waiting
+RULE_SECONDS = 10  # one replacement of a patch in one file, which takes milliseconds
 LONGEST_BACKOFF_SECONDS = 60  # a pause before another attempt
 LONGEST_WAIT_SECONDS = 900  # for a rate limit to end; running again later costs nothing
 STALE_SECONDS = 24 * 3600  # no build takes so long: older files are from one that was killed

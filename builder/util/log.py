@@ -22,8 +22,11 @@ from builder.util.addresses import without_secrets
 _ON_ACTIONS = os.environ.get("GITHUB_ACTIONS") == "true"
 _settings = {"details": False}
 _REDRAW = "\r\033[K"  # goes to the start of a terminal's line, and clears it
-# Control characters but tab and line feed, and those that change the direction of text.
-_CONTROL = re.compile(rf"(?<!.){re.escape(_REDRAW)}|[^\t\n -~\xa0-\u2027\u202f-\u2065\u206a-\U0010ffff]")
+# Control characters but tab and line feed, those that change the direction of text, and what is not UTF-8.
+_CONTROL = re.compile(
+    rf"(?<!.){re.escape(_REDRAW)}|"
+    r"[^\t\n -~\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]"
+)
 # "GitHub Docs, Workflow commands": `::name::` at the start of a line, or `##[name]` anywhere.
 _COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#\[)", re.MULTILINE)
 
@@ -90,11 +93,16 @@ def fail(line: str) -> None:
 
 def printable(text: str) -> str:
     """Return a text as it is printed: addresses without secrets, no control characters or commands."""
-    shown = _CONTROL.sub(_escaped, without_secrets(text))
+    shown = escaped(without_secrets(text))
     return _COMMAND.sub(r"\g<0> ", shown) if _ON_ACTIONS else shown
 
 
-def _escaped(match: re.Match[str]) -> str:
+def escaped(text: str) -> str:
+    """Return a text with control characters, and what is not UTF-8, as Python's escapes."""
+    return _CONTROL.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
     return match[0] if match[0] == _REDRAW else match[0].encode("unicode_escape").decode()
 
 

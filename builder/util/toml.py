@@ -13,6 +13,7 @@ from typing import Any
 from builder.util.addresses import is_plain
 from builder.util.errors import BuilderError
 
+_SHOWN = 300  # characters
 # The standard library's from Python 3.11, before it `tomli`, its origin. By name, so that the types can be
 # checked where tomli is not installed.
 tomllib: ModuleType = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -75,7 +76,7 @@ class Table:
         right = isinstance(value, str) and (
             re.fullmatch(accepts, value, re.ASCII) is not None if isinstance(accepts, str) else accepts(value)
         )
-        self.check(key, right, f"{_shown(value)} is not {expected}", quotes)
+        self.check(key, right, f"{shown(value)} is not {expected}", quotes)
         return str(value)
 
     def address(self, key: str) -> str:
@@ -88,7 +89,7 @@ class Table:
     def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
         """Return a string that is one of some."""
         value = self._value(key)
-        self.check(key, value in allowed, f"{_shown(value)} is not one of {', '.join(allowed)}")
+        self.check(key, value in allowed, f"{shown(value)} is not one of {', '.join(allowed)}")
         return str(value)
 
     def number(self, key: str, least: int, expected: str) -> int:
@@ -100,13 +101,14 @@ class Table:
             expected: What it must be, with an article: `a size in bytes`.
         """
         value = self._value(key)
-        self.check(key, type(value) is int and value >= least, f"{_shown(value)} is not {expected}")
+        fits = type(value) is int and least <= value <= sys.maxsize
+        self.check(key, fits, f"{shown(value)} is not {expected}")
         return int(value)
 
     def flag(self, key: str) -> bool:
         """Return true or false."""
         value = self._value(key)
-        self.check(key, isinstance(value, bool), f"{_shown(value)} is not true or false")
+        self.check(key, isinstance(value, bool), f"{shown(value)} is not true or false")
         return bool(value)
 
     def texts(self, key: str, example: str) -> list[str]:
@@ -118,15 +120,15 @@ class Table:
         """
         value = self._value(key)
         if not isinstance(value, list) or not value or not all(isinstance(item, str) for item in value):
-            raise self.fail(key, f"{_shown(value)} is not a list of strings such as {example}")
+            raise self.fail(key, f"{shown(value)} is not a list of strings such as {example}")
         for item in value:
-            self.check(key, value.count(item) == 1, f"{_shown(item)} is listed twice")
+            self.check(key, value.count(item) == 1, f"{shown(item)} is listed twice")
         return value
 
     def table(self, key: str) -> Table:
         """Return a table within this one."""
         value = self._value(key)
-        self.check(key, isinstance(value, dict), f"{_shown(value)} is not a table", f"Write it as [{key}].")
+        self.check(key, isinstance(value, dict), f"{shown(value)} is not a table", f"Write it as [{key}].")
         return Table(f"{self.where}: {key}", value, self._error)
 
     def tables(self, key: str) -> list[Table]:
@@ -150,6 +152,8 @@ def read(path: Path, error: type[BuilderError]) -> Table:
         BuilderError: Of that class: there is no such file, or it is not TOML.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise error(f"{path}: not a file.")
         return parse(str(path), path.read_text(encoding="utf-8"), error)
     except FileNotFoundError:
         raise error(f"{path}: not found.") from None
@@ -170,10 +174,14 @@ def parse(where: str, text: str, error: type[BuilderError]) -> Table:
     """
     try:
         return Table(where, tomllib.loads(text), error)
-    except tomllib.TOMLDecodeError as problem:
+    except (ValueError, RecursionError) as problem:  # ValueError: also numbers of more than 4,300 digits
         raise error(f"{where}: not TOML: {problem}.") from None
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
+def shown(value: object) -> str:
+    """Return how a value is shown in an error: as Python has it, and its start if it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # the same numbers in hexadecimal, which can be read
+        return "a value that is too long to show"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -56,15 +56,19 @@ def put_right(files: Files) -> None:
     """List each file in the SBOM as it is now, as one does who knows the format."""
     document = json.loads(files[SBOM])
     parts = document["components"]
-    parts[:] = [
-        part for part in parts if not part["name"].startswith("sageattention") or part["name"] in files
-    ]
-    for name in files.keys() - {SBOM, RECORD} - {part["name"] for part in parts}:
+
+    def place(part: Any) -> str:
+        paths = (each["value"] for each in part["properties"] if each["name"].endswith(":path"))
+        return str(next(paths, part["name"]))
+
+    parts[:] = [part for part in parts if "sageattention" not in place(part) or place(part) in files]
+    for name in files.keys() - {SBOM, RECORD} - set(map(place, parts)):
         kind = {"name": "sageattention-wheel:kind", "value": "file"}
         parts.append({"name": name, "type": "file", "properties": [kind]})
     for part in parts:
-        if part["name"] in files:
-            part["hashes"] = [{"alg": "SHA-256", "content": hashlib.sha256(files[part["name"]]).hexdigest()}]
+        if place(part) in files:
+            digest = hashlib.sha256(files[place(part)]).hexdigest()
+            part["hashes"] = [{"alg": "SHA-256", "content": digest}]
     files[SBOM] = json.dumps(document).encode()
 
 
@@ -135,6 +139,22 @@ CHANGES: list[tuple[Callable[[Files], object], str]] = [
     (add(f"{INFO[:-10]}.data/scripts/python"), ".data beside"),
     (add(f"{INFO}/licenses/LICENSE", b""), "licenses/LICENSE is empty"),
     (lambda files: files.pop(f"{INFO}/licenses/LICENSE"), "licence: "),
+    (
+        edit(METADATA, "# Read me", "> **About this wheel.** Official.\n"),
+        "describes the wheel more than once",
+    ),
+    (edit(WHEEL, "Wheel-Version: 1.0", "Wheel-Version: 1.0\nBuild: 9"), "a build tag unlike the file name's"),
+    (edit(WHEEL, "Wheel-Version: 1.0", "Wheel-Version: 1.0\nWheel-Version: 2.0"), "Wheel-Version more than"),
+    (add("sageattention/core/__init__.py"), "hides the module of the same name"),
+    (
+        lambda files: [files.pop(name) for name in list(files) if "/patches/" in name],
+        "doesn't say 'no patches'",
+    ),
+    (
+        sbom(lambda document: document["metadata"]["component"].update(version="9")),
+        "the SBOM is of sageattention 9",
+    ),
+    (sbom(lambda document: properties(document["metadata"]["component"], abi="stable")), "abi stable"),
     (add("sageattention/lib/_more.so", b"not a library"), "is not a shared library"),
     (add("sageattention/lib/_more.so", make_elf(Elf())), "_more.so is not a library of SageAttention"),
     (
@@ -177,7 +197,7 @@ def test_a_change_is_found(
 ) -> None:
     files = read(ours(tmp_path))
     change(files)
-    if mended and SBOM in files:
+    if (mended or "no patches" in error) and SBOM in files:
         put_right(files)
     wheel = write(tmp_path / "changed", files)
     for report in (audit_wheel(wheel), audit_wheel(wheel, expect=target_of(wheel, load_targets().values()))):

@@ -47,6 +47,37 @@ def test_pipes_and_sockets_are_left_out_with_a_warning(
     assert f"{checkout}/s is not a file or folder; it is not copied" in warned
 
 
+@pytest.mark.parametrize("name", ["setup.py", "csrc", "sageattention/__init__.py"])
+def test_links_in_a_circle_are_left_out(checkout: Path, tmp_path: Path, name: str) -> None:
+    shutil.move(checkout / name, tmp_path / "away")
+    (checkout / name).symlink_to(Path(name).name)
+    copy_tree(checkout, tmp_path / "copy")
+    assert files(tmp_path / "copy") == {file for file in COPIED if not file.startswith(name)}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "ref: refs/heads/\0x",
+        "ref: ../../../../etc/passwd",
+        "x" * 10**6,
+        f"ref: {'a/' * 5000}",
+        "ref:",
+        "\xff",
+    ],
+)
+def test_a_strange_head_names_no_commit(checkout: Path, head: str) -> None:
+    (checkout / ".git" / "HEAD").write_bytes(head.encode("latin1"))
+    assert checkout_commit(checkout) == ""
+
+
+def test_pipes_in_place_of_gits_files_are_not_read(checkout: Path, tmp_path: Path) -> None:
+    for path in (checkout / ".git" / "HEAD", tmp_path / ".git"):
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        assert checkout_commit(path.parents[path.name == "HEAD"]) == ""
+
+
 @pytest.mark.parametrize("name", [".core.py.swp", "core.py~", "#core.py#", ".#core.py", ".DS_Store"])
 def test_what_editors_leave_is_left_out(checkout: Path, tmp_path: Path, name: str) -> None:
     for folder in ("sageattention", "csrc/fused", "."):

@@ -221,6 +221,9 @@ def test_a_source_without_a_version_is_refused(checkout: Path, tmp_path: Path) -
         ("python_version='x'\nversion='unknown'\nversion='1.0-beta2'", "1.0b2"),
         ("setup(version=VERSION)", None),
         ("", None),
+        (f"version='{'9' * 5000}'", None),
+        (f"version='1.0+{'a.' * 500}b'", None),
+        (f"version='{'9' * 5000}'\nversion='1.0'", "1.0"),
     ],
 )
 def test_versions_are_read_from_the_text(text: str, version: str | None) -> None:
@@ -234,6 +237,9 @@ def test_versions_are_read_from_the_text(text: str, version: str | None) -> None
         ("/dev/null", "--source /dev/null: not a directory or file"),
         ("git+https://github.com/thu-ml/SageAttention.git", "only http and https"),
         ("file:///etc/passwd", "only http and https"),
+        ("/" + "n" * 300, "File name too long"),
+        ("/" + "n/" * 3000, "File name too long"),
+        ("/dev/null/x", "Not a directory"),
     ],
 )
 def test_what_can_t_be_a_source_is_refused(tmp_path: Path, source: str, said: str) -> None:
@@ -249,3 +255,23 @@ def test_a_hostile_archive_is_a_source_error(tmp_path: Path) -> None:
         tar.addfile(tarfile.TarInfo("top/../../evil"))
     with pytest.raises(SourceError, match="leads out of the folder"):
         obtain(options(tmp_path, archive), NO_RELEASE, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9", b"two\nlines", b"\x1b[2J", "\N{RIGHT-TO-LEFT OVERRIDE}".encode()]
+)
+def test_a_directory_may_have_any_name(checkout: Path, tmp_path: Path, name: bytes) -> None:
+    named = checkout.rename(tmp_path / os.fsdecode(name))
+    (named / "sageattention" / os.fsdecode(b"\xff.py")).write_text("")
+    source = obtain(options(tmp_path, named), NO_RELEASE, tmp_path / "scratch")
+    assert source.location.isprintable()
+    assert source.location.encode().decode() == source.location
+    assert len(source.sha256) == 64
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://", "http://x:y/", "http://\udcff/", "http://.../", "HTTP://"]
+)
+def test_what_is_no_address_is_one_error(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DownloadError, match="can't be downloaded"):
+        obtain(options(tmp_path, url), NO_RELEASE, tmp_path / "scratch")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from made_up_source import CHANGE, Workbench, diff, rule
 
+from builder.source.patches import apply_series
+from builder.source.series import load_series
 from builder.util.errors import PatchError
 
 
@@ -144,6 +148,70 @@ def test_what_is_no_diff_is_refused(bench: Workbench, body: str) -> None:
         bench.apply()
 
 
+NOT_APPLIED = {
+    "mode": "diff --git a/a.txt b/a.txt\nold mode 100644\nnew mode 100755\n",
+    "executable": "diff --git a/x b/x\nnew file mode 100755\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n",
+    "link": "diff --git a/x b/x\nnew file mode 120000\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+a.txt\n",
+    "changed link": "diff --git a/a.txt b/a.txt\nindex 1..2 120000\n" + CHANGE,
+    "binary": "diff --git a/x b/x\nnew file mode 100644\nindex 0..1\nGIT binary patch\nliteral 5\nMcmd\n",
+    "binary as said": "diff --git a/a.txt b/a.txt\nBinary files a/a.txt and b/a.txt differ\n",
+    "rename": "diff --git a/a.txt b/b.txt\nsimilarity index 100%\nrename from a.txt\nrename to b.txt\n",
+    "no hunk": "--- a/a.txt\n+++ b/a.txt\n",
+    "no hunk before a file that has one": "--- a/a.txt\n+++ b/a.txt\n" + CHANGE,
+    "junk after it": CHANGE + "junk\n",
+    "signature": CHANGE + "-- \n2.39.5\n",
+    "two parents": "diff --cc a.txt\n--- a/a.txt\n+++ b/a.txt\n@@@ -1,3 -1,3 +1,3 @@@\n  one\n",
+    "no lines, far away": "--- a/a.txt\n+++ b/a.txt\n@@ -9999999999,0 +9999999999 @@\n+x\n",
+    "lines far away": CHANGE.replace("-1,3 +1,3", "-9999999999,3 +9999999999,3"),
+    "a number too long": CHANGE.replace("-1,3 +1,3", f"-{'9' * 5000},3 +1,3"),
+    "folder": "--- /dev/null\n+++ b/sub\n@@ -0,0 +1 @@\n+x\n",
+    "under a file": "--- /dev/null\n+++ b/a.txt/x\n@@ -0,0 +1 @@\n+x\n",
+    "name too long": f"--- /dev/null\n+++ b/{'n' * 300}\n@@ -0,0 +1 @@\n+x\n",
+    "null byte": "--- a/a\0\n+++ b/a\0\n@@ -1 +1 @@\n-one\n+x\n",
+}
+
+
+@pytest.mark.parametrize("name", NOT_APPLIED)
+def test_what_can_t_be_applied_as_written_is_refused(bench: Workbench, name: str) -> None:
+    bench.file("a.txt", "one\ntwo\nthree\n")
+    bench.file("sub/b.txt", "b\n")
+    bench.patch("0001-change.patch", NOT_APPLIED[name])
+    before = bench.snapshot()
+    with pytest.raises(PatchError, match=r"^0001-change\.patch: "):
+        bench.apply()
+    assert bench.snapshot() == before
+
+
+def test_what_git_diff_writes_is_applied(bench: Workbench) -> None:
+    for name, text in {"a.txt": "one\n\nthree\n", "run": "a\n", "gone": "x", "empty": ""}.items():
+        bench.file(name, text)
+    (bench.tree / "run").chmod(0o755)
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, cwd=bench.tree, check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "a")
+    for name, text in {"a.txt": "1\n\nthree\nfour", "run": "b\n", "new/file": "n\n", "nothing": ""}.items():
+        bench.file(name, text)
+    for name in ("gone", "empty"):
+        (bench.tree / name).unlink()
+    git("add", "-A")
+    bench.patch("0001-change.patch", git("diff", "--cached", "--no-renames"))
+    shutil.rmtree(bench.tree / "new")
+    git("reset", "-q", "--hard")
+    shutil.rmtree(bench.tree / ".git")
+    assert bench.apply() == ["2 files added, 3 hunks in 4 files"]
+    assert bench.snapshot() == {
+        "a.txt": b"1\n\nthree\nfour",
+        "run": b"b\n",
+        "new/file": b"n\n",
+        "nothing": b"",
+    }
+
+
 def test_a_rewrite_counts_over_all_its_files(bench: Workbench) -> None:
     first = bench.file("src/a.cu", "call(x);\ncall(y);\n")
     second = bench.file("src/b.cu", "call(z);\n")
@@ -168,6 +236,26 @@ def test_a_rule_without_a_file_stops(bench: Workbench) -> None:
     bench.rewrite("0001-rewrite.toml", rule("gone/*.cu", "x", "y", 1))
     with pytest.raises(PatchError, match=r"replace 1 finds no file gone/\*\.cu"):
         bench.apply()
+
+
+def test_a_pattern_that_does_not_end_is_refused(bench: Workbench) -> None:
+    bench.file("a.txt", "a" * 60)
+    bench.rewrite("0001-rewrite.toml", rule("a.txt", "(a+)+b", "x", 1))
+    with pytest.raises(PatchError, match=r"replace 1 \('\(a\+\)\+b'\) in a\.txt: it took longer than 0\.1 s"):
+        apply_series(load_series(bench.patches), bench.tree, rule_seconds=0.1)
+
+
+@pytest.mark.parametrize("file", ["sub", "a.txt/x"])
+def test_an_added_file_needs_a_place(bench: Workbench, file: str) -> None:
+    bench.file("a.txt", "a\n")
+    bench.file("sub/b.txt", "b\n")
+    (bench.patches / "files").mkdir()
+    (bench.patches / "files" / "new").write_text("new\n")
+    bench.rewrite("0001-add.toml", f"[[add]]\nfile = '{file}'\nsource = 'files/new'\n")
+    before = bench.snapshot()
+    with pytest.raises(PatchError, match=rf"0001-add\.toml: '{file}' (is a folder|lies under a file)"):
+        bench.apply()
+    assert bench.snapshot() == before
 
 
 def test_a_file_is_replaced_only_if_it_is_the_expected_one(bench: Workbench) -> None:

@@ -57,6 +57,39 @@ def test_a_wrong_rewrite_is_refused_when_read(bench: Workbench, body: str, messa
         load_series(bench.patches)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("files", value) for value in ("['**/**x']", "['.']", "['']", "[1]", "'a'", "[]", "['a', 'a']")),
+        *(("files", value) for value in ('["a\\u0000"]', f"['{'n' * 300}']", "['/a']")),
+        *(
+            ("pattern", value)
+            for value in ("''", "1", "'x{99999999999999999999}'", f"'{'(' * 3000}{')' * 3000}'")
+        ),
+        *(("replacement", value) for value in ("1", r"'\g<no>'", r"'\q'", r"'\g<a'", r"'\g<99999999999>'")),
+        *(("count", value) for value in ("9" * 5000, "0x" + "f" * 5000, "-1", "1.0", "true", "[]", "{}")),
+        ("x", "[" * 5000 + "]" * 5000),
+    ],
+)
+def test_a_malformed_rule_is_one_error(bench: Workbench, key: str, value: str) -> None:
+    rule = {"files": "['a']", "pattern": "'a'", "replacement": "'b'", "count": "1", key: value}
+    lines = "\n".join(f"{name} = {value}" for name, value in rule.items())
+    bench.rewrite("0001-rewrite.toml", f"[[replace]]\n{lines}\n")
+    with pytest.raises(PatchError, match=r"^0001-rewrite\.toml: ") as caught:
+        load_series(bench.patches)
+    assert len(caught.value.message) < 600
+
+
+@pytest.mark.parametrize("name", ["series", "0001-add.toml", "files/a.py"])
+def test_what_is_not_text_is_refused(bench: Workbench, name: str) -> None:
+    (bench.patches / "files").mkdir()
+    (bench.patches / "files" / "a.py").write_text("")
+    bench.rewrite("0001-add.toml", "[[add]]\nfile = 'a.py'\n")
+    (bench.patches / name).write_bytes(b"\xff")
+    with pytest.raises(PatchError, match="can't be read as UTF-8"):
+        load_series(bench.patches)
+
+
 def test_files_are_added_and_counted_in_the_hash(bench: Workbench) -> None:
     (bench.patches / "files").mkdir()
     (bench.patches / "files" / "new.py").write_text("x = 1\n")

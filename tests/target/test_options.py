@@ -69,6 +69,12 @@ def test_cuda_home_comes_from_the_environment_unless_given() -> None:
     assert (options.cuda_home, options.cuda_home_from) == (Path("/opt/cuda"), "--cuda-home")
 
 
+@pytest.mark.parametrize("option", ["--source", "--wheelhouse", "--cache-dir", "--cuda-home"])
+def test_a_home_that_is_not_there_is_an_error(option: str) -> None:
+    with pytest.raises(UsageError, match="~nobody-at-all/x: there is no such home directory"):
+        parse_build_options([option, "~nobody-at-all/x"], {"HOME": "/root"})
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -35,14 +36,9 @@ def test_the_page_of_a_remote(remote: str, address: str) -> None:
     assert address_of_remote(remote) == address
 
 
-def test_the_file_comes_first_then_actions_then_the_remote(tmp_path: Path) -> None:
+def test_the_file_comes_first_then_actions_then_the_remote(checkout: Path, tmp_path: Path) -> None:
     own = write(tmp_path / "own.toml", 'name = "wheels"\nurl = "https://example.org/wheels/"\n')
     empty = write(tmp_path / "empty.toml", 'name = "wheels"\nurl = ""\n')
-    checkout = tmp_path / "checkout"
-    subprocess.run(["git", "init", "-q", str(checkout)], check=True)
-    subprocess.run(
-        ["git", "-C", str(checkout), "remote", "add", "origin", "git@github.com:a/b.git"], check=True
-    )
     actions = {"GITHUB_REPOSITORY": "c/d"}
     assert load_project(actions, checkout, own).url == "https://example.org/wheels"
     assert load_project(actions, checkout, empty).url == "https://github.com/c/d"
@@ -52,23 +48,82 @@ def test_the_file_comes_first_then_actions_then_the_remote(tmp_path: Path) -> No
     assert load_project({}, tmp_path, empty).url == ""
 
 
-def test_the_revision_says_whether_files_differ(tmp_path: Path) -> None:
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-        command = ["git", "-C", str(tmp_path), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout with one commit."""
+    folder = tmp_path / "checkout"
+    (folder / "builder").mkdir(parents=True)
+    git(tmp_path, "init", "-q", str(folder))
+    write(folder / "builder" / "a.py", "1\n")
+    git(folder, "add", ".")
+    git(folder, "commit", "-q", "-m", "a")
+    git(folder, "remote", "add", "origin", "git@github.com:a/b.git")
+    return folder
+
+
+def test_the_revision_says_whether_files_differ(checkout: Path, tmp_path: Path) -> None:
     assert load_project({}, tmp_path, PROJECT_FILE).revision == ""
-    (tmp_path / "builder").mkdir()
-    write(tmp_path / "builder" / "a.py", "1\n")
-    git("add", ".")
-    git("commit", "-q", "-m", "a")
-    commit = git("rev-parse", "HEAD")
-    write(tmp_path / "notes.txt", "no part of a build\n")
-    assert load_project({}, tmp_path, PROJECT_FILE).revision == commit
-    write(tmp_path / "builder" / "a.py", "2\n")
-    assert load_project({}, tmp_path, PROJECT_FILE).revision == f"{commit}+changes"
+    commit = git(checkout, "rev-parse", "HEAD")
+    write(checkout / "notes.txt", "no part of a build\n")
+    for name in (".a.py.swp", "a.py~", "#a.py#", ".#a.py"):
+        write(checkout / "builder" / name, "an editor's\n")
+    assert load_project({}, checkout, PROJECT_FILE).revision == commit
+    write(checkout / "builder" / "b.py", "new\n")
+    assert load_project({}, checkout, PROJECT_FILE).revision == f"{commit}+changes"
+    (checkout / "builder" / "b.py").unlink()
+    write(checkout / "builder" / "a.py", "2\n")
+    assert load_project({}, checkout, PROJECT_FILE).revision == f"{commit}+changes"
+
+
+def test_the_environment_and_the_users_git_have_no_part_in_it(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_project({}, checkout, PROJECT_FILE)
+    git(tmp_path, "init", "-q", str(tmp_path / "other"))
+    git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "other")
+    git(tmp_path / "other", "remote", "add", "origin", "git@github.com:other/other.git")
+    home = tmp_path / "home"
+    home.mkdir()
+    write(
+        home / ".gitconfig",
+        '[url "https://example.org/"]\n insteadOf = git@github.com:\n[status]\n branch = true\n'
+        "[core]\n worktree = /\n autocrlf = true\n",
+    )
+    for name, value in {
+        "HOME": str(home),
+        "GIT_DIR": str(tmp_path / "other" / ".git"),
+        "GIT_WORK_TREE": str(tmp_path / "other"),
+        "GIT_INDEX_FILE": str(tmp_path / "none"),
+        "GIT_OBJECT_DIRECTORY": str(tmp_path / "none"),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "remote.origin.url",
+        "GIT_CONFIG_VALUE_0": "https://example.org/other/other",
+        "GIT_TRACE": "1",
+        "GIT_NAMESPACE": "other",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert load_project({}, checkout, PROJECT_FILE) == before
+    assert (before.url, len(before.revision)) == ("https://github.com/a/b", 40)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_checkout_of_another_users_is_one_too(checkout: Path) -> None:
+    before = load_project({}, checkout, PROJECT_FILE)
+    for path in (checkout, checkout / ".git"):
+        os.chown(path, 12345, 12345)
+    assert load_project({}, checkout, PROJECT_FILE) == before
+
+
+def test_an_archive_inside_somebody_elses_checkout_is_not_of_it(checkout: Path) -> None:
+    (checkout / "unpacked" / "builder").mkdir(parents=True)
+    project = load_project({}, checkout / "unpacked", PROJECT_FILE)
+    assert (project.url, project.revision) == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,13 @@ def write(targets: Path, text: str, name: str = "cp313-cu130") -> Path:
     return path
 
 
+def test_hidden_files_and_editors_copies_are_no_targets(targets: Path) -> None:
+    write(targets, NATIVE)
+    for name in (".x.toml", ".cp313-cu130.toml.swp", "cp313-cu130.toml~", "#cp313-cu130.toml#", ".#a.toml"):
+        (targets / name).write_text("half written")
+    assert list(load_targets(targets)) == ["cp313-cu130"]
+
+
 def test_the_shipped_targets_are_these() -> None:
     found = load_targets()
     assert list(found) == ["abi3-cu128", "abi3-cu130", "cp311-cu128", "cp312-cu130"]
@@ -75,8 +82,8 @@ def test_the_shipped_targets_become_the_right_wheels() -> None:
         (target.python, target.torch, target.torch_requirement, target.wheel_tag("linux_x86_64"))
         for target in found.values()
     ] == [
-        ("3.11", "2.10.0", "torch>=2.10", "cp310-abi3-linux_x86_64"),
-        ("3.12", "2.11.0", "torch>=2.10", "cp310-abi3-linux_x86_64"),
+        ("3.11", "2.10.0", "torch>=2.7", "cp310-abi3-linux_x86_64"),
+        ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-linux_x86_64"),
         ("3.11", "2.10.0", "torch==2.10.*", "cp311-cp311-linux_x86_64"),
         ("3.12", "2.11.0", "torch==2.11.*", "cp312-cp312-linux_x86_64"),
     ]
@@ -176,9 +183,9 @@ def change(key: str, value: str) -> str:
         (change("abi", '["native"]'), "abi", "is not one of native, stable"),
         (change("abi", '"stable"'), "torch_minimum", "missing, and abi stable needs it"),
         (NATIVE + 'torch_minimum = "2.10"\n', "torch_minimum", "only for abi stable"),
-        (STABLE.replace('"2.10"', '"2.9"'), "torch_minimum", "older than 2.10"),
+        (STABLE.replace('"2.10"', '"2.6"'), "torch_minimum", "older than 2.7, the first with the C f"),
         (STABLE.replace('"2.10"', '"2.13"'), "torch_minimum", "newer than the torch that it is built with"),
-        (STABLE.replace('"2.10"', '"2.10.0"'), "torch_minimum", "is not a torch version such as 2.10"),
+        (STABLE.replace('"2.10"', '"2.10.0"'), "torch_minimum", "is not a torch version such as 2.7"),
         (change("architectures", '"8.9"'), "architectures", "is not a list of strings"),
         (change("architectures", "[]"), "architectures", "is not a list of strings"),
         (change("architectures", "[8.9]"), "architectures", "is not a list of strings"),

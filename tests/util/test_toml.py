@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,3 +131,20 @@ def test_a_file_that_can_t_be_read_is_named(tmp_path: Path, content: bytes | Non
         read(path, TargetError)
     assert type(caught.value) is TargetError
     assert caught.value.message.startswith(f"{path}: {said}")
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "[" * 5000, "{a=" * 5000, "0x" + "f" * 5000, f"'{'a' * 9999}'"]
+)
+def test_a_value_beyond_all_measure_is_one_short_error(value: str) -> None:
+    with pytest.raises(TargetError, match=r"^a\.toml: ") as caught:
+        parse("a.toml", f"size = {value}\n", TargetError).number("size", 1, "a size")
+    assert len(str(caught.value)) < 600
+
+
+def test_what_is_not_a_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "folder.toml").mkdir()
+    os.mkfifo(tmp_path / "pipe.toml")
+    for name in ("folder", "pipe"):
+        with pytest.raises(TargetError, match=rf"{name}\.toml: not a file\.$"):
+            read(tmp_path / f"{name}.toml", TargetError)

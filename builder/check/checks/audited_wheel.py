@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 
 from builder.check.checks.evidence import build_paths, owner_of_copy, stem, unstable_torch_symbols
 from builder.check.label import Label, torch_requirement
-from builder.finish.provenance import OPENING
+from builder.finish.provenance import OPENING, count_of_patches
 from builder.finish.sbom import SBOM_NAME, Bill, own_sbom
 from builder.target.architectures import Architecture
 from builder.target.machines import X86_64, Machine, machine_of
@@ -193,9 +193,10 @@ class AuditedWheel:
 
     @cached_property
     def unpatched(self) -> bool:
-        """Whether its SBOM says what it was made from, and that it was not patched."""
+        """Whether its SBOM and its description say that it was not patched."""
         kinds = {part.kind for part in self.bill.materials}
-        return "source" in kinds and "patch" not in kinds
+        said = f" {count_of_patches(0)})" in self.description
+        return said and "source" in kinds and "patch" not in kinds
 
     @cached_property
     def label(self) -> Label:

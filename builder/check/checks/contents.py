@@ -25,6 +25,8 @@ def files(audited: AuditedWheel) -> Found:
             yield ERROR, f"{name} has the mode {mode:o}"
         if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
             yield ERROR, f"{name} is packed in a way that not every installer can unpack"
+        if name.endswith("/__init__.py") and f"{name.removesuffix('/__init__.py')}.py" in audited.contents:
+            yield HOUSE_RULE, f"{name} hides the module of the same name"
         if name.endswith((".pyc", ".pyo")):
             yield HOUSE_RULE, f"{name} is byte code, which Python runs in place of the source"
         if re.search(r"\.so(\.\d+)*$", name) and not audited.contents[name].elf:

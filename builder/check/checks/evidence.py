@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import re
-from pathlib import PurePosixPath
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 
+from builder.util.errors import AuditError
+from builder.util.toml import read
 from builder.wheel.elf import SharedLibrary
 from builder.wheel.libraries import Owner, owner_of
 
@@ -51,6 +54,13 @@ def unstable_torch_symbols(library: SharedLibrary) -> tuple[str, ...]:
 def stable_torch_symbols(library: SharedLibrary) -> tuple[str, ...]:
     """Return the undefined symbols of torch's stable C interface."""
     return tuple(symbol.name for symbol in library.undefined if _TORCH_C.fullmatch(symbol.name))
+
+
+@lru_cache
+def torch_functions() -> dict[str, str]:
+    """Return the first torch series, `2.7`, that has each function of torch's stable C interface."""
+    table = read(Path(__file__).with_name("torch_functions.toml"), AuditError)
+    return {name: series for series in table.values for name in table.texts(series, "names of functions")}
 
 
 def unlimited_python_symbols(library: SharedLibrary, python: tuple[int, int]) -> tuple[str, ...]:

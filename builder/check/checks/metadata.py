@@ -10,14 +10,18 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found, listed
-from builder.check.checks.evidence import unlimited_python_symbols
+from builder.check.checks.evidence import stable_torch_symbols, torch_functions, unlimited_python_symbols
 from builder.target.architectures import join
 from builder.target.selection import Selection
 from builder.target.targets import local_version
 
 # Fields of METADATA that installers read once, and versions of the formats that they accept.
-_ONCE = ("Metadata-Version", "Name", "Version", "Requires-Python", "License-Expression")
+_ONCE = (
+    *("Metadata-Version", "Name", "Version", "Requires-Python", "License-Expression"),
+    *("Wheel-Version", "Root-Is-Purelib", "Build"),
+)
 _OTHERS = {"torch", "triton", "nvidia", "numpy"}
+_FLOORS = {">=", "==", "~="}
 _UPSTREAM_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "12.0")
 
 
@@ -31,16 +35,9 @@ def names(audited: AuditedWheel) -> Found:
         yield ERROR, f"the folder {wheel.dist_info} is not named for the file"
     if wheel.name.build:
         yield HOUSE_RULE, f"its name has the build tag {wheel.name.build}, which installers prefer to none"
-    for field in _ONCE:
-        if len(metadata.get_all(field, [])) > 1:
-            yield ERROR, f"METADATA has the field {field} more than once"
-    for field, file, known in (
-        ("Metadata-Version", metadata, "2"),
-        ("Wheel-Version", wheel.wheel_metadata, "1"),
-    ):
-        value = str(file[field] or "").strip()
-        if re.fullmatch(rf"{known}\.\d+", value) is None:
-            yield ERROR, f"{field} is {value or 'missing'}; installers read {known}.x"
+    if str(wheel.wheel_metadata["Build"] or "") != wheel.name.build:
+        yield ERROR, "the file WHEEL has a build tag unlike the file name's"
+    yield from _fields(audited)
     try:
         if Version(version) != Version(wheel.name.version.replace("_", "+", 1)):
             yield ERROR, f"METADATA has the version {version} and the file name has {wheel.name.version}"
@@ -55,6 +52,21 @@ def names(audited: AuditedWheel) -> Found:
     for entry in sorted({member.split("/")[0] for member in wheel.names} - own):
         level = ERROR if entry.lower() in _OTHERS else HOUSE_RULE
         yield level, f"it installs {entry} beside {wheel.name.distribution}"
+
+
+def _fields(audited: AuditedWheel) -> Found:
+    """What METADATA and WHEEL say at most once, and the versions of their formats."""
+    metadata, wheel = audited.wheel.metadata, audited.wheel.wheel_metadata
+    for field in _ONCE:
+        if len([*metadata.get_all(field, []), *wheel.get_all(field, [])]) > 1:
+            yield ERROR, f"METADATA or WHEEL has the field {field} more than once"
+    for field, file, known in (
+        ("Metadata-Version", metadata, "2"),
+        ("Wheel-Version", wheel, "1"),
+    ):
+        value = str(file[field] or "").strip()
+        if re.fullmatch(rf"{known}\.\d+", value) is None:
+            yield ERROR, f"{field} is {value or 'missing'}; installers read {known}.x"
 
 
 def version(audited: AuditedWheel) -> Found:
@@ -105,7 +117,23 @@ def requirement(audited: AuditedWheel) -> Found:
             yield ERROR, f"uses {count} symbols of {where}, and {instead}"
         elif audited.label.torch and audited.label.torch != series:
             yield ERROR, f"requires torch {series} and its version says {audited.label.torch}"
+    if torch is not None:
+        yield from _functions(audited, torch.specifier)
     yield from _python(audited)
+
+
+def _functions(audited: AuditedWheel, allowed: SpecifierSet) -> Found:
+    """The oldest torch that is allowed has each function of torch's C interface that is used."""
+    floors = [Version(clause.version.removesuffix(".*")) for clause in allowed if clause.operator in _FLOORS]
+    known = torch_functions()
+    for name, library in audited.named_libraries:
+        used = stable_torch_symbols(library)
+        for symbol in used:
+            if symbol in known and floors and Version(known[symbol]) > max(floors):
+                has = f"which torch has from {known[symbol]} on, and the wheel is for {max(floors)} too"
+                yield ERROR, f"{name} uses {symbol}, {has}"
+        if unknown := tuple(symbol for symbol in used if symbol not in known):
+            yield HOUSE_RULE, f"{name} uses what is not known of torch's C interface: {listed(unknown)}"
 
 
 def _others(audited: AuditedWheel) -> Found:
@@ -147,7 +175,7 @@ def _stable(audited: AuditedWheel) -> Found:
         if symbols:
             yield ERROR, f"{name} uses what CPython's limited API of 3.{oldest} lacks: {listed(symbols)}"
     torch = audited.torch
-    if torch is not None and not any(clause.operator in {">=", "==", "~="} for clause in torch.specifier):
+    if torch is not None and not any(clause.operator in _FLOORS for clause in torch.specifier):
         yield ERROR, f"requires {torch}, without the oldest torch whose stable interface it uses"
     elif torch is not None and pinned_series(torch.specifier):
         yield WARNING, f"requires {torch}: one torch only, though its ABI is stable"

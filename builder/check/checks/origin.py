@@ -11,7 +11,7 @@ from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, Audit
 from builder.check.checks.evidence import owner_of_copy
 from builder.finish.core_metadata import RUNTIME_LICENSE
 from builder.finish.finalize import RUNTIME_LICENSE_FILE
-from builder.finish.provenance import UNVERIFIED, VERIFIED, count_of_patches
+from builder.finish.provenance import OPENING, UNVERIFIED, VERIFIED, count_of_patches
 from builder.finish.record import disagreements
 from builder.finish.sbom import SBOM_NAME, listed_in_sbom, read_sbom, sbom_problems
 from builder.finish.wheelhouse import read_record, record_path
@@ -54,6 +54,11 @@ def sbom(audited: AuditedWheel) -> Found:
     file_name = unquote(audited.provenance.purl.partition("?file_name=")[2])
     if file_name != wheel.path.name:
         yield ERROR, f"the SBOM is of {file_name or 'a file without a name'}"
+    subject = audited.provenance
+    said = (subject.name, subject.version, subject.fact("abi"))
+    abi = "stable" if audited.stable else "native"
+    if said != (wheel.name.distribution, wheel.name.version.replace("_", "."), abi):
+        yield ERROR, f"the SBOM is of {subject.name} {subject.version}, abi {said[2] or 'not said'}"
     yield from _source(audited)
 
 
@@ -131,6 +136,8 @@ def description(audited: AuditedWheel) -> Found:
     claims = [VERIFIED if verified else UNVERIFIED, f" {count_of_patches(kinds.count('patch'))})"]
     claims += [f" for CUDA {told.fact('cuda')},"]
     claims += [f" compute capabilities {told.fact('architectures').replace(' ', ', ')}."]
+    if audited.wheel.read(audited.wheel.in_dist_info("METADATA")).count(OPENING.encode()) > 1:
+        yield HOUSE_RULE, "METADATA describes the wheel more than once"
     for claim in claims:
         if claim not in audited.description:
             yield HOUSE_RULE, f"METADATA's description doesn't say {claim.strip(' ).,')!r}, as the SBOM does"

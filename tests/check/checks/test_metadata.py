@@ -78,6 +78,18 @@ def test_a_stable_wheel_without_its_oldest_torch(tmp_path: Path) -> None:
     )
 
 
+def test_the_oldest_torch_has_every_function_that_is_used(tmp_path: Path) -> None:
+    names = ["aoti_torch_get_sizes", "torch_library_impl", "torch_of_tomorrow"]
+    wheel = stable(tmp_path, _fused=replace(EXTENSIONS["_fused"], undefined=names))
+    newer = "_fused.so uses torch_library_impl, which torch has from 2.10 on, and the wheel is for 2.9 too"
+    unknown = "_fused.so uses what is not known of torch's C interface: torch_of_tomorrow"
+    assert found(audit_wheel(wheel, expect=STABLE)) == [f"requirement: {newer}", f"requirement: {unknown}"]
+    native = raw_wheel(
+        tmp_path, extensions={**EXTENSIONS, "_fused": replace(EXTENSIONS["_fused"], undefined=names[:2])}
+    )
+    assert audit_wheel(native).passed
+
+
 def test_a_version_that_disagrees_with_the_abi(tmp_path: Path) -> None:
     wheel = raw_wheel(
         tmp_path, STABLE_NAME.replace("universal", "torch2.11"), metadata=["Requires-Dist: torch>=2.10"]
