@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 import requests
 
 from builder.util import files
+from builder.util.answers import send
 from builder.util.limits import REMOTE_OBJECT_BYTES, REMOTE_SECONDS
 
 
@@ -83,9 +84,8 @@ class _Web:
 
     def _ask(self, method: str, name: str, data: bytes | None = None) -> requests.Response:
         url = urlunsplit(self._parts._replace(path=f"{self._parts.path.rstrip('/')}/{name}"))
-        return requests.request(
-            method, url, data=data, timeout=self._seconds, stream=True, allow_redirects=False
-        )
+        options = {"timeout": self._seconds, "stream": True, "allow_redirects": False}
+        return send(requests.Session(), method, url, data=data, **options)
 
 
 def _refuse(response: requests.Response, good: set[int]) -> None:

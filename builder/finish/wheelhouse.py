@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.util import files
+from builder.util.answers import read_json
 from builder.util.digest import file_sha256
 from builder.util.errors import UsageError
 from builder.util.log import say
@@ -39,8 +40,8 @@ def record_path(wheel: Path) -> Path:
 def read_record(wheel: Path) -> dict[str, Any] | None:
     """Return a wheel's record; None if there is none that a build can have written."""
     try:
-        record = json.loads(record_path(wheel).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        record = read_json(record_path(wheel))
+    except (OSError, ValueError):
         return None
     return record if _fits(record, _SHAPE) else None
 

@@ -13,10 +13,10 @@ from builder.publish import catalogue
 from builder.publish.catalogue import METADATA_SUFFIX, RECORD_SUFFIX, SMOKETEST_SUFFIX
 from builder.publish.listed_wheel import ListedWheel
 from builder.util.addresses import without_secrets
-from builder.util.answers import parse_json
+from builder.util.answers import read_json
 from builder.util.digest import file_sha256
 from builder.util.errors import ReleaseError
-from builder.util.github import checked
+from builder.util.github.reply import checked
 from builder.util.limits import ASSET_BYTES, ASSETS
 
 SUMS = "SHA256SUMS"
@@ -163,7 +163,7 @@ def _refuse_too_large(paths: Sequence[Path]) -> None:
 
 def _refuse_secrets(path: Path) -> None:
     """Stop where a JSON file has an address with something that may be a secret."""
-    found = [text for text in _texts(parse_json(path.read_bytes())) if without_secrets(text) != text]
+    found = [text for text in _texts(read_json(path)) if without_secrets(text) != text]
     if found:
         raise ReleaseError(
             f"{path}: it has an address with a user name, password, query or fragment: {found[0]}.",

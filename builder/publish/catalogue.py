@@ -20,7 +20,7 @@ from builder.finish.record import IMPORTED, disagreements
 from builder.finish.sbom import own_sbom
 from builder.finish.wheelhouse import wheels_in
 from builder.publish.listed_wheel import ListedWheel, SmokeTest
-from builder.util.answers import parse_json
+from builder.util.answers import read_json
 from builder.util.digest import file_sha256
 from builder.util.errors import UsageError
 from builder.wheel.wheelfile import Wheel, WheelError
@@ -69,7 +69,7 @@ def read_wheel(path: Path) -> ListedWheel:
             return _listed(wheel)
     except WheelError as error:
         raise UsageError(error.message, "Build it again.") from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UsageError(f"{path}: {error}.", "Build it again.") from None
 
 
@@ -135,7 +135,7 @@ def _line(value: object) -> str:
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or an empty one if there is no such file."""
     try:
-        values = parse_json(path.read_bytes())
+        values = read_json(path)
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:

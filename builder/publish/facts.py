@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import requests
 
 from builder.publish.listed_wheel import ListedWheel, SmokeTest, newest_first, shown
-from builder.util.answers import ask, parse_json
+from builder.util.answers import ask, parse_json, read_json
 from builder.util.errors import DownloadError, UsageError
-from builder.util.limits import ANSWER_BYTES, LISTED_WHEELS, REQUEST_SECONDS
+from builder.util.limits import LISTED_WHEELS, REQUEST_SECONDS
 from builder.util.log import say, warn
 
 FACTS = "wheels.json"
@@ -44,20 +44,17 @@ def read_facts(place: str, projects: Collection[str]) -> list[ListedWheel]:
         UsageError: It is not a `wheels.json`, or lists what this index would not; or its wheels are served
             from the site that is to be replaced.
     """
-    if place.startswith(("http://", "https://")):
-        content = _fetch(place)
-        if content is None:
-            say(f"{place} does not exist yet: this is the site's first index.")
-            return []
-    else:
-        try:
-            with Path(place).open("rb") as file:
-                content = file.read(ANSWER_BYTES + 1)
-        except OSError as error:
-            raise UsageError(f"{place}: it can't be read: {error}.", f"Give an index's {FACTS}.") from error
     try:
-        wheels = _wheels(content, projects, secure=place.startswith("https://"))
-    except ValueError as error:
+        if place.startswith(("http://", "https://")):
+            content = _fetch(place)
+            if content is None:
+                say(f"{place} does not exist yet: this is the site's first index.")
+                return []
+            document = parse_json(content)
+        else:
+            document = read_json(Path(place))
+        wheels = _wheels(document, projects, secure=place.startswith("https://"))
+    except (ValueError, OSError) as error:
         raise UsageError(
             f"{place}: it is not an index's {FACTS}: {error}.", "Omit --previous, or give the right file."
         ) from None
@@ -87,11 +84,8 @@ def _fetch(url: str) -> bytes | None:
     return body
 
 
-def _wheels(content: bytes, projects: Collection[str], *, secure: bool) -> list[ListedWheel]:
+def _wheels(document: object, projects: Collection[str], *, secure: bool) -> list[ListedWheel]:
     """Return the wheels of a `wheels.json`; raises ValueError where anything in it is not as it has to be."""
-    if len(content) > ANSWER_BYTES:
-        raise ValueError(f"it has more than {ANSWER_BYTES:,} bytes")
-    document = parse_json(content)
     if not isinstance(document, dict) or document.get("schema") != _SCHEMA:
         raise ValueError(f"its schema is not {_SCHEMA}")
     listed = document.get("wheels")

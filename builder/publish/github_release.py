@@ -15,7 +15,8 @@ from urllib.parse import quote
 from builder.publish.assets import Asset, AssetStep, RemoteAsset, plan_assets
 from builder.publish.listed_wheel import human_size
 from builder.util.errors import ReleaseError
-from builder.util.github import Api, TransientError, checked
+from builder.util.github.api import Api
+from builder.util.github.reply import TransientError, checked
 from builder.util.log import say, step, warn
 
 

@@ -102,7 +102,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--repository",
         type=repository,
-        default=os.environ.get("GITHUB_REPOSITORY"),
+        default=os.environ.get("GITHUB_REPOSITORY") or None,
         metavar="OWNER/NAME",
         help="for the page's links (default: GITHUB_REPOSITORY)",
     )
@@ -156,12 +156,12 @@ def write_site(wheels: Sequence[ListedWheel], page: Page, out: Path) -> None:
     Raises:
         UsageError: `out` holds something else, or can't be written.
     """
-    if out.exists() and not (out / FACTS).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"{out} exists and is not an index: it has no {FACTS}.",
-            "Empty it, or give another folder with --out.",
-        )
     try:
+        if out.exists() and not (out / FACTS).is_file() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(
+                f"{out} exists and is not an index: it has no {FACTS}.",
+                "Empty it, or give another folder with --out.",
+            )
         with beside(out.absolute()) as site:
             _fill(site, wheels, page)
     except OSError as error:

@@ -17,7 +17,7 @@ from builder.publish.web import NotAskedError, Web
 from builder.target.pins import Archive
 from builder.target.targets import TOOLCHAINS, Target
 from builder.target.upstream import Release
-from builder.util.github import Api
+from builder.util.github.api import Api
 from builder.util.limits import RESOLVE_SECONDS
 from builder.util.process import CommandError, run
 from builder.util.toml import tomllib

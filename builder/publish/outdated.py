@@ -25,7 +25,7 @@ from builder.target.targets import TARGETS_DIR, Target, load_targets
 from builder.target.upstream import FILE_NAME, PATCHES_DIR, load_release
 from builder.util.arguments import Parser
 from builder.util.errors import BuilderError, UsageError
-from builder.util.github import API_URL, Api, token_from
+from builder.util.github.api import API_URL, Api, token_from
 from builder.util.log import say
 
 UP_TO_DATE = 0

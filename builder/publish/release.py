@@ -16,7 +16,7 @@ from builder.publish.listed_wheel import ListedWheel
 from builder.publish.notes import release_notes
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
-from builder.util.github import API_URL, Api, token_from
+from builder.util.github.api import API_URL, Api, token_from
 from builder.util.limits import NOTES_CHARACTERS
 from builder.util.log import say, step
 from builder.util.paths import ROOT
@@ -42,6 +42,13 @@ def main(
         raise UsageError(
             "The repository is not known.", "Give --repository OWNER/NAME, or set GITHUB_REPOSITORY."
         )
+    token = token_from(os.environ)
+    if token is None and not options.dry_run:
+        raise UsageError(
+            "Neither GITHUB_TOKEN nor GH_TOKEN is set.",
+            "Make a token with write access to the repository's contents, and set it for this command alone.",
+        )
+    api = Api(options.api_url, token, sleep=sleep)
     wheels = [
         catalogue.read_wheel(path) for path in catalogue.find_wheels(options.wheels, options.wheelhouse)
     ]
@@ -63,16 +70,9 @@ def main(
             f"The notes have {len(notes)} characters, and the API takes {NOTES_CHARACTERS}.",
             "Make releases of fewer wheels.",
         )
-    token = token_from(os.environ)
     if options.dry_run:
-        _dry_run(options, assets, notes, token)
+        _dry_run(options, assets, notes, api)
         return 0
-    if token is None:
-        raise UsageError(
-            "Neither GITHUB_TOKEN nor GH_TOKEN is set.",
-            "Make a token with write access to the repository's contents, and set it for this command alone.",
-        )
-    api = Api(options.api_url, token, sleep=sleep)
     release = GitHubRelease(
         api, options.repository, options.tag, target=options.target, replace=options.replace
     )
@@ -84,14 +84,17 @@ def _parser() -> Parser:
     parser = Parser(prog="nox -s release --", description="Make or complete a GitHub release of the wheels.")
     parser.add_argument("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
     parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
-    parser.add_argument("--tag", required=True, type=_tag, help="the release's git tag")
+    parser.add_argument("--tag", required=True, type=_reference, help="the release's git tag")
     parser.add_argument(
-        "--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist"
+        "--target",
+        type=_reference,
+        metavar="COMMIT",
+        help="make the tag at this commit, if it does not exist",
     )
     parser.add_argument(
         "--repository",
         type=repository,
-        default=os.environ.get("GITHUB_REPOSITORY"),
+        default=os.environ.get("GITHUB_REPOSITORY") or None,
         metavar="OWNER/NAME",
         help="default: GITHUB_REPOSITORY",
     )
@@ -114,9 +117,9 @@ def _parser() -> Parser:
     return parser
 
 
-def _tag(text: str) -> str:
-    if re.fullmatch(r"(?!.*(\.\.|//|/$))\w[\w.+/-]*", text, re.ASCII) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tag for a release")
+def _reference(text: str) -> str:
+    if re.fullmatch(r"(?!.*(\.\.|//|/$))\w[\w.+/-]{0,199}", text, re.ASCII) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a tag, branch or commit")
     return text
 
 
@@ -167,14 +170,14 @@ def _project_audit(paths: Sequence[Path]) -> int:
     return int(audit.main([str(path) for path in paths]))
 
 
-def _dry_run(options: argparse.Namespace, assets: Sequence[Asset], notes: str, token: str | None) -> None:
+def _dry_run(options: argparse.Namespace, assets: Sequence[Asset], notes: str, api: Api) -> None:
     """Print what would be done. With a token the release is looked at, but nothing is changed."""
     there = None
     remotes: list[RemoteAsset] = []
-    if token is None:
+    if not api.has_token:
         say("No token is set: this assumes that there is no release yet.")
     else:
-        release = GitHubRelease(Api(options.api_url, token), options.repository, options.tag)
+        release = GitHubRelease(api, options.repository, options.tag)
         there = release.find()
         remotes = release.assets(there, assets) if there else []
     steps = plan_assets(assets, remotes, replace=options.replace)

@@ -10,6 +10,7 @@ from pathlib import Path
 import requests
 
 from builder.util import process
+from builder.util.answers import send
 from builder.util.errors import TorchEnvironmentError
 from builder.util.limits import REACHABLE_SECONDS
 from builder.util.log import warn
@@ -101,7 +102,8 @@ def why_unreachable(index: str) -> str:
         index: Its address.
     """
     try:
-        with requests.get(f"{index.rstrip('/')}/torch/", timeout=REACHABLE_SECONDS, stream=True) as answer:
+        address = f"{index.rstrip('/')}/torch/"
+        with send(requests.Session(), "GET", address, timeout=REACHABLE_SECONDS, stream=True) as answer:
             return "" if answer.ok else f"it answers {answer.status_code} {answer.reason}"
     except requests.ConnectionError:
         return "no connection"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import requests
@@ -15,6 +16,26 @@ from builder.util.deadline import deadline
 
 class TooLargeError(requests.RequestException):
     """An answer that is larger than it may be."""
+
+
+class EnvironmentUnusableError(requests.RequestException, ValueError):
+    """Proxies or certificates that the environment names, and that can't be used."""
+
+
+def send(session: requests.Session, method: str, url: str, **arguments: Any) -> requests.Response:
+    """Send a request, as `requests.Session.request` does.
+
+    Raises:
+        requests.RequestException: Also where requests itself raises something else.
+    """
+    try:
+        return session.request(method, url, **arguments)
+    except (requests.RequestException, TimeoutError):
+        raise
+    except (OSError, TypeError) as error:
+        raise EnvironmentUnusableError(
+            f"the environment's proxy (HTTPS_PROXY, ...) or REQUESTS_CA_BUNDLE can't be used: {error}"
+        ) from None
 
 
 def ask(
@@ -45,7 +66,7 @@ def ask(
     size_bytes = 0
     take = into or body.extend
     try:
-        with deadline(seconds), session.request(method, url, stream=True, **arguments) as response:
+        with deadline(seconds), send(session, method, url, stream=True, **arguments) as response:
             if url.startswith("https:") and not response.url.startswith("https:"):
                 raise requests.exceptions.InvalidURL(f"it leads to {response.url}, which is not https")
             for chunk in response.iter_content(limits.CHUNK_BYTES):
@@ -74,6 +95,22 @@ def parse_json(data: bytes | str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return values
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file says.
+
+    Raises:
+        ValueError: As `parse_json`; or it is not a plain file, or a larger one than an answer may be.
+        OSError: It can't be read.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+    with path.open("rb") as file:
+        data = file.read(limits.ANSWER_BYTES + 1)
+    if len(data) > limits.ANSWER_BYTES:
+        raise ValueError(f"it has more than {limits.ANSWER_BYTES:,} bytes")
+    return parse_json(data)
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -17,7 +17,7 @@ from made_up_wheels import (
 from builder.publish import catalogue
 from builder.publish.assets import Asset, RemoteAsset, gather, plan_assets
 from builder.util.errors import ReleaseError
-from builder.util.github import GitHubError
+from builder.util.github.reply import GitHubError
 
 
 def test_a_file_of_two_gibibytes_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from made_up_wheels import (
 from played_github import TAG, Handler, Played, expected_names, once
 
 from builder.util.errors import ReleaseError
-from builder.util.github import GitHubError, TransientError
+from builder.util.github.reply import GitHubError, TransientError
 
 
 def test_a_release_holds_every_file_and_is_published_last(played: Played) -> None:
@@ -334,7 +334,7 @@ def test_a_release_of_another_form_is_one_error(played: Played, change: dict[str
         return True
 
     played.state.failures = [odd]
-    with pytest.raises(GitHubError, match=r"a release: |nothing is sent there"):
+    with pytest.raises(GitHubError, match=r"a release: |no token goes there"):
         played.run()
     assert played.state.names() == []
 

@@ -65,6 +65,19 @@ def test_a_folder_that_is_not_an_index_is_not_replaced(wheelhouse: Path, tmp_pat
     assert precious.read_bytes() == b"meow"
 
 
+def test_a_folder_that_can_t_be_made_is_one_error(wheelhouse: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / ("x" * 300), Path("/proc/site")):
+        with pytest.raises(UsageError, match="can't be written"):
+            write_site(wheelhouse, out)
+
+
+def test_an_empty_variable_counts_as_none(
+    wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_REPOSITORY", "")
+    assert "gh attestation" not in (write_site(wheelhouse, tmp_path / "site") / "index.html").read_text()
+
+
 def test_a_wheel_that_lacks_architectures_is_refused_unless_allowed(wheelhouse: Path, tmp_path: Path) -> None:
     make_ours(wheelhouse, INCOMPLETE, complete=False, architectures=["8.9"])
     with pytest.raises(UsageError, match=re.escape(INCOMPLETE)):

@@ -20,7 +20,7 @@ from builder.publish.web import Web
 from builder.target.architectures import Architecture
 from builder.target.targets import load_targets
 from builder.util.errors import TargetError
-from builder.util.github import Api
+from builder.util.github.api import Api
 
 COMMIT = "e" * 40
 SHA = "a" * 64

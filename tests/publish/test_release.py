@@ -92,6 +92,28 @@ def test_without_a_token_or_a_repository_it_says_what_is_missing(
         played.run("--repository", "nonsense")
 
 
+@pytest.mark.parametrize("option", ["--tag", "--target"])
+@pytest.mark.parametrize(
+    "value", ["", "..", "a..b", "a//b", "/a", "a/", "a b", "-a", "a\n", "a?b", "a#b", "ä", "a" * 201]
+)
+def test_what_can_t_be_a_tag_or_commit_is_refused(played: Played, option: str, value: str) -> None:
+    """An empty --target would make the tag wherever the default branch is."""
+    with pytest.raises(UsageError, match=f"{option}: .* is not the name of a tag, branch or commit"):
+        played.run(f"{option}={value}")
+    assert played.state.asked == []
+
+
+def test_what_is_missing_is_said_before_the_audit(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"GITHUB_TOKEN": "a b", "GITHUB_API_URL": "http://api.example.invalid"}.items():
+        with monkeypatch.context() as patched:
+            patched.setenv(name, value)
+            with pytest.raises(UsageError):
+                release.main(
+                    ["--tag", TAG, "--repository", REPOSITORY, "--wheelhouse", str(played.wheelhouse)]
+                )
+    assert played.audited == []
+
+
 def test_the_command_refuses_wheels_that_fail_the_projects_audit(played: Played) -> None:
     """The made-up wheels hold no compiled code, so the real audit can't find them good."""
     pytest.importorskip("builder.check.audit", reason="the audit's module is not there")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import requests
 from requests.adapters import BaseAdapter
 from urllib3 import HTTPResponse
 
-from builder.util.answers import TooLargeError, ask, parse_json
+from builder.util import limits
+from builder.util.answers import TooLargeError, ask, parse_json, read_json
 
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
 
@@ -91,6 +94,27 @@ def test_a_redirect_that_leads_nowhere_is_no_answer(place: str) -> None:
         ask(session, "GET", url, timeout=5)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REQUESTS_CA_BUNDLE", "/nowhere"),
+        ("HTTPS_PROXY", "http://me:hush@"),
+        ("HTTPS_PROXY", "://"),
+        ("HTTPS_PROXY", "http://[::1"),
+        ("HTTPS_PROXY", "\x1b"),
+    ],
+)
+def test_what_the_environment_names_in_vain_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv(name, value)
+    with requests.Session() as session, pytest.raises(requests.RequestException) as caught:
+        ask(session, "GET", "https://127.0.0.1:9/")
+    assert isinstance(caught.value, ValueError)
+    assert "hush" not in str(caught.value)
+
+
 class _Downgrade(BaseAdapter):
     """Stands for a server at an https address that leads to http."""
 
@@ -130,3 +154,20 @@ def test_json_that_can_t_be_used_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
     assert parse_json('{"a": [1, "\\u00e9", null]}') == {"a": [1, "é", None]}
+
+
+def test_a_file_that_never_ends_is_not_read(tmp_path: Path) -> None:
+    place = tmp_path / "a.json"
+    place.write_text("[1]")
+    assert read_json(place) == [1]
+    place.write_text(" " * (limits.ANSWER_BYTES + 1))
+    with pytest.raises(ValueError, match="more than 16,777,216 bytes"):
+        read_json(place)
+    place.unlink()
+    for make in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")):
+        make(place)
+        with pytest.raises(ValueError, match="not a file"):
+            read_json(place)
+        place.rmdir() if place.is_dir() else place.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_json(place)

@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError
 
 from builder.util import limits
 from builder.util.addresses import public_address
+from builder.util.answers import send
 from builder.util.deadline import deadline
 from builder.util.digest import file_sha256
 from builder.util.downloads.download_progress import DownloadProgress, megabytes
@@ -237,7 +238,7 @@ def _attempt(session: requests.Session, part: _Part, timeout_seconds: float) -> 
             headers["If-Range"] = part.validator
     try:
         with deadline(2 * timeout_seconds):  # for an answer that begins and never gets to its body
-            response = session.get(part.url, headers=headers, stream=True, timeout=timeout_seconds)
+            response = send(session, "GET", part.url, headers=headers, stream=True, timeout=timeout_seconds)
         with response:
             _check_status(response, part)
             total = _place(response, part)
@@ -246,7 +247,7 @@ def _attempt(session: requests.Session, part: _Part, timeout_seconds: float) -> 
             part.remember(response.headers)
             _check_space(part, total)
             _store(response, part, total, timeout_seconds)
-    except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: not an address
+    except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: not an address or proxy
         raise DownloadError(f"{part.url} can't be downloaded: {error}.") from None
     except requests.exceptions.SSLError as error:
         raise DownloadError(

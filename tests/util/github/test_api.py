@@ -14,15 +14,8 @@ import pytest
 
 from builder.util import limits
 from builder.util.errors import UsageError
-from builder.util.github import (
-    Api,
-    GitHubError,
-    TransientError,
-    checked,
-    is_transient,
-    token_from,
-    wait_seconds,
-)
+from builder.util.github.api import Api, token_from
+from builder.util.github.reply import GitHubError, TransientError
 
 TOKEN = "ghp_thisTokenMustNeverBeSeen0123456789"
 
@@ -93,7 +86,7 @@ def test_a_list_is_read_page_after_page(server: Server) -> None:
 
 def test_the_token_does_not_follow_a_list_to_another_host(server: Server) -> None:
     server.will_answer(200, [1], Link='<https://example.invalid/things?page=2>; rel="next"')
-    with pytest.raises(GitHubError, match="nothing is sent there"):
+    with pytest.raises(GitHubError, match="no token goes there"):
         list(server.api.list("things"))
 
 
@@ -110,8 +103,31 @@ def test_the_token_does_not_follow_a_list_to_another_host(server: Server) -> Non
 def test_the_token_does_not_follow_a_list_elsewhere(server: Server, following: str) -> None:
     link = following.format(host=server.url.partition("//")[2])
     server.will_answer(200, [1], Link=f'<{link}>; rel="next"')
-    with pytest.raises(GitHubError, match="nothing is sent there"):
+    with pytest.raises(GitHubError, match="no token goes there"):
         list(server.api.list("things"))
+
+
+def test_the_token_goes_to_this_machine_without_a_proxy(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    server.will_answer(200, {"id": 1})
+    assert server.api.get("things/1") == {"id": 1}
+
+
+def test_only_an_assets_content_may_come_from_elsewhere(server: Server) -> None:
+    elsewhere = Server()
+    threading.Thread(target=elsewhere.http.serve_forever, daemon=True).start()
+    for path in ("release", "content"):
+        server.will_answer(302, None, Location=f"{elsewhere.url}/{path}")
+        elsewhere.will_answer(200, {"id": 1})
+    with pytest.raises(GitHubError, match="no token goes there"):
+        server.api.get("things/1")
+    assert server.api.sha256_of("assets/1", 9) == hashlib.sha256(b'{"id": 1}').hexdigest()
+    assert elsewhere.asked == ["GET /release None", "GET /content None"]
+    elsewhere.http.shutdown()
+    elsewhere.http.server_close()
 
 
 def test_a_list_has_an_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,34 +229,8 @@ def test_a_token_is_sent_over_https_or_to_this_machine_only() -> None:
         "https://[::1",
         "",
     ):
-        with pytest.raises(GitHubError, match="nothing is sent there"):
+        with pytest.raises(GitHubError, match="no token goes there"):
             api.upload_once(elsewhere, "a", io.BytesIO(b"a"), 1, "text/plain")
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "transient"),
-    [
-        (500, {}, True),
-        (503, {}, True),
-        (429, {}, True),
-        (403, {}, False),
-        (403, {"Retry-After": "1"}, True),
-        (403, {"X-RateLimit-Remaining": "0"}, True),
-        (403, {"X-RateLimit-Remaining": "59"}, False),
-        (404, {}, False),
-        (422, {}, False),
-    ],
-)
-def test_what_is_worth_another_try(status: int, headers: dict[str, str], transient: bool) -> None:
-    assert is_transient(status, headers) is transient
-
-
-def test_how_long_to_wait() -> None:
-    assert wait_seconds({"Retry-After": "30"}, 0) == 30
-    assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1100"}, 1000) == 100
-    assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "900"}, 1000) == 0
-    assert wait_seconds({"X-RateLimit-Remaining": "7", "X-RateLimit-Reset": "1100"}, 1000) is None
-    assert wait_seconds({}, 0) is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 302, 502])
@@ -264,18 +254,3 @@ def test_a_text_that_no_header_can_hold_is_not_a_token(token: str) -> None:
     with pytest.raises(UsageError, match="GH_TOKEN is not a token") as caught:
         token_from({"GH_TOKEN": token})
     assert "ghp_" not in str(caught.value)
-
-
-@pytest.mark.parametrize("values", [None, [], "x", 1, True])
-def test_an_object_of_an_answer_is_one(values: object) -> None:
-    with pytest.raises(GitHubError, match="is not a release"):
-        checked("a release", values)
-
-
-def test_odd_waits_are_none() -> None:
-    for text in ("\xb2", "-1", "1e9", "soon", "9" * 5000):
-        assert wait_seconds({"Retry-After": text}, 0) in (None, float("inf"))
-        assert wait_seconds({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": text}, 0) in (
-            None,
-            float("inf"),
-        )

@@ -24,47 +24,15 @@ from requests.auth import AuthBase
 from builder.util import limits
 from builder.util.addresses import is_plain
 from builder.util.answers import TooLargeError, ask, parse_json
-from builder.util.errors import ReleaseError, UsageError
+from builder.util.errors import UsageError
+from builder.util.github.reply import GitHubError, OddAnswerError, TransientError, failure
 from builder.util.log import warn
-from builder.util.toml import Table
 
-_REASON_CHARACTERS = 500
 _T = TypeVar("_T")
 
 API_URL = "https://api.github.com"
 API_VERSION = "2022-11-28"
 TOKEN_VARIABLES = ("GITHUB_TOKEN", "GH_TOKEN")
-
-
-class GitHubError(ReleaseError):
-    """An answer that can't be used, or none.
-
-    Attributes:
-        status: The HTTP status; None where nothing answered.
-    """
-
-    def __init__(self, message: str, remedy: str = "", status: int | None = None) -> None:
-        super().__init__(message, remedy)
-        self.status = status
-
-
-class TransientError(GitHubError):
-    """A failure that may not happen again at the next try.
-
-    Attributes:
-        wait_seconds: How long the server asks to wait; None where it does not say.
-    """
-
-    def __init__(self, message: str, status: int | None = None, wait_seconds: float | None = None) -> None:
-        super().__init__(message, "Run the same command again: it continues where it stopped.", status)
-        self.wait_seconds = wait_seconds
-
-
-class OddAnswerError(GitHubError):
-    """An answer of another form than the API's."""
-
-    def __init__(self, message: str, _remedy: str = "") -> None:
-        super().__init__(message, "Check that --api-url is the address of GitHub's API, or try again later.")
 
 
 def token_from(environ: Mapping[str, str]) -> str | None:
@@ -79,43 +47,6 @@ def token_from(environ: Mapping[str, str]) -> str | None:
                 raise UsageError(f"{name} is not a token: it has characters that no token has.")
             return token
     return None
-
-
-def checked(what: str, values: object) -> Table:
-    """Return an object of an answer, to be read key by key.
-
-    Args:
-        what: What to call it in errors.
-        values: The object.
-
-    Raises:
-        OddAnswerError: It is something else.
-    """
-    if not isinstance(values, dict):
-        raise OddAnswerError(f"The API's answer is not {what}.")
-    return Table(f"The API's answer, {what}", values, OddAnswerError)
-
-
-def wait_seconds(headers: Mapping[str, str], now: float) -> float | None:
-    """Return how long an answer asks to wait, from `Retry-After` or GitHub's rate-limit headers.
-
-    Args:
-        headers: The answer's headers.
-        now: The time in seconds since 1970.
-    """
-    after = headers.get("Retry-After", "")
-    if after.isdecimal():
-        return float(after)
-    reset = headers.get("X-RateLimit-Reset", "")
-    if headers.get("X-RateLimit-Remaining") == "0" and reset.isdecimal():
-        return max(0.0, float(reset) - now)
-    return None
-
-
-def is_transient(status: int, headers: Mapping[str, str]) -> bool:
-    """Return whether a status is worth another try: a server's error, or a rate limit (also with 403)."""
-    limited = "Retry-After" in headers or headers.get("X-RateLimit-Remaining") == "0"
-    return status >= 500 or status == 429 or (status == 403 and limited)
 
 
 class Api:
@@ -157,8 +88,15 @@ class Api:
                 "Give the API's https address, such as https://api.github.com.",
             )
         scheme, host = _origin(self.url)
+        # What goes to this machine goes through no proxy.
+        self._proxies = {"no_proxy": host.rpartition(":")[0]} if scheme == "http" else None
         # api.github.com has uploads.github.com; a server of one's own has both at one host.
         self._allowed = {(scheme, host), (scheme, f"uploads.{host.removeprefix('api.')}")}
+
+    @property
+    def has_token(self) -> bool:
+        """Whether requests are sent with a token."""
+        return self._token is not None
 
     def get(self, path: str) -> Any:
         """Return one resource, as JSON values."""
@@ -275,6 +213,12 @@ class Api:
     def _address(self, path: str) -> str:
         return f"{self.url}/{path.lstrip('/')}"
 
+    def _refuse_elsewhere(self, url: str) -> None:
+        if _origin(url) not in self._allowed:
+            raise GitHubError(
+                self.scrub(f"The API leads to {_place(url)}, which is not at {self.url}: no token goes there")
+            )
+
     def _json(self, method: str, url: str, **arguments: Any) -> Any:
         return self._values(url, self._retried(method, url, **arguments)[1])
 
@@ -303,10 +247,7 @@ class Api:
 
         The exceptions of requests are not chained to it: they may hold the request with its headers.
         """
-        if _origin(url) not in self._allowed:
-            raise GitHubError(
-                self.scrub(f"The API names {_place(url)}, which is not at {self.url}: nothing is sent there.")
-            )
+        self._refuse_elsewhere(url)
         sent = {"Accept": "application/vnd.github+json", **(headers or {})}
         try:
             response, body = ask(
@@ -316,22 +257,20 @@ class Api:
                 headers=sent,
                 timeout=(limits.REQUEST_SECONDS, limits.UPLOAD_SECONDS),
                 allow_redirects=method == "GET",
+                proxies=self._proxies,
                 **arguments,
             )
         except requests.RequestException as error:
             text = self.scrub(f"{method} {_place(url)}: no answer: {error}").rstrip(".") + "."
-            raise GitHubError(text) if isinstance(error, TooLargeError) else TransientError(text) from None
+            lasting = isinstance(error, (TooLargeError, ValueError))  # ValueError: not an address or proxy
+            raise GitHubError(text) if lasting else TransientError(text) from None
+        if "into" not in arguments:  # the content of an asset may come from anywhere
+            self._refuse_elsewhere(response.url)
         status = response.status_code
         if status < 300:
             return response, body
-        reason = self.scrub(f"{status} {response.reason}")[:_REASON_CHARACTERS]
-        said = _message(self.scrub(body.decode(errors="replace")))[:_REASON_CHARACTERS].rstrip(".")
-        text = self.scrub(f"{method} {_place(url)}: ") + reason + said
-        if response.is_redirect:
-            raise GitHubError(f"{text}: it has moved.", "Give the repository's new name.", status)
-        if is_transient(status, response.headers):
-            raise TransientError(f"{text}.", status, wait_seconds(response.headers, time.time()))
-        raise GitHubError(f"{text}.", _remedy(status), status)
+        what = self.scrub(f"{method} {_place(url)}: {status} {response.reason}")
+        raise failure(what, status, response.headers, self.scrub(body.decode(errors="replace")))
 
 
 class _Bearer(AuthBase):
@@ -363,26 +302,3 @@ def _slowest_seconds(size_bytes: int) -> float:
 def _place(url: str) -> str:
     """Return an address without its query."""
     return url.partition("?")[0]
-
-
-def _message(body: str) -> str:
-    """Return what the API says about an error: its message, and the errors under it."""
-    try:
-        values = parse_json(body)
-        message = str(values.get("message", ""))
-        details = [
-            str(item.get("message") or item.get("code") or "") if isinstance(item, dict) else str(item)
-            for item in values.get("errors", [])
-        ]
-    except (ValueError, AttributeError, TypeError):
-        return ""
-    text = "; ".join(part for part in [message, *details] if part)
-    return f": {text}" if text else ""
-
-
-def _remedy(status: int) -> str:
-    if status == requests.codes.unauthorized:
-        return "The token is not valid, or not any more: set another one in GITHUB_TOKEN."
-    if status in (requests.codes.forbidden, requests.codes.not_found):
-        return "Check the repository's name, and that the token has write access to its contents."
-    return ""
