@@ -10,7 +10,8 @@ import re
 from urllib.parse import urlsplit
 
 HIDDEN = "***"
-_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>`]*", re.IGNORECASE)
+# Quotes end an address in a text, but not in its password.
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://(?:[^\s/?#]*@)?[^\s'\"<>`]*", re.IGNORECASE)
 _HOST = re.compile(r"([\w.-]*|\[[\w:.%]+\])(:\d*)?")
 # How urllib3 writes the path of a request that failed.
 _REQUEST = re.compile(r"(with url: [^\s?]*)\?\S*")

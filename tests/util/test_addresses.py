@@ -20,6 +20,8 @@ from builder.util.errors import DownloadError
         ("http://me:se/cret@example.org/x", "http://***"),
         ("http://me:secret?@example.org/x", "http://***"),
         ("http://me:secret", "http://***"),
+        ("http://me:se'cret@example.org/x", "http://example.org/x"),
+        ('http://me:se"<cr`et>@example.org/x', "http://example.org/x"),
     ],
 )
 def test_the_public_part_of_an_address(address: str, public: str) -> None:
