@@ -9,6 +9,7 @@ from html import escape
 from builder.smoketest.attention.peak import attention_operations
 
 WIDTH, HEIGHT = 720, 360
+LABEL_WIDTH, LABEL_HEIGHT = 45, 14
 LEFT, RIGHT, TOP, BOTTOM = 56, 90, 44, 40
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #1f2328; } .soft { fill: #59636e; } .grid { stroke: #d1d9e0; }
@@ -65,10 +66,16 @@ def picture(lines: Mapping[str, Mapping[int, tuple[int, float]]], head_dim: int,
         parts.append(
             f'<text class="soft" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{number * step:g}</text>'
         )
+    free = 0.0
     for tokens in lengths:
+        if x(tokens) < free:
+            continue  # its label would stand in the one before
+        free = x(tokens) + LABEL_WIDTH
         middle = f'x="{x(tokens):.1f}" y="{HEIGHT - BOTTOM + 20}" text-anchor="middle"'
         parts.append(f'<text class="soft" {middle}>{tokens:,}</text>')
-    for name, points in rates.items():
+    free = 0.0
+    highest_first = sorted(rates.items(), key=lambda item: -item[1][max(item[1])])
+    for name, points in highest_first:
         places = [(x(tokens), y(rate)) for tokens, rate in points.items()]
         drawn = " ".join(f"{across:.1f},{down:.1f}" for across, down in places)
         parts.append(f'<polyline class="{name}" points="{drawn}"/>')
@@ -76,6 +83,7 @@ def picture(lines: Mapping[str, Mapping[int, tuple[int, float]]], head_dim: int,
             told = f"<title>{escape(name)}: {rate:,.0f} TFLOP/s at {tokens:,} tokens</title>"
             parts.append(f'<circle class="{name}" cx="{across:.1f}" cy="{down:.1f}" r="3.5">{told}</circle>')
         across, down = places[-1]
+        down = free = max(down, free + LABEL_HEIGHT)
         parts.append(
             f'<text class="{name} end" x="{across + 8:.1f}" y="{down + 4:.1f}">{escape(name)}</text>'
         )
