@@ -25,9 +25,9 @@ ALL = ("80", "86", "89", "90a", "120")
 NEEDED = ("libtorch_cpu.so", "libcudart.so.13", "libc.so.6")
 SHIM = ("aoti_torch_get_sizes", "aoti_torch_library_impl")
 EXTENSIONS = {
-    "_fused": Elf(NEEDED, fatbin=fatbin(*ALL), undefined=SHIM),
-    "_qattn_sm80": Elf(NEEDED, fatbin=fatbin(*ALL), undefined=SHIM),
-    "_qattn_sm89": Elf(NEEDED, fatbin=fatbin("89", "90a", "120"), undefined=SHIM),
+    "_fused": Elf(NEEDED, fatbin=fatbin(*ALL, ptx="80"), undefined=SHIM),
+    "_qattn_sm80": Elf(NEEDED, fatbin=fatbin(*ALL, ptx="80"), undefined=SHIM),
+    "_qattn_sm89": Elf(NEEDED, fatbin=fatbin("89", "90a", "120", ptx="89"), undefined=SHIM),
     "_qattn_sm90": Elf(NEEDED, fatbin=fatbin("90a"), undefined=SHIM),
 }
 RUNTIME = "sageattention.libs/libcudart-12345678.so.13"

@@ -42,9 +42,10 @@ def container(*entries: bytes) -> bytes:
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body
 
 
-def fatbin(*architectures: str, compression: str = "") -> bytes:
-    """A section with one container that has a cubin for each architecture, such as `80`, `90a`."""
-    return container(*(entry(architecture, compression=compression) for architecture in architectures))
+def fatbin(*architectures: str, ptx: str = "", compression: str = "") -> bytes:
+    """A section with one container that has a cubin for each architecture, such as `80`, `90a`, and a PTX."""
+    cubins = [entry(architecture, compression=compression) for architecture in architectures]
+    return container(*cubins, *([entry(ptx, "ptx")] if ptx else []))
 
 
 @dataclass(frozen=True)

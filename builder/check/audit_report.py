@@ -9,7 +9,7 @@ from pathlib import Path
 from builder.check.checks.audited_wheel import ERROR, NOTE, AuditedWheel
 from builder.check.checks.evidence import stable_torch_symbols, stem
 from builder.util.errors import AuditError
-from builder.wheel.fatbin import cubin_architectures
+from builder.wheel.fatbin import gpu_code
 from builder.wheel.libraries import SYSTEM, owner_of
 from builder.wheel.manylinux import reached_tag
 
@@ -31,7 +31,7 @@ class Facts:
         size_bytes: Of the file.
         unpacked_bytes: Of its members.
         reached_tag: The oldest manylinux tag that its symbols fit; empty where none.
-        architectures: Name of each library with GPU code -> its cubins' architectures.
+        architectures: Name of each library with GPU code -> its cubins' architectures, and `PTX 8.0` for PTX.
         torch_requirement: From METADATA; empty without.
         needs: SONAME of each library that is not in the wheel -> who provides it.
         torch_symbols: Symbols of torch's stable C interface that it uses, sorted.
@@ -62,8 +62,7 @@ class Facts:
             unpacked_bytes=sum(part.size_bytes for part in audited.contents.values()),
             reached_tag=reached_tag(audited.libraries.values()),
             architectures={
-                stem(name): tuple(map(str, cubin_architectures(part.codes)))
-                for name, part in sorted(audited.extensions.items())
+                stem(name): gpu_code(part.codes) for name, part in sorted(audited.extensions.items())
             },
             torch_requirement=str(audited.torch or ""),
             needs=dict(sorted(needs.items())),

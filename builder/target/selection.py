@@ -132,7 +132,7 @@ def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selectio
     for name in names:
         if name.endswith("+ptx"):
             raise ArchitectureError(
-                f"--arch {name}: wheels contain no PTX, because what drivers make of it is untested.",
+                f"--arch {name}: +ptx is not an option: the PTX of 8.0 and 8.9 goes with their machine code.",
                 f"Choose from {join(everything)}.",
             )
         asked = Architecture.parse(name)

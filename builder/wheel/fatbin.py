@@ -147,3 +147,10 @@ def _read_entry(section: bytes, start: int, end: int) -> tuple[int, Code]:
     architecture = Architecture(number // 10, number % 10, suffix)
     code = Code(_KINDS.get(kind, f"kind {kind}"), architecture, bool(flags & _DEBUG))
     return start + header_bytes + payload_bytes, code
+
+
+def gpu_code(codes: Iterable[Code]) -> tuple[str, ...]:
+    """Return what GPUs find in a library: the architectures of its cubins, and `PTX 8.0` for PTX."""
+    found = tuple(codes)
+    ptx = (f"PTX {architecture}" for architecture in ptx_architectures(found))
+    return (*map(str, cubin_architectures(found)), *ptx)

@@ -40,7 +40,7 @@ def test_a_good_wheel_passes_with_nothing_to_say(tmp_path: Path) -> None:
     assert report.facts.torch_requirement == "torch==2.11.*"
     assert report.facts.torch_symbols == ("aoti_torch_get_sizes", "aoti_torch_library_impl")
     assert report.facts.unstable_symbols == 0
-    assert report.facts.architectures["_qattn_sm89"] == ("8.9", "9.0a", "12.0")
+    assert report.facts.architectures["_qattn_sm89"] == ("8.9", "9.0a", "12.0", "PTX 8.9")
     assert report.facts.needs == {"libcudart.so.13": "the CUDA runtime", "libtorch_cpu.so": "torch"}
 
 

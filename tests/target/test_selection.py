@@ -74,7 +74,7 @@ def test_a_capability_finds_the_targets_form_of_it() -> None:
         ("8.9;7.5", "--arch 7.5: the target has no such architecture"),
         ("10.0a", "--arch 10.0a: the target has no such architecture"),
         ("12.0a", "--arch 12.0a: the target has no such architecture"),
-        ("9.0+PTX", "wheels contain no PTX"),
+        ("9.0+PTX", "is not an option: the PTX of 8.0 and 8.9 goes with"),
         ("ampere", "'ampere' is not a CUDA architecture"),
         ("", "--arch is empty"),
         (" ; ", "--arch is empty"),

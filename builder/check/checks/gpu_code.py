@@ -9,7 +9,6 @@ from builder.check.checks.audited_wheel import (
     ERROR,
     HOUSE_RULE,
     LEAST,
-    NOTE,
     ONLY,
     WARNING,
     AuditedWheel,
@@ -37,15 +36,17 @@ def architectures(audited: AuditedWheel) -> Found:
         expected = expected_architectures(stem(path), claimed)
         if expected is not None and (missing := expected - cubins):
             yield ERROR, f"{name} has no cubin for {join(sorted(missing))}"
+        base = Architecture.parse(LEAST.get(stem(path), ONLY.get(stem(path), "9.0a")))
         for container in sorted({code.container for code in part.codes}):
-            own = cubin_architectures(code for code in part.codes if code.container == container)
-            if lacking := cubins - set(own):
-                file = f"the {container + 1}. of its source files"
+            own = [code for code in part.codes if code.container == container]
+            file = f"the {container + 1}. of its source files"
+            if lacking := cubins - set(cubin_architectures(own)):
                 yield HOUSE_RULE, f"{name} has no cubin for {join(sorted(lacking))} of {file}"
+            # Code with a suffix runs on no newer GPU, as PTX neither.
+            if base in claimed and not base.feature and base not in ptx_architectures(own):
+                yield HOUSE_RULE, f"{name} has no PTX for {base} of {file}, so newer GPUs can't run it"
         if extra := cubins - claimed:
             yield WARNING, f"{name} has cubins beyond what the wheel claims: {join(sorted(extra))}"
-        if ptx := ptx_architectures(part.codes):
-            yield NOTE, f"{name} has PTX for {join(ptx)}"
         if any(code.debug for code in part.codes):
             yield ERROR, f"{name} has GPU code made for a debugger (-G), which is many times slower"
     if missing := claimed - audited.architectures:

@@ -177,8 +177,8 @@ MODULE_FUNCTIONS = {
 
 
 def default_family(capability: Capability) -> str:
-    """Return the family of the kernel that ``sageattn`` chooses on a GPU (2.2.0's ``core.py``)."""
-    return "fp8" if capability in ((8, 9), (9, 0)) or capability[0] == 12 else "fp16"
+    """Return the family of the kernel that ``sageattn`` chooses on a GPU."""
+    return "fp8" if capability >= (8, 9) else "fp16"
 
 
 def kernels_for(capability: Capability, patterns: tuple[str, ...] = ()) -> tuple[Kernel, ...]:

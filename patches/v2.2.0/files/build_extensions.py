@@ -47,6 +47,9 @@ ARCHITECTURES = {
     "12.1": (12, 9),
 }
 
+# Their PTX goes along, for GPUs that are newer than all of these: the fp16 kernels' and the fp8 kernels'.
+WITH_PTX = ("8.0", "8.9")
+
 # The C functions of torch that this version's headers call are there from torch 2.7 on.
 TORCH_TARGET_VERSION = "0x0209000000000000ULL"
 
@@ -448,8 +451,10 @@ class BuildExtensions(build_ext):
             ]
         gencode = []
         for group in _groups(unit, architectures):
-            codes = ",".join(f"sm_{_number(arch)}" for arch in group)
-            gencode += ["-gencode", f"arch=compute_{_number(group[0])},code=[{codes}]"]
+            codes = [f"sm_{_number(arch)}" for arch in group]
+            if group[0] in WITH_PTX:
+                codes.append(f"compute_{_number(group[0])}")
+            gencode += ["-gencode", f"arch=compute_{_number(group[0])},code=[{','.join(codes)}]"]
         entry = [f"-DSAGEATTENTION_ENTRY_{unit.entry}"] if unit.entry else []
         # With more processes to spare than there are sources, one's architectures are compiled side by side.
         spread = [f"--threads={threads}"] if threads > 1 else []

@@ -10,15 +10,26 @@ from made_up_audits import ALL, EXTENSIONS, NAME, NATIVE, found, only_error, our
 from made_up_libraries import Elf, container, entry, fatbin
 
 from builder.check.audit import audit_wheel
+from builder.check.audit_report import table
 from builder.check.checks.gpu_code import expected_architectures
 from builder.finish.finalize import finalize
 from builder.target.architectures import Architecture
 
 
 def test_a_missing_architecture(tmp_path: Path) -> None:
-    wheel = ours(tmp_path, _qattn_sm89=replace(EXTENSIONS["_qattn_sm89"], fatbin=fatbin("89", "90a")))
+    wheel = ours(
+        tmp_path, _qattn_sm89=replace(EXTENSIONS["_qattn_sm89"], fatbin=fatbin("89", "90a", ptx="89"))
+    )
     assert (
         only_error(audit_wheel(wheel, expect=NATIVE)) == "architectures: _qattn_sm89.so has no cubin for 12.0"
+    )
+
+
+def test_newer_gpus_need_ptx(tmp_path: Path) -> None:
+    wheel = ours(tmp_path, _qattn_sm80=replace(EXTENSIONS["_qattn_sm80"], fatbin=fatbin(*ALL, ptx="89")))
+    assert only_error(audit_wheel(wheel, expect=NATIVE)) == (
+        "architectures: _qattn_sm80.so has no PTX for 8.0 of the 1. of its source files, "
+        "so newer GPUs can't run it"
     )
 
 
@@ -38,7 +49,7 @@ def test_a_missing_extension(tmp_path: Path) -> None:
 
 def test_a_wheel_for_some_architectures_says_so(tmp_path: Path) -> None:
     some = {
-        stem: replace(EXTENSIONS[stem], fatbin=fatbin("89"))
+        stem: replace(EXTENSIONS[stem], fatbin=fatbin("89", ptx="89"))
         for stem in ("_fused", "_qattn_sm80", "_qattn_sm89")
     }
     provenance = replace(told(), architectures=(Architecture(8, 9),))
@@ -58,11 +69,11 @@ def test_a_wheel_for_some_architectures_says_so(tmp_path: Path) -> None:
 
 
 def test_debugging_code_for_the_gpu_and_ptx(tmp_path: Path) -> None:
-    section = container(*(entry(number) for number in ALL), entry("80", debug=True), entry("90", "ptx"))
+    section = container(*(entry(number) for number in ALL), entry("80", debug=True), entry("80", "ptx"))
     wheel = ours(tmp_path, _fused=replace(EXTENSIONS["_fused"], fatbin=section))
     report = audit_wheel(wheel, expect=NATIVE)
     assert only_error(report).startswith("architectures: _fused.so has GPU code made for a debugger")
-    assert "architectures: _fused.so has PTX for 9.0" in found(report, "note")
+    assert "      _fused         8.0 8.6 8.9 9.0a 12.0 PTX 8.0" in table([report]).splitlines()
 
 
 def test_no_gpu_code(tmp_path: Path) -> None:

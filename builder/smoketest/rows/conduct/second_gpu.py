@@ -86,10 +86,8 @@ def _graph(subject: Subject, elsewhere: Subject, check: Check) -> list[str]:
     elsewhere.call(check.kernel, *static)
     torch.cuda.synchronize(SECOND)
     captured, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(SECOND)
-    with torch.cuda.graph(captured, stream=stream):
-        torch.cuda.set_device(0)
+    with torch.cuda.graph(captured, stream=stream), torch.cuda.device(0):
         out = elsewhere.call(check.kernel, *static)
-    torch.cuda.set_device(0)
     for destination, source in zip(static, there, strict=True):
         destination.copy_(source)
     with torch.cuda.device(SECOND):

@@ -208,12 +208,7 @@ def sageattn(
     if not q.is_cuda:
         raise ValueError(f"q is on {q.device}: SageAttention runs on CUDA devices.")
     architecture = _architecture(q.device.index)
-    if architecture not in _FOR_GPU:
-        raise RuntimeError(
-            f"sageattn() knows no kernel for this GPU ({architecture}). sageattn_qk_int8_pv_fp16_triton() is compiled "
-            "for the GPU at the first call and may work: compare its results with scaled_dot_product_attention's."
-        )
-    function, defaults = _FOR_GPU[architecture]
+    function, defaults = _for_gpu(architecture)
     if function is sageattn_qk_int8_pv_fp16_triton and architecture != "sm75" and (
         qk_quant_gran is not None or pv_accum_dtype is not None or not _has_triton()
     ):
@@ -377,13 +372,30 @@ def sageattn_qk_int8_pv_fp16_triton(
     )
 
 
+def _for_gpu(architecture: str) -> tuple[Callable[..., Any], dict[str, str]]:
+    """Return what sageattn() calls on a GPU, and the options that are best there.
+
+    A GPU that is newer than the wheel has no machine code in it: the driver compiles the PTX for 8.9.
+    """
+    if architecture in _FOR_GPU:
+        return _FOR_GPU[architecture]
+    number = int(architecture[2:])
+    if number >= 100:
+        return _FOR_GPU["sm89"]
+    if number > 80:
+        return _FOR_GPU["sm86"]
+    raise RuntimeError(
+        f"sageattn() knows no kernel for this GPU ({architecture}). sageattn_qk_int8_pv_fp16_triton() is compiled "
+        "for the GPU at the first call and may work: compare its results with scaled_dot_product_attention's."
+    )
+
+
 # What sageattn() calls on which GPU.
 _FOR_GPU: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
     "sm75": (sageattn_qk_int8_pv_fp16_triton, {}),
     "sm80": (sageattn_qk_int8_pv_fp16_cuda, {}),
     # Reported to be faster there than the kernel in CUDA, which is taken where Triton can't be.
     "sm86": (sageattn_qk_int8_pv_fp16_triton, {}),
-    "sm87": (sageattn_qk_int8_pv_fp16_triton, {}),
     "sm89": (sageattn_qk_int8_pv_fp8_cuda, {}),
     "sm90": (sageattn_qk_int8_pv_fp8_cuda_sm90, {}),
     # Its float32 sums are exact, and per_warp is as fast.
