@@ -30,25 +30,34 @@ def main(command: list[str]) -> int:
     parent = os.getppid()
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGTERM, _stop)
+    child: subprocess.Popen[bytes] | None = None
+    stopping = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        # A command that has started, but has no name here yet, could not be ended.
+        nonlocal stopping
+        first, stopping = not stopping, True
+        if child is not None and first:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before it was asked to tell
         return 1
-    child = subprocess.Popen(command, start_new_session=True)
     try:
+        child = subprocess.Popen(command, start_new_session=True)
+        if stopping:
+            raise SystemExit(128 + signal.SIGTERM)
         child.wait()
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _end_all(child)
+        stopping = True
+        if child is not None:
+            _end_all(child)
     if child.returncode < 0:
         with contextlib.suppress(OSError):  # SIGKILL's can't be set
             signal.signal(-child.returncode, signal.SIG_DFL)
         os.kill(os.getpid(), -child.returncode)
     return child.returncode
-
-
-def _stop(_signal: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> None:

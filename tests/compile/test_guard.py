@@ -51,3 +51,14 @@ def test_a_command_may_clean_up_before_it_is_ended(tmp_path: Path) -> None:
         assert wait_for((tmp_path / "started").exists)
         process.terminate()
     assert (tmp_path / "cleaned").exists()
+
+
+def test_a_command_that_is_only_starting_is_ended_too(tmp_path: Path) -> None:
+    script = "trap 'echo > cleaned; exit' TERM; kill -TERM $PPID; while :; do sleep 0.02; done"
+    for _ in range(10):
+        assert (
+            subprocess.run([*GUARD, "sh", "-c", script], cwd=tmp_path, check=False, timeout=30).returncode
+            == 143
+        )
+        assert (tmp_path / "cleaned").exists()
+        (tmp_path / "cleaned").unlink()
