@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from builder import preflight
-from builder.check import audit, audit_report, import_check
+from builder.check.new_wheels import check_new
 from builder.compile import compiler_cache
 from builder.compile import jobs as resources
 from builder.compile.frontend import Compiled, run_build
@@ -23,7 +23,7 @@ from builder.finish import repair
 from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
 from builder.finish.provenance import PatchFile, Provenance, read_patch_files
-from builder.finish.record import IMPORTED, for_wheel, learnt_costs, make_record
+from builder.finish.record import for_wheel, learnt_costs, make_record
 from builder.finish.wheelhouse import locked, publish, read_record, up_to_date, wheels_in
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, apply_series
@@ -34,12 +34,11 @@ from builder.target.project import Project, load_project
 from builder.target.selection import Selection, local_architectures, select
 from builder.target.targets import Target, find_target
 from builder.target.upstream import PATCHES_DIR, Release, load_release
-from builder.toolchain import torch_packages
+from builder.toolchain import machine_packages, torch_packages
 from builder.toolchain.choice import resolve
 from builder.toolchain.compilers import Toolchain, build_environment
 from builder.toolchain.host_compiler import host_sha256
 from builder.toolchain.materials import Material, installed_packages
-from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import limits
 from builder.util.digest import file_sha256
 from builder.util.log import Durations, say, show_details, warn
@@ -139,7 +138,9 @@ def build(
     show_details(options.verbose)
     folder = patches_root / target.upstream
     series = () if options.no_patches else load_series(folder)
-    selection = select(options.arch, target.architectures, local_architectures())
+    # The GPUs of this machine say nothing about another one's.
+    local = local_architectures() if target.machine.is_here else ()
+    selection = select(options.arch, target.architectures, local)
     say(f"{target.name}: {target.describe()}")
     say(f"  architectures: {selection.reason}")
     job = Job(
@@ -257,8 +258,10 @@ def _prepare(job: Job) -> tuple[str, Toolchain]:
     target = job.target
     with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
         torch_version = torch_packages.install(target, job.options, Path(sys.executable))
+        if not target.machine.is_here:
+            torch_version = machine_packages.unpack(target, job.options)
     with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
-        tools = resolve(target, job.options, _site_packages())
+        tools = resolve(target, job.options, _sites(job))
         say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.host.version}")
     return torch_version, tools
 
@@ -274,10 +277,17 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     costs.write_text(json.dumps(learnt_costs(_records(job.options.wheelhouse))))
     # Upstream's own build does not know how to use a compiler cache.
     asked = job.options if job.patched else replace(job.options, cache=False)
-    with compiler_cache.open_cache(asked, tools, source.tree, _site_packages()) as cache:
+    site = _sites(job)[0]
+    with compiler_cache.open_cache(asked, tools, source.tree, site) as cache:
         if job.patched:
             variables = patched_variables(
-                job.target, job.selection, plan.jobs, launcher=cache.launcher, costs=costs, events=events
+                job.target,
+                job.selection,
+                plan.jobs,
+                torch=site / "torch",
+                launcher=cache.launcher,
+                costs=costs,
+                events=events,
             )
         else:
             variables = upstream_variables(job.selection, plan.jobs)
@@ -310,7 +320,8 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
 def _provenance(job: Job, source: Source, applied: Sequence[Applied], tools: Toolchain) -> Provenance:
     """Return what the wheels say about how they were made."""
     summaries = {patch.name: patch.summary for patch in applied}
-    used = [*(package.material() for package in installed_packages(_site_packages())), *tools.components]
+    packages = [package for site in reversed(_sites(job)) for package in installed_packages(site)]
+    used = [*(package.material() for package in packages), *tools.components]
     used.append(Material("build-tool", "g++", tools.host.version))
     return Provenance(
         target=job.target,
@@ -335,14 +346,14 @@ def _finish(
             told,
             job.scratch / "full",
             bundled=repaired.bundled,
-            runtime_license=runtime_license_text(_site_packages()),
+            runtime_license=runtime_license_text(_sites(job)[0]),
         )
         for library in repaired.bundled:
             say(f"  bundled: {library.soname}")
         for soname, owner in repaired.left_out.items():
             say(f"  left to the process: {soname} ({owner})")
     with job.durations.step("check", "Checking both wheels, in a new environment with only torch"):
-        checks = _check(job, [basic, full])
+        checks = check_new([basic, full], job.target, job.options, job.scratch, contract=job.contract)
     bundled = [{"name": library.path, "sha256": library.original_sha256} for library in repaired.bundled]
     return [
         (basic, for_wheel(record, basic, bundled=[], checks=checks, wheels_of_build=2)),
@@ -350,35 +361,16 @@ def _finish(
     ]
 
 
-def _check(job: Job, wheels: Sequence[Path]) -> list[str]:
-    """Audit the wheels, and import each in a new environment with only torch; returns what was checked."""
-    checks: set[str] = set()
-    for wheel in wheels:
-        report = audit.audit_wheel(
-            wheel,
-            expect=job.target,
-            house_rules=job.patched,
-            waive=frozenset() if job.patched else audit.UNPATCHED,
-        )
-        say(audit_report.table([report]))
-        report.raise_if_failed()
-        checks.update(report.checks)
-    index = job.options.torch_index or job.target.torch_index
-    requirements = [f"torch=={job.target.torch}"]
-    python = make_clean_venv(job.scratch / "venv", sys.executable, requirements, index)
-    # Upstream links its Hopper extension to the driver.
-    tolerated = [] if job.patched else [import_check.NO_DRIVER]
-    for wheel in wheels:
-        install_wheel(python, wheel)
-        say(f"  {wheel.name}")
-        for line in import_check.check(python, tolerate=tolerated, contract=job.contract):
-            say(f"    {line}")
-    return [*sorted(checks), IMPORTED]
-
-
 def _records(wheelhouse: Path) -> list[dict[str, Any]]:
     read = (read_record(wheel) for wheel in wheels_in(wheelhouse))
     return [record for record in read if record]
+
+
+def _sites(job: Job) -> tuple[Path, ...]:
+    """Return the folders of packages that a build takes: that with torch, and the environment's."""
+    if job.target.machine.is_here:
+        return (_site_packages(),)
+    return machine_packages.machine_site(job.target, job.options.cache_dir), _site_packages()
 
 
 def _site_packages() -> Path:

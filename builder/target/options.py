@@ -39,6 +39,7 @@ class BuildOptions:
         cache_secret: What its objects are signed with.
         wheelhouse: The folder for finished wheels.
         torch_index: Package index for torch in place of the target's.
+        machine_root: The root of a system of the target's machine, in which qemu imports the wheels.
         keep_build: Keep the scratch folder.
         verbose: Show each command and its output, the compiler's too.
     """
@@ -60,6 +61,7 @@ class BuildOptions:
     cache_secret: str = field(default="", repr=False)
     wheelhouse: Path = ROOT / "wheelhouse"
     torch_index: str | None = None
+    machine_root: Path | None = None
     keep_build: bool = False
     verbose: bool = False
 
@@ -134,6 +136,13 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
         type=_not_empty,
         metavar="URL",
         help="install torch from this package index, in place of the target's",
+    )
+    tools.add_argument(
+        "--machine-root",
+        type=_not_empty,
+        metavar="DIR",
+        help="for a wheel of another machine: import it in this root of a system of that machine, with qemu; "
+        "tools/debian-root makes one (default: it is not imported)",
     )
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -236,7 +245,7 @@ def parse_build_options(
             raise UsageError(
                 f"SAGEATTENTION_BUILD_CACHE_REMOTE: {error}.", "Correct it, or unset it."
             ) from None
-    for name in ("cuda_home", "cache_dir", "wheelhouse"):
+    for name in ("cuda_home", "cache_dir", "wheelhouse", "machine_root"):
         if values[name]:
             values[name] = _path(base, values[name])
     if values["source"] and not is_url(values["source"]):

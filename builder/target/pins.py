@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from packaging.requirements import InvalidRequirement, Requirement
 
@@ -26,11 +27,22 @@ class Archive:
     size_bytes: int
 
 
-Pins = tuple[tuple[str, ...], tuple[Archive, ...]]
+class Pins(NamedTuple):
+    """What a toolchain consists of.
+
+    Attributes:
+        packages: Pinned requirements that hold the CUDA compiler.
+        archives: What the packages lack.
+        runtime: Pinned requirements that hold the CUDA runtime of another machine, to build for it.
+    """
+
+    packages: tuple[str, ...]
+    archives: tuple[Archive, ...] = ()
+    runtime: tuple[str, ...] = ()
 
 
 def read_pins(table: Table) -> Pins:
-    """Return the packages and the archives of a toolchain.
+    """Return what a toolchain consists of.
 
     Args:
         table: The file of a CUDA version, or a target's own `[toolchain]`.
@@ -38,24 +50,32 @@ def read_pins(table: Table) -> Pins:
     Raises:
         TargetError: A key is wrong, or a package is not pinned.
     """
-    table.keys(("packages",), ("archives",))
-    packages = table.texts("packages", '["cuda-toolkit[nvcc]==13.0.2"]')
-    for package in packages:
-        try:
-            pins = list(Requirement(package).specifier)
-        except InvalidRequirement as error:
-            raise table.fail("packages", f"{package!r} is not a requirement: {error}") from None
-        table.check(
-            "packages",
-            len(pins) == 1 and pins[0].operator == "==" and not pins[0].version.endswith("*"),
-            f"{package!r} is not pinned",
-            "Write name==version, so that a build can be repeated.",
-        )
+    table.keys(("packages",), ("archives", "runtime"))
+    packages = _read_packages(table, "packages", '["cuda-toolkit[nvcc]==13.0.2"]')
+    runtime = _read_packages(table, "runtime", '["cuda-toolkit[cudart]==13.0.2"]')
     archives = tuple(_read_archive(item) for item in table.tables("archives"))
     names = [archive.name for archive in archives]
     for name in names:
         table.check("archives", names.count(name) == 1, f"{name!r} is listed twice")
-    return tuple(packages), archives
+    return Pins(packages, archives, runtime)
+
+
+def _read_packages(table: Table, key: str, example: str) -> tuple[str, ...]:
+    if key not in table.values:
+        return ()
+    packages = table.texts(key, example)
+    for package in packages:
+        try:
+            pins = list(Requirement(package).specifier)
+        except InvalidRequirement as error:
+            raise table.fail(key, f"{package!r} is not a requirement: {error}") from None
+        table.check(
+            key,
+            len(pins) == 1 and pins[0].operator == "==" and not pins[0].version.endswith("*"),
+            f"{package!r} is not pinned",
+            "Write name==version, so that a build can be repeated.",
+        )
+    return tuple(packages)
 
 
 def _read_archive(table: Table) -> Archive:

@@ -64,6 +64,7 @@ class Target:
         torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; None with `native`.
         toolchain_packages: Pinned requirements that hold the CUDA compiler.
         toolchain_archives: What the packages lack.
+        toolchain_runtime: Pinned requirements that hold the CUDA runtime of another machine, to build for it.
         upstream: The folder of `patches/` that describes the release: `v2.2.0`.
     """
 
@@ -78,6 +79,7 @@ class Target:
     torch_minimum: str | None
     toolchain_packages: tuple[str, ...]
     toolchain_archives: tuple[Archive, ...]
+    toolchain_runtime: tuple[str, ...]
     upstream: str
 
     @property
@@ -151,7 +153,8 @@ def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR
     Raises:
         TargetError: There is none, or one is wrong.
     """
-    targets = [load_target(path, patches_root) for path in sorted(directory.glob("[!.]*.toml"))]
+    paths = sorted(directory.glob("[!.]*.toml"), key=lambda path: path.stem)
+    targets = [load_target(path, patches_root) for path in paths]
     if not targets:
         raise TargetError(f"{directory}: no target file (*.toml) found.")
     return {target.name: target for target in targets}
@@ -194,7 +197,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     except TargetError as error:
         raise TargetError(f"{path}: upstream: {error.message}", error.remedy) from None
     shared = path.parent / TOOLCHAINS / f"{cuda_tag(cuda)}.toml"
-    packages, archives = _read_toolchain(table, shared, cuda)
+    pins = _read_toolchain(table, shared, cuda)
     target = Target(
         name=path.stem,
         python=python,
@@ -205,10 +208,14 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
         platform_tag=table.text("platform_tag", _PLATFORM_TAG, "a PEP 600 tag such as manylinux_2_34_x86_64"),
         abi=abi,
         torch_minimum=_read_torch_minimum(table, abi, torch),
-        toolchain_packages=packages,
-        toolchain_archives=archives,
+        toolchain_packages=pins.packages,
+        toolchain_archives=pins.archives,
+        toolchain_runtime=pins.runtime,
         upstream=upstream,
     )
+    # NVIDIA's archives hold programs of the machine that compiles.
+    elsewhere = target.machine != X86_64 and pins.archives
+    table.check("platform_tag", not elsewhere, f"CUDA {cuda} has a compiler for x86_64 only, in archives")
     name = f"{'abi3' if target.stable else _interpreter_tag(python)}-{target.cuda_tag}"
     name += "" if target.machine == X86_64 else f"-{target.machine.name}"
     if path.name != f"{name}.toml":

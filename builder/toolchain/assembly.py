@@ -61,16 +61,16 @@ _DRIVER_STUB = "int cuTensorMapEncodeTiled(void) { return 999; }\n"
 class _Piece(NamedTuple):
     """A file for a home."""
 
-    path: str  # in site-packages
+    path: Path
     sha256: str
 
 
-def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCompiler) -> Toolchain:
+def assemble(target: Target, sites: Sequence[Path], cache_dir: Path, host: HostCompiler) -> Toolchain:
     """Return a target's CUDA compiler, and put it together in the cache if it isn't there yet.
 
     Args:
         target: What is built.
-        site_packages: The folder with torch and the target's toolchain packages.
+        sites: The folders with torch and the target's toolchain packages. What the first one has counts.
         cache_dir: The cache's root; `toolchains/`, `downloads/` and `host/` are in it.
         host: The g++.
 
@@ -81,8 +81,13 @@ def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCom
         OSError: The cache can't be written.
     """
     archives = target.toolchain_archives
-    packages = [package for package in installed_packages(site_packages) if _pieces([package], target.cuda)]
-    pieces = _pieces(packages, target.cuda)
+    packages: dict[str, Installed] = {}
+    pieces: dict[str, _Piece] = {}
+    for site in sites:
+        for package in installed_packages(site):
+            if package.name not in packages and (own := _pieces(site, package, target.cuda)):
+                packages[package.name] = package
+                pieces = {**own, **pieces}
     listed = content_sha256({place: piece.sha256 for place, piece in pieces.items()})
     key = digest([str(_LAYOUT), listed, *(archive.sha256 for archive in archives)])
     home = cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
@@ -92,7 +97,10 @@ def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCom
             cuda_home=cuda_home,
             nvcc_version=nvcc_version(cuda_home / "bin" / "nvcc"),
             origin="packages+archives" if archives else "packages",
-            components=(*(package.material() for package in packages), *map(_archive_material, archives)),
+            components=(
+                *(package.material() for package in packages.values()),
+                *map(_archive_material, archives),
+            ),
             host=host,
             host_bin=host_folder(host, cache_dir),
             identity=digest([key, host_sha256(host)]),
@@ -110,9 +118,7 @@ def assemble(target: Target, site_packages: Path, cache_dir: Path, host: HostCom
                 for archive in archived:
                     unpack(archive, unpacked := new.with_name(archive.name))
                     _take(new, _files(unpacked))
-                _take(
-                    new, ((place, site_packages / path, sha256) for place, (path, sha256) in pieces.items())
-                )
+                _take(new, ((place, path, sha256) for place, (path, sha256) in pieces.items()))
                 _complete(new, host)
                 _check(new, target)
                 try_out(described(new), target.architectures[0].gencode)
@@ -142,17 +148,16 @@ def digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _pieces(packages: Iterable[Installed], cuda: str) -> dict[str, _Piece]:
-    """The files of installed packages that belong into a home, by their place in it."""
+def _pieces(site: Path, package: Installed, cuda: str) -> dict[str, _Piece]:
+    """The files of an installed package that belong into a home, by their place in it."""
     major = major_minor(cuda)[0]
     roots = [f"nvidia/cu{major}"] if major >= 13 else [f"nvidia/{part}" for part in _CU12_PARTS]
     found: dict[str, _Piece] = {}
-    for package in packages:
-        for path, sha256 in package.files.items():
-            root = next((root for root in roots if path.startswith(f"{root}/")), None)
-            place = place_in_home(path[len(root) + 1 :]) if root else None
-            if place:
-                found.setdefault(place, _Piece(path, sha256))
+    for path, sha256 in package.files.items():
+        root = next((root for root in roots if path.startswith(f"{root}/")), None)
+        place = place_in_home(path[len(root) + 1 :]) if root else None
+        if place:
+            found.setdefault(place, _Piece(site / path, sha256))
     return found
 
 

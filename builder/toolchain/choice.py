@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.target.architectures import major_minor
@@ -30,14 +30,14 @@ _TORCHS_HEADERS = {"cusparse.h": "cusparse", "cublas_v2.h": "cublas", "cusolverD
 
 
 def resolve(
-    target: Target, options: BuildOptions, site_packages: Path, environ: Mapping[str, str] | None = None
+    target: Target, options: BuildOptions, sites: Sequence[Path], environ: Mapping[str, str] | None = None
 ) -> Toolchain:
     """Return the compilers for a target, tried out.
 
     Args:
         target: What is built.
         options: `cuda_home`, `cuda_home_from`, `allow_cuda_minor` and `cache_dir` count.
-        site_packages: The folder with torch and the target's toolchain packages.
+        sites: The folders with torch and the target's toolchain packages; torch is in the first.
         environ: Where `PATH` and `CXX` are looked up, for g++; None is this process's environment.
 
     Raises:
@@ -53,9 +53,9 @@ def resolve(
             )
     try:
         if options.cuda_home is not None:
-            return _from_cuda_home(options.cuda_home, target, options, site_packages, environ)
-        host = find_host_compiler(target.cuda, environ)
-        return assemble(target, site_packages, options.cache_dir, host)
+            return _from_cuda_home(options.cuda_home, target, options, sites[0], environ)
+        host = find_host_compiler(target.cuda, environ, target.machine)
+        return assemble(target, sites, options.cache_dir, host)
     except OSError as error:
         raise ToolchainError(
             f"The cache {options.cache_dir} can't be written: {error}.",
@@ -92,6 +92,10 @@ def check_cuda_home(given: Path, target: Target, options: BuildOptions) -> str:
     where = f"{options.cuda_home_from or '--cuda-home'} is {given}"
     without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
     instead = f"{without} to build with the target's own CUDA {target.cuda} packages"
+    if not target.machine.is_here:
+        raise ToolchainError(
+            f"{where}, which can't be used to build for {target.machine.name}.", f"{instead}."
+        )
     nvcc = given / "bin" / "nvcc"
     if not nvcc.is_file() or not os.access(nvcc, os.X_OK):
         what = "there is no bin/nvcc in it" if given.is_dir() else "there is no such folder"

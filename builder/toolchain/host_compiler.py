@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.target.machines import Machine, this_machine
 from builder.util import files, process
 from builder.util.digest import file_sha256
 from builder.util.errors import HostCompilerError
@@ -71,15 +72,19 @@ def supported_gcc(nvcc_version: str) -> GccRange:
     raise HostCompilerError(f"CUDA {major}.{minor} is too old to build with.", "Use CUDA 12 or newer.")
 
 
-def find_host_compiler(nvcc_version: str, environ: Mapping[str, str] | None = None) -> HostCompiler:
-    """Find a g++ that an nvcc accepts.
+def find_host_compiler(
+    nvcc_version: str, environ: Mapping[str, str] | None = None, machine: Machine | None = None
+) -> HostCompiler:
+    """Find a g++ that an nvcc accepts, for a machine.
 
     `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used, or if that one doesn't
-    fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
+    fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does. For another machine it is the cross
+    compiler, `aarch64-linux-gnu-g++`.
 
     Args:
         nvcc_version: `13.0.88`, or `13.0`.
         environ: The environment to look in; None is this process's.
+        machine: What it compiles for; None is this machine.
 
     Raises:
         HostCompilerError: None fits; names the package to install with apt and dnf.
@@ -87,27 +92,28 @@ def find_host_compiler(nvcc_version: str, environ: Mapping[str, str] | None = No
     environ = os.environ if environ is None else environ
     path = environ.get("PATH", os.defpath)
     wanted = supported_gcc(nvcc_version)
+    machine = machine or this_machine()
     chosen = environ.get("CXX", "").strip()
     if chosen:
-        return _from_cxx(chosen, path, nvcc_version, wanted)
-    default = shutil.which("g++", path=path)
+        return _from_cxx(chosen, path, nvcc_version, wanted, machine)
+    default = shutil.which(machine.gxx, path=path)
     compiler = inspect(Path(default)) if default else None
     if compiler and compiler.major in wanted:
         return compiler
-    for candidate in _versioned(path, wanted):
+    for candidate in _versioned(path, wanted, machine):
         other = inspect(candidate)
         if other and other.major in wanted:
-            why = f"not {compiler.path} ({compiler.version})" if compiler else "there is no g++"
+            why = f"not {compiler.path} ({compiler.version})" if compiler else f"there is no {machine.gxx}"
             say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {_short(nvcc_version)}")
             return other
     if compiler is None:
         raise HostCompilerError(
-            "No g++ was found, and nvcc needs one."
+            f"No {machine.gxx} was found, and nvcc needs one."
             if default is None
             else f"{default} is not a g++ that works, and nvcc needs one.",
-            "Install it: `apt install g++` (Debian, Ubuntu) or `dnf install gcc-c++` (Fedora, RHEL).",
+            f"Install it: {machine.how_to_install_gxx}.",
         )
-    raise _misfit(compiler, nvcc_version, wanted, "")
+    raise _misfit(compiler, nvcc_version, wanted, machine, "")
 
 
 def inspect(path: Path) -> HostCompiler | None:
@@ -165,7 +171,7 @@ def host_folder(compiler: HostCompiler, cache_dir: Path) -> Path:
     return folder
 
 
-def _from_cxx(chosen: str, path: str, nvcc_version: str, wanted: GccRange) -> HostCompiler:
+def _from_cxx(chosen: str, path: str, nvcc_version: str, wanted: GccRange, machine: Machine) -> HostCompiler:
     remedy = "Set it to the name or path of a g++, without arguments, or unset it."
     found = shutil.which(chosen, path=path)
     if found is None:
@@ -173,29 +179,37 @@ def _from_cxx(chosen: str, path: str, nvcc_version: str, wanted: GccRange) -> Ho
     compiler = inspect(Path(found))
     if compiler is None:
         raise HostCompilerError(f"CXX is {chosen!r}, which is not a g++ that works.", remedy)
+    makes = process.answer([compiler.path, "-dumpmachine"]) or machine.name
+    if makes.partition("-")[0] != machine.name:
+        raise HostCompilerError(
+            f"CXX is {chosen!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
+            f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
+        )
     if compiler.major not in wanted:
-        raise _misfit(compiler, nvcc_version, wanted, " Or unset CXX, or set it to one that fits.")
+        raise _misfit(compiler, nvcc_version, wanted, machine, " Or unset CXX, or set it to one that fits.")
     return compiler
 
 
-def _misfit(compiler: HostCompiler, nvcc_version: str, wanted: GccRange, more: str) -> HostCompilerError:
+def _misfit(
+    compiler: HostCompiler, nvcc_version: str, wanted: GccRange, machine: Machine, more: str
+) -> HostCompilerError:
     what = "newer" if compiler.major > wanted.newest else "older"
     limit = wanted.newest if what == "newer" else wanted.oldest
     return HostCompilerError(
         f"{compiler.path} is g++ {compiler.version}, {what} than CUDA {_short(nvcc_version)} accepts "
         f"(g++ {wanted.oldest} to {wanted.newest}).",
-        f"Install g++ {limit} beside it: `apt install g++-{limit}` (Debian, Ubuntu) or "
+        f"Install g++ {limit} beside it: `apt install {machine.apt_gxx(limit)}` (Debian, Ubuntu) or "
         f"`dnf install gcc-toolset-{limit}-gcc-c++` (RHEL and relatives). It is then found.{more}",
     )
 
 
-def _versioned(path: str, wanted: GccRange) -> Iterator[Path]:
+def _versioned(path: str, wanted: GccRange, machine: Machine) -> Iterator[Path]:
     for major in range(wanted.newest, wanted.oldest - 1, -1):
-        found = shutil.which(f"g++-{major}", path=path)
+        found = shutil.which(f"{machine.gxx}-{major}", path=path)
         if found:
             yield Path(found)
         toolset = Path(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
-        if toolset.exists():
+        if machine.is_here and toolset.exists():
             yield toolset
 
 

@@ -50,7 +50,8 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
     """Install the target's torch and the packages of its CUDA compiler into an environment, in one command.
 
     Nothing happens if they are already installed, and whole; a package that is not is installed again. With
-    `--cuda-home` the compiler's packages are omitted.
+    `--cuda-home` the compiler's packages are omitted. For another machine it is the compiler's packages
+    alone: `machine_packages` unpacks that machine's torch beside.
 
     Args:
         target: What will be built.
@@ -58,7 +59,7 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
         python: The environment's Python.
 
     Returns:
-        torch's own version: `2.11.0+cu130`.
+        torch's own version: `2.11.0+cu130`; empty where none is installed.
 
     Raises:
         TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
@@ -70,29 +71,29 @@ def install(target: Target, options: BuildOptions, python: Path) -> str:
         say(f"  {package.removesuffix('.dist-info')} is not wholly installed ({damage}): installing it again")
         forget(site_packages, package)
         again.append(package_of(package))
-    there = installed_torch(site_packages)
-    fits = there is not None and not why_not_torch(there, target)
-    if there and fits and not again and not unmet(site_packages, wanted):
-        say(f"  torch {there.version}, built for CUDA {there.cuda}: already installed")
-        return there.version
-    if there and not fits:
+    there = installed_torch(site_packages) if target.machine.is_here else None
+    if not again and is_installed(target, options, site_packages):
+        torch = f"torch {there.version}, built for CUDA {there.cuda}" if there else "the CUDA compiler"
+        say(f"  {torch}: already installed")
+        return there.version if there else ""
+    if there and why_not_torch(there, target):
         # Installers keep a torch of the right version, whatever CUDA it is built for.
         pip_uninstall(python, "torch")
     others = [name for name in again if name != "torch"]
-    _install_from(_choose_index(target, options), target, options, python, [*wanted, *others])
+    install_from(choose_index(target, options), target, options, python, [*wanted, *others])
     for package, damage in damaged_packages(site_packages).items():
         raise TorchEnvironmentError(
             f"{package_of(package)} is not whole after its installation: {damage}.",
             f"If uv's own copy is damaged, run `uv cache clean {package_of(package)}`, and build again.",
         )
-    return check_torch(site_packages, target).version
+    return check_torch(site_packages, target).version if target.machine.is_here else ""
 
 
 def is_installed(target: Target, options: BuildOptions, site_packages: Path) -> bool:
     """Return whether an environment has all that `install` would install, as far as a quick look tells."""
     there = installed_torch(site_packages)
     fits = there is not None and not why_not_torch(there, target)
-    return fits and not unmet(site_packages, _wanted(target, options))
+    return (fits or not target.machine.is_here) and not unmet(site_packages, _wanted(target, options))
 
 
 def is_cached(target: Target, options: BuildOptions, python: Path) -> bool:
@@ -208,11 +209,16 @@ def unmet(site_packages: Path, requirements: Iterable[str]) -> list[str]:
 
 
 def _wanted(target: Target, options: BuildOptions) -> list[str]:
-    return [f"torch=={target.torch}", *(() if options.cuda_home else target.toolchain_packages)]
+    torch = [f"torch=={target.torch}"] if target.machine.is_here else []
+    return [*torch, *(() if options.cuda_home else target.toolchain_packages)]
 
 
-def _choose_index(target: Target, options: BuildOptions) -> str | None:
-    """Return the index for torch; None for the default one."""
+def choose_index(target: Target, options: BuildOptions) -> str | None:
+    """Return the index for torch; None for the default one.
+
+    Raises:
+        TorchEnvironmentError: `--torch-index` can't be reached.
+    """
     index = options.torch_index or target.torch_index
     reason = why_unreachable(index)
     if not reason:
@@ -226,9 +232,21 @@ def _choose_index(target: Target, options: BuildOptions) -> str | None:
     return None
 
 
-def _install_from(
-    index: str | None, target: Target, options: BuildOptions, python: Path, wanted: Sequence[str]
+def install_from(
+    index: str | None, target: Target, options: BuildOptions, python: Path, wanted: Sequence[str | Path]
 ) -> None:
+    """Install with the versions of the build's lock, from an index, or else from the default one.
+
+    Args:
+        index: Where torch comes from; None for the default index.
+        target: What will be built.
+        options: With `torch_index` no other index is tried.
+        python: The environment's Python.
+        wanted: Requirements, and options of `uv pip install`.
+
+    Raises:
+        TorchEnvironmentError: It failed.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
         # Without the hashes: an index may have rebuilt what it mirrors.
         constraints.write(re.sub(r" \\\n +--hash=\S+", "", _LOCK.read_text(encoding="utf-8")))
@@ -242,7 +260,7 @@ def _install_from(
             if pip_install(python, [*pinned, *wanted]) == 0:
                 return
     raise TorchEnvironmentError(
-        f"{' and '.join(wanted)} could not be installed; see above.",
+        f"{' and '.join(map(str, wanted))} could not be installed; see above.",
         "Check that a package index can be reached, and that the disk has room (up to 7 GB).",
     )
 

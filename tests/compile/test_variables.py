@@ -19,7 +19,13 @@ SELECTION = Selection((Architecture(8, 9), Architecture(9, 0, "a")), "all", comp
 def told(target: Target, selection: Selection) -> dict[str, str]:
     launcher = ["/a cache/launcher", "--quiet"]
     return patched_variables(
-        target, selection, 4, launcher=launcher, costs=Path("/work/costs.json"), events=Path("/work/events")
+        target,
+        selection,
+        4,
+        torch=Path("/site/torch"),
+        launcher=launcher,
+        costs=Path("/work/costs.json"),
+        events=Path("/work/events"),
     )
 
 
@@ -29,6 +35,8 @@ def test_the_patched_source_is_told_everything() -> None:
         "SAGEATTENTION_LOCAL_VERSION": "cu130.torch2.11",
         "SAGEATTENTION_TORCH_REQUIREMENT": "torch==2.11.*",
         "SAGEATTENTION_ABI": "native",
+        "SAGEATTENTION_TORCH": "/site/torch",
+        "_PYTHON_HOST_PLATFORM": "linux-x86_64",
         "SAGEATTENTION_JOBS": "4",
         "SAGEATTENTION_LAUNCHER": "'/a cache/launcher' --quiet",
         "SAGEATTENTION_COSTS": "/work/costs.json",

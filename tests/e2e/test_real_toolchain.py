@@ -72,7 +72,7 @@ def tools(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Toolchain
     options = BuildOptions(cache_dir=tmp_path_factory.mktemp("cache"))
     version = torch_packages.install(target, options, Path(sys.executable))
     assert version.startswith("2.11.0")
-    return resolve(target, options, SITE_PACKAGES)
+    return resolve(target, options, [SITE_PACKAGES])
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_compile_is_found_again_on_another_machine(
     for machine, toolkit in (("one", tools), ("another/deeper", None)):
         home = tmp_path / machine
         options = BuildOptions(cache_dir=home / "cache", cache_remote=f"file://{tmp_path}/shared")
-        used = toolkit or resolve(target, options, SITE_PACKAGES)
+        used = toolkit or resolve(target, options, [SITE_PACKAGES])
         tree = home / "tree"
         tree.mkdir(parents=True)
         (tree / "a.cu").write_text(KERNEL)

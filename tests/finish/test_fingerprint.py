@@ -101,6 +101,7 @@ def test_places_speed_and_the_revision_do_not_count() -> None:
         "cache_dir": Path("/elsewhere"),
         "wheelhouse": Path("/wheels"),
         "cache_size": "1G",
+        "machine_root": Path("/root-of-arm"),
         "arch": "all",
         "jobs": 3,
         "cache": False,

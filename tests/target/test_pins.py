@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.target.pins import Archive, read_pins
+from builder.target.pins import Archive, Pins, read_pins
 from builder.util.errors import TargetError
 from builder.util.toml import parse
 
@@ -20,17 +20,20 @@ SHA256 = "9961b3484b6b71314063709a4f9529654f96782ad39e72bf1e00f070db8210d3"
 
 
 def test_packages_and_archives_are_read() -> None:
-    assert read_pins(parse("cu130.toml", PACKAGES + ARCHIVE, TargetError)) == (
+    runtime = 'runtime = ["nvidia-cuda-runtime==13.0.96"]\n'
+    assert read_pins(parse("cu130.toml", PACKAGES + runtime + ARCHIVE, TargetError)) == Pins(
         ("nvidia-cuda-nvcc==13.0.88",),
         (Archive("cuda_nvcc", "https://example.org/cuda_nvcc.tar.xz", SHA256, 79015464),),
+        ("nvidia-cuda-runtime==13.0.96",),
     )
-    assert read_pins(parse("cu130.toml", PACKAGES, TargetError))[1] == ()
+    assert read_pins(parse("cu130.toml", PACKAGES, TargetError))[1:] == ((), ())
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "packages: missing"),
+        (PACKAGES + 'runtime = ["cudart>=13"]', "runtime: 'cudart>=13' is not pinned"),
         ("packages = []", "packages: [] is not a list of strings"),
         ('packages = ["nvcc>=13"]', "packages: 'nvcc>=13' is not pinned"),
         ('packages = ["nvcc==13.*"]', "packages: 'nvcc==13.*' is not pinned"),

@@ -68,22 +68,32 @@ def test_hidden_files_and_editors_copies_are_no_targets(targets: Path) -> None:
 
 def test_the_shipped_targets_are_these() -> None:
     found = load_targets()
-    assert list(found) == ["abi3-cu128", "abi3-cu130", "cp311-cu128", "cp312-cu130"]
+    assert list(found) == ["abi3-cu128", "abi3-cu130", "abi3-cu130-aarch64", "cp311-cu128", "cp312-cu130"]
     every = tuple(Architecture.parse(text) for text in ("8.0", "8.6", "8.9", "9.0a", "12.0"))
     for name, target in found.items():
         assert target.name == name
-        assert target.architectures == every
+        assert target.machine.name == ("aarch64" if name.endswith("-aarch64") else "x86_64")
+        # A GPU of 8.6 runs the code of 8.0.
+        assert target.architectures == tuple(
+            one for one in every if target.machine is X86_64 or one.minor != 6
+        )
         assert target.torch_index == f"https://download.pytorch.org/whl/{target.cuda_tag}"
 
 
 def test_the_shipped_targets_become_the_right_wheels() -> None:
     found = load_targets()
     assert [
-        (target.python, target.torch, target.torch_requirement, target.wheel_tag("linux_x86_64"))
+        (
+            target.python,
+            target.torch,
+            target.torch_requirement,
+            target.wheel_tag(f"linux_{target.machine.name}"),
+        )
         for target in found.values()
     ] == [
         ("3.11", "2.10.0", "torch>=2.7", "cp310-abi3-linux_x86_64"),
         ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-linux_x86_64"),
+        ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-linux_aarch64"),
         ("3.11", "2.10.0", "torch==2.10.*", "cp311-cp311-linux_x86_64"),
         ("3.12", "2.11.0", "torch==2.11.*", "cp312-cp312-linux_x86_64"),
     ]
@@ -203,6 +213,11 @@ def change(key: str, value: str) -> str:
         (change("platform_tag", '"manylinux2014_x86_64"'), "platform_tag", "is not a PEP 600 tag"),
         (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag", "is not a PEP 600 tag"),
         (change("platform_tag", '"manylinux_2_34_aarch64"'), "", "Rename it to cp313-cu130-aarch64.toml"),
+        (
+            NATIVE.replace("x86_64", "aarch64").replace("13.0", "12.8").replace("cu130", "cu128"),
+            "platform_tag",
+            "CUDA 12.8 has a compiler for x86_64 only",
+        ),
         (change("upstream", '"v9.9"'), "upstream", "so v9.9 can't be built"),
         (change("upstream", '"../v2.2.0"'), "upstream", "is not a folder of patches/"),
         (NATIVE + 'toolchain = "cu130"\n', "toolchain", "is not a table"),
@@ -270,7 +285,7 @@ def test_a_target_is_found_by_name_or_the_names_are_said() -> None:
     assert find_target("cp312-cu130").name == "cp312-cu130"
     with pytest.raises(UsageError) as caught:
         find_target("cp399-cu130")
-    assert "abi3-cu128, abi3-cu130, cp311-cu128, cp312-cu130" in caught.value.remedy
+    assert "abi3-cu128, abi3-cu130, abi3-cu130-aarch64, cp311-cu128, cp312-cu130" in caught.value.remedy
 
 
 def test_targets_load_without_anything_heavy_and_fast() -> None:

@@ -38,7 +38,7 @@ def have(tmp_path: Path, site_packages: Path) -> Callable[..., Toolchain]:
 
     def call(wanted: Target | None = None, path: Path = bin_folder, **options: object) -> Toolchain:
         asked = BuildOptions(cache_dir=tmp_path / "cache", **options)  # type: ignore[arg-type]
-        return resolve(wanted or target(), asked, site_packages, {"PATH": str(path)})
+        return resolve(wanted or target(), asked, [site_packages], {"PATH": str(path)})
 
     return call
 

@@ -89,6 +89,6 @@ def test_a_folder_that_nvcc_cannot_run_from_is_refused(tmp_path: Path, odd: str)
         ("cuda_home", BuildOptions(cache_dir=tmp_path / "cache", cuda_home=folder)),
     ):
         with pytest.raises(ToolchainError, match=f"its path has {re.escape(odd)} in it") as caught:
-            resolve(target(), asked, tmp_path, {})
+            resolve(target(), asked, [tmp_path], {})
         assert f"--{option.replace('_', '-')} DIR" in caught.value.remedy
     assert list(tmp_path.iterdir()) == []

@@ -7,8 +7,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from made_up_tools import gxx, program
+from made_up_tools import GXX, gxx, program
 
+from builder.target.machines import MACHINES
 from builder.toolchain.host_compiler import (
     GccRange,
     HostCompiler,
@@ -91,6 +92,30 @@ def test_cxx_is_taken_before_path(tmp_path: Path) -> None:
     chosen = gxx(tmp_path / "other" / "x86_64-linux-gnu-g++", "11.4.0")
     found = find_host_compiler("13.0.88", {"PATH": str(tmp_path / "bin"), "CXX": str(chosen)})
     assert found.path == chosen
+
+
+def test_another_machine_takes_its_cross_compiler(tmp_path: Path) -> None:
+    machine = next(one for one in MACHINES if not one.is_here)
+    gxx(tmp_path / "g++", "13.2.0")
+    path = {"PATH": str(tmp_path)}
+    with pytest.raises(HostCompilerError) as caught:
+        find_host_compiler("13.0.88", path, machine)
+    assert f"No {machine.gxx} was found" in caught.value.message
+    assert f"`dnf install gcc-c++-{machine.name}-linux-gnu`" in caught.value.remedy
+    gxx(tmp_path / machine.gxx, "16.1.0")
+    with pytest.raises(HostCompilerError) as caught:
+        find_host_compiler("13.0.88", path, machine)
+    assert f"`apt install {machine.apt_gxx(15)}`" in caught.value.remedy
+    older = gxx(tmp_path / f"{machine.gxx}-14", "14.2.0")
+    assert find_host_compiler("13.0.88", path, machine).path == older
+
+
+def test_cxx_that_compiles_for_another_machine_is_refused(tmp_path: Path) -> None:
+    script = GXX.format(version="13.2.0", about="Made up")
+    says = "case $1 in -dumpmachine) echo riscv64-linux-gnu; exit ;; esac\n"
+    chosen = program(tmp_path / "g++", script.replace("case", f"{says}case", 1))
+    with pytest.raises(HostCompilerError, match="compiles for riscv64-linux-gnu, and the wheel is for"):
+        find_host_compiler("13.0.88", {"PATH": str(tmp_path), "CXX": str(chosen)})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ says what to build, and nothing else does:
     CUDA_HOME                        CUDA toolkit
     SAGEATTENTION_LOCAL_VERSION      local version label, such as "cu130.torch2.11"
     SAGEATTENTION_TORCH_REQUIREMENT  requirement, such as "torch==2.11.*"
+    SAGEATTENTION_TORCH              folder of the torch to build with, which need not be for this machine;
+                                     by default the one that is installed
     SAGEATTENTION_ABI                "native" (one Python and torch) or "stable" (tag cp310-abi3)
     SAGEATTENTION_JOBS               compiler processes at a time, default 1
     SAGEATTENTION_LAUNCHER           command to put before each compiler, such as the path of ccache
@@ -280,7 +282,7 @@ class Toolkit:
 
     @property
     def libraries(self):
-        names = ("lib64", "lib", "targets/x86_64-linux/lib")
+        names = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
         return [self.home / name for name in names if (self.home / name).is_dir()]
 
     def fatbin_flags(self):
@@ -500,6 +502,8 @@ def _costs():
 
 def _torch_folder():
     """Return torch's folder."""
+    if os.environ.get("SAGEATTENTION_TORCH"):
+        return os.environ["SAGEATTENTION_TORCH"]
     spec = importlib.util.find_spec("torch")  # not imported: that takes seconds
     if spec is None or spec.origin is None:
         raise BuildError("torch is not installed: its headers and libraries are needed to build.")
