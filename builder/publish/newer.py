@@ -119,9 +119,10 @@ def newer_torch(web: Web, target: Target, file: str) -> list[Change]:
         NotAskedError: The index does not answer, or lists no such torch.
     """
     url = f"{target.torch_index}/torch/"
-    versions = torch_versions(web.links(url), target.python)
+    machine = target.machine.name
+    versions = torch_versions(web.links(url), target.python, machine)
     if not versions:
-        raise NotAskedError(f"{url} lists no torch for Python {target.python} on Linux.")
+        raise NotAskedError(f"{url} lists no torch for Python {target.python} on Linux {machine}.")
     newest = max(versions)
     pinned = Version(target.torch)
     if newest > pinned:
@@ -131,8 +132,8 @@ def newer_torch(web: Web, target: Target, file: str) -> list[Change]:
     return []
 
 
-def torch_versions(names: Iterable[str], python: str) -> set[Version]:
-    """Return the released versions, without local label, of a page's wheels for a Python on Linux x86_64."""
+def torch_versions(names: Iterable[str], python: str, machine: str) -> set[Version]:
+    """Return the released versions, without local label, of a page's wheels for a Python on Linux."""
     interpreter = "cp" + python.replace(".", "")
     found = set()
     for name in names:
@@ -143,7 +144,7 @@ def torch_versions(names: Iterable[str], python: str) -> set[Version]:
         fits = any(
             tag.interpreter == interpreter
             and tag.abi in (interpreter, "abi3")
-            and re.fullmatch(r"(many)?linux\w*_x86_64", tag.platform)
+            and re.fullmatch(rf"(many)?linux\w*_{machine}", tag.platform)
             for tag in tags
         )
         if project == "torch" and fits and not version.is_prerelease:
@@ -165,22 +166,22 @@ def newer_packages(target: Target, file: str, prefix: str) -> list[Change]:
     Raises:
         NotAskedError: uv can't say.
     """
-    pins = {}
-    for text in target.toolchain_packages:
+    keys = {"packages": target.toolchain_packages, "runtime": target.toolchain_runtime}
+    pins = []
+    for key, text in ((key, text) for key, texts in keys.items() for text in texts):
         requirement = Requirement(text)
-        pins[requirement.name] = (text, next(iter(requirement.specifier)).version)
-    found = newest_packages(
-        [wanted(name, pin, target.cuda) for name, (_, pin) in pins.items()], target.python
-    )
+        pins.append((key, text, requirement.name, next(iter(requirement.specifier)).version))
+    asked = sorted({wanted(name, pin, target.cuda) for _, _, name, pin in pins})
+    found = newest_packages(asked, target.python, target.machine.name)
     changes = []
-    for name, (text, pin) in pins.items():
+    for key, text, name, pin in pins:
         newest = found.get(name)
         if newest is None:
             raise NotAskedError(f"uv says nothing about {name}.")
         if Version(newest) > Version(pin):
             note = f"torch {target.torch} may require the old one; a build would say so."
             changes.append(
-                Change(file, f"{prefix}packages", text, text.replace(f"=={pin}", f"=={newest}"), note)
+                Change(file, f"{prefix}{key}", text, text.replace(f"=={pin}", f"=={newest}"), note)
             )
     return changes
 
@@ -190,19 +191,20 @@ def wanted(name: str, pin: str, cuda: str) -> str:
     return f"{name}=={cuda}.*" if f"{pin}.".startswith(f"{cuda}.") else name
 
 
-def newest_packages(requirements: Sequence[str], python: str) -> dict[str, str]:
+def newest_packages(requirements: Sequence[str], python: str, machine: str) -> dict[str, str]:
     """Return the newest version of each package, as uv resolves it.
 
     Args:
         requirements: What to ask for.
         python: The Python that they are for.
+        machine: The machine that they are for.
 
     Raises:
         NotAskedError: uv can't say.
     """
     command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--upgrade", "--no-deps", "--quiet"]
     command += ["--no-header", "--no-annotate", "--python-version", python]
-    command += ["--python-platform", "x86_64-manylinux_2_34"]
+    command += ["--python-platform", f"{machine}-manylinux_2_34"]
     try:
         done = run(command, text="\n".join(requirements) + "\n", timeout_seconds=RESOLVE_SECONDS)
     except CommandError as error:

@@ -163,11 +163,11 @@ def _questions(
     asked = set()
     for target in targets.values():
         file, prefix = newer.toolchain_file(target, targets_dir)
-        if file in asked:
+        if (file, target.machine) in asked:
             continue
-        asked.add(file)
+        asked.add((file, target.machine))
         if target.toolchain_packages:
-            source = f"CUDA {target.cuda} packages (the configured package index)"
+            source = f"CUDA {target.cuda} packages for {target.machine.name} (the configured package index)"
             yield "packages", source, partial(newer.newer_packages, target, file, prefix)
         if target.toolchain_archives:
             source = f"CUDA {target.cuda} archives ({urlsplit(target.toolchain_archives[0].url).netloc})"

@@ -13,12 +13,10 @@ class Machine:
     Attributes:
         name: `aarch64`.
         elf: What pyelftools calls it.
-        redist: What NVIDIA's archives call it.
     """
 
     name: str
     elf: str
-    redist: str
 
     @property
     def is_here(self) -> bool:
@@ -42,8 +40,8 @@ class Machine:
         return f"`apt install {self.apt_gxx()}` (Debian, Ubuntu) or `dnf install {dnf}` (Fedora, RHEL)"
 
 
-X86_64 = Machine("x86_64", "x64", "linux-x86_64")
-AARCH64 = Machine("aarch64", "AArch64", "linux-sbsa")
+X86_64 = Machine("x86_64", "x64")
+AARCH64 = Machine("aarch64", "AArch64")
 MACHINES = (X86_64, AARCH64)
 
 

@@ -172,6 +172,23 @@ def manifest(world: World, version: str, path: str, sha256: str) -> None:
     world.json(f"/nvidia/compute/cuda/redist/redistrib_{version}.json", {"cuda_nvcc": {"linux-x86_64": part}})
 
 
+def test_each_machine_is_asked_for_its_own_torch_and_packages(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arm = TARGET.format(python="3.12", cuda="13.0", torch="2.11.0", tag="cu130").replace("x86_64", "aarch64")
+    (world.folder / "targets" / "cp312-cu130-aarch64.toml").write_text(arm)
+    with (world.folder / "targets" / "toolchains" / "cu130.toml").open("a") as file:
+        file.write('runtime = ["cuda-toolkit[cudart]==13.0.1"]\n')
+    assert world.run() == 20
+    said = capsys.readouterr().out
+    assert "cp312-cu130-aarch64.toml: torch: 2.11.0 -> 97.0.0" in said
+    assert "up to date   torch for cp312-cu130 " in said
+    assert "CUDA 13.0 packages for x86_64" in said
+    assert "NOT ASKED    CUDA 13.0 packages for aarch64" in said, "the index has them for x86_64 only"
+    change = "cu130.toml: runtime: cuda-toolkit[cudart]==13.0.1 -> cuda-toolkit[cudart]==13.0.2"
+    assert said.count(change) == 1
+
+
 def test_nothing_newer_is_zero_and_every_source_is_named(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
