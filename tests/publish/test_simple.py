@@ -17,6 +17,8 @@ from made_up_wheels import (
     NATIVE,
     OLDER_CUDA,
     UNIVERSAL,
+    UNIVERSAL_ARM,
+    make_ours,
     make_wheel,
 )
 from static_server import StaticServer
@@ -242,3 +244,42 @@ def test_the_metadata_file_spares_the_download_of_wheels_that_are_not_taken(
     assert client.installed()["sageattention"] == "2.2.0+cu130.torch2.10"
     asked = [path for path in server.requests if "torch2.11" in path]
     assert asked == [f"/site/cu130/sageattention/{native_name('2.11').replace('+', '%2B')}.metadata"]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("tool", ["pip", "uv"])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "riscv64"])
+def test_each_machine_gets_its_own_wheel_from_one_index(
+    tool: str, machine: str, pip: list[str], tmp_path: Path, serve: Callable[[Path], StaticServer]
+) -> None:
+    make_ours(tmp_path / "wheelhouse", UNIVERSAL, UNIVERSAL_ARM)
+    write_site(tmp_path / "wheelhouse", tmp_path / "site")
+    index, out = f"{serve(tmp_path / 'site').url}/cu130/", tmp_path / "out"
+    if tool == "pip":
+        command = [*pip, "download", "--no-cache-dir", "--index-url", index, "--dest", str(out)]
+        command += ["--platform", f"manylinux_2_34_{machine}"]
+    else:
+        command = [
+            sys.executable,
+            "-m",
+            "uv",
+            "pip",
+            "install",
+            "--default-index",
+            index,
+            "--target",
+            str(out),
+        ]
+        command += ["--python-platform", f"{machine}-manylinux_2_34"]
+    command += ["--no-deps", "--only-binary", ":all:", "--python-version", "3.12", "sageattention"]
+    done = subprocess.run(
+        command, env=clean_environment(tmp_path), capture_output=True, text=True, timeout=120, check=False
+    )
+    if machine == "riscv64":
+        assert done.returncode != 0, "there is no wheel for it, and none of another machine is taken"
+        return
+    assert done.returncode == 0, done.stderr
+    wheels = [path.read_text() for path in out.glob("*.dist-info/WHEEL")] or [
+        path.name for path in out.iterdir()
+    ]
+    assert f"manylinux_2_34_{machine}" in wheels[0]
