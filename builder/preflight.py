@@ -121,7 +121,7 @@ def needs(target: Target, options: BuildOptions, work: Path, site_packages: Path
         target.machine.is_here or machine_packages.is_unpacked(target, options)
     ):
         return found
-    what, size_bytes = f"torch {target.torch} and the CUDA compiler", _environment_bytes(target)
+    what, size_bytes = f"torch {target.torch} and the CUDA compiler", _environment_bytes(target, options)
     uv_cache = cache_folder()
     places = [] if torch_packages.is_cached(target, options, Path(sys.executable)) else [uv_cache]
     used = (site_packages, work) if target.machine.is_here else (site_packages, options.cache_dir)
@@ -157,7 +157,10 @@ def check_room(
             )
 
 
-def _environment_bytes(target: Target) -> int:
+def _environment_bytes(target: Target, options: BuildOptions) -> int:
+    if not target.machine.is_here:
+        # To import a wheel takes a whole torch.
+        return limits.CROSS_ENVIRONMENT_BYTES + (limits.ENVIRONMENT_BYTES if options.machine_root else 0)
     return limits.CUDA_12_ENVIRONMENT_BYTES if target.cuda.startswith("12.") else limits.ENVIRONMENT_BYTES
 
 

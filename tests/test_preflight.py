@@ -13,6 +13,7 @@ import pytest
 from builder import pipeline
 from builder.preflight import Need, check_compilers, check_folders, check_room, needs, refuse_unwritable
 from builder.target.architectures import Architecture
+from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions
 from builder.target.pins import Archive
 from builder.target.selection import Selection
@@ -59,6 +60,26 @@ def test_a_toolkit_of_the_users_is_checked(tmp_path: Path, options: BuildOptions
         check_compilers(TARGET, SELECTION, own, environ)
     made_up_tools.write_tree(tmp_path / "cuda", made_up_tools.toolkit("13.0.48"))
     assert check_compilers(TARGET, SELECTION, own, environ).cuda_version == "13.0.48"
+
+
+def test_a_build_for_another_machine_takes_its_cross_compiler_and_less_room(
+    tmp_path: Path, options: BuildOptions
+) -> None:
+    machine = next(one for one in MACHINES if not one.is_here)
+    target = replace(TARGET, platform_tag=f"manylinux_2_34_{machine.name}")
+    environ = {"PATH": str(tmp_path / "bin")}
+    made_up_tools.gxx(tmp_path / "bin" / "g++", "12.2.0")
+    with pytest.raises(HostCompilerError, match=f"No {machine.name}-linux-gnu-g"):
+        check_compilers(target, SELECTION, options, environ)
+    made_up_tools.gxx(tmp_path / "bin" / machine.gxx, "12.2.0")
+    assert check_compilers(target, SELECTION, options, environ).host.path.name == machine.gxx
+    with pytest.raises(UsageError, match=f"can't build for {machine.name} here"):
+        check_compilers(target, SELECTION, replace(options, no_patches=True), environ)
+    with pytest.raises(ToolchainError, match=r"which --machine-root needs|runs on"):
+        check_compilers(target, SELECTION, replace(options, machine_root=tmp_path), environ)
+    room = [need.size_bytes for need in needs(target, options, tmp_path, tmp_path / "site")]
+    own = [need.size_bytes for need in needs(TARGET, options, tmp_path, tmp_path / "site")]
+    assert sum(room) < sum(own)
 
 
 def test_folders_that_can_t_be_written_are_named(tmp_path: Path, options: BuildOptions) -> None:

@@ -25,8 +25,8 @@ GPUS = {
     "8.0": "A100, A30",
     "8.6": "RTX 30 series, A10, A40",
     "8.9": "RTX 40 series, L4, L40S",
-    "9.0a": "H100, H200",
-    "12.0": "RTX 50 series, RTX PRO Blackwell",
+    "9.0a": "H100, H200, GH200",
+    "12.0": "RTX 50 series, RTX PRO Blackwell, GB10",
 }
 # Python 3 minor versions that the picker offers for a wheel of the stable ABI.
 NEWEST_PYTHON_MINOR = 14

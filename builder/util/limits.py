@@ -39,6 +39,7 @@ HOUSE_WHEEL_BYTES = 60 * 10**6  # larger ones are built wrongly: all wheels of t
 WHEELHOUSE_ROOM_BYTES = 2 * HOUSE_WHEEL_BYTES  # free disk for both wheels of a build
 ENVIRONMENT_BYTES = 4_900 * 10**6  # torch and the compiler of CUDA 13, installed
 CUDA_12_ENVIRONMENT_BYTES = 6_900 * 10**6  # the same of CUDA 12
+CROSS_ENVIRONMENT_BYTES = 1_300 * 10**6  # the compiler of CUDA 13, and torch of another machine by itself
 BUILD_ROOM_BYTES = 10**9  # free disk for the source, objects, both wheels and what they are checked in
 ANSWER_BYTES = 16 * MIB  # a page, or a JSON file: PyTorch's list of torch wheels has 1.5 MB
 PAGES = 100  # of a list; each has 100 entries

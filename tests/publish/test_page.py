@@ -166,6 +166,9 @@ def test_the_picker_prints_the_line_for_the_visitors_versions(
     assert shown("pip").startswith(
         'python -m pip install "sageattention==2.2.0+cu130.universal" "torch>=2.11"'
     )
+    assert shown("answer").startswith(
+        "Runs on GPUs of compute capability 8.0, 8.6, 8.9, 9.0, 12.0, and on newer"
+    )
     pick("cuda", "12.8")
     assert shown("answer") == "For CUDA 12.8 on aarch64 there is no wheel."
     assert not browser.find_element("id", "pip").is_displayed()

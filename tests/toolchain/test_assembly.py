@@ -13,12 +13,17 @@ import pytest
 from made_up_tools import change_installed, gxx, install_package, make_archive, target, toolkit
 from static_server import StaticServer, serving
 
+from builder.target.machines import MACHINES
+from builder.target.options import BuildOptions
 from builder.target.pins import Archive
 from builder.target.targets import Target
 from builder.toolchain.assembly import place_in_home
+from builder.toolchain.choice import resolve
 from builder.toolchain.compilers import Toolchain
 from builder.util.digest import file_sha256
 from builder.util.errors import BuilderError, DownloadError, HostCompilerError, ToolchainError
+
+HEADER = "nvidia/cu13/include/cuda_runtime.h"
 
 
 def leftovers(tmp_path: Path) -> list[Path]:
@@ -313,3 +318,23 @@ def test_an_archive_with_another_hash_leaves_nothing(
 )
 def test_places(path: str, place: str | None) -> None:
     assert place_in_home(path) == place
+
+
+def test_the_runtime_of_another_machine_takes_the_place_of_this_ones(
+    tmp_path: Path, site_packages: Path
+) -> None:
+    machine = next(one for one in MACHINES if not one.is_here)
+    other = tmp_path / "other" / "site-packages"
+    install_package(
+        other, "nvidia-cuda-runtime", "13.0.96", {"nvidia/cu13/lib/libcudart.so.13": machine.name, HEADER: ""}
+    )
+    gxx(tmp_path / "bin" / machine.gxx, "12.2.0")
+    wanted = target(platform_tag=f"manylinux_2_34_{machine.name}")
+    options = BuildOptions(cache_dir=tmp_path / "cache")
+    made = resolve(wanted, options, [other, site_packages], {"PATH": str(tmp_path / "bin")})
+    assert (made.cuda_home / "lib64" / "libcudart.so").read_text() == machine.name
+    assert made.host.path.name == machine.gxx
+    assert [part.name for part in made.components] == ["nvidia-cuda-runtime", "nvidia-cuda-nvcc"]
+    own = BuildOptions(cache_dir=tmp_path, cuda_home=made.cuda_home, cuda_home_from="CUDA_HOME")
+    with pytest.raises(ToolchainError, match=f"can't be used to build for {machine.name}"):
+        resolve(wanted, own, [other, site_packages], {"PATH": str(tmp_path / "bin")})

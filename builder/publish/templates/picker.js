@@ -56,7 +56,7 @@
     const wanted = `"${wheel.requirement}" "${torchVersion}"`;
     field("pip").textContent = `python -m pip install ${wanted} ${indexes.map((url) => `--extra-index-url ${url}`).join(" ")}`;
     field("uv").textContent = `uv pip install ${wanted} ${indexes.map((url) => `--index ${url}`).join(" ")}`;
-    answer.textContent = wheel.architectures ? `Runs on GPUs of compute capability ${wheel.architectures.replaceAll("a", "").split(" ").join(", ")}.` : "";
+    answer.textContent = wheel.architectures ? `Runs on GPUs of compute capability ${wheel.architectures.replaceAll("a", "").split(" ").join(", ")}${/\b8\.9\b/.test(wheel.architectures) ? ", and on newer ones, whose driver compiles at the first call" : ""}.` : "";
   };
 
   const copy = async (button) => {
