@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             here.append(wheel)
     wheels = here
     if not wheels:
-        say(f"No abi3 wheel in {options.wheelhouse}: nothing was tested. Build one, or give --wheel PATH.")
+        say("There is no abi3 wheel for this machine: nothing was tested. Build one, or give --wheel PATH.")
         return NOTHING_TESTED
     pythons, absent = find_pythons(options.python or ())
     say("Pythons: " + (", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none"))
