@@ -114,9 +114,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the unit tests, without network and GPU, in under a minute."""
     _install(session, TESTS_LOCK)
-    session.run("coverage", "run", "-m", "pytest", "-m", "not e2e", *session.posargs)
-    if not session.posargs:
-        session.run("coverage", "report")
+    whole = () if session.posargs else ("--numprocesses=auto", "--cov")
+    session.run("pytest", "-m", "not e2e", *whole, *session.posargs)
 
 
 @nox.session(python=E2E_PYTHON)
