@@ -254,6 +254,8 @@ def _range(options: Options, kernels: tuple[Kernel, ...]) -> Iterator[Check]:
             whole = kernel.primary and not options.quick
             for case in RANGE_DEFAULT if whole else RANGE_QUICK:
                 yield Check("range", kernel, case, "ranges.finite", needs_gpu=False)
+        if kernel.primary:
+            yield Check("range", kernel, "QK^T far below zero", "ranges.far_below", needs_gpu=False)
 
 
 SHAPES = {

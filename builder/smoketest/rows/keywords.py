@@ -77,12 +77,17 @@ def no_mask(subject: Subject, check: Check) -> Result:
     def all_true() -> list[str]:
         return [] if same_bits(call(attn_mask=true), call()) else ["differs from no mask"]
 
+    def all_true_in_inference() -> list[str]:
+        with torch.inference_mode():
+            return [] if same_bits(call(attn_mask=true.clone()), call()) else ["differs from no mask"]
+
     def refuses(*words: str, **arguments: Any) -> Callable[[], list[str]]:
         return lambda: subject.refused(partial(call, **arguments), ValueError, "attn_mask", *words)
 
     odd = true[..., :-1]
     attempts = {
         "all true": all_true,
+        "all true, in inference mode": all_true_in_inference,
         "with is_causal": refuses("is_causal", attn_mask=true, is_causal=True),
         "another shape": refuses(str(tuple(odd.shape)), attn_mask=odd),
         "int64": refuses("int64", attn_mask=true.long()),
@@ -129,12 +134,12 @@ def accepted(subject: Subject, check: Check) -> Result:
 
 
 def scales(subject: Subject, check: Check) -> Result:
-    """``scale`` and ``sm_scale`` are the same, and either can be negative."""
+    """``scale`` and ``sm_scale`` are the same, and either can be negative, zero or small."""
     tensors = make(CASE, check.seed(subject.seed), subject.device).tensors
 
-    def right(value: float, **arguments: float) -> list[str]:
-        out = subject.attend(check.kernel, *tensors, **arguments)
-        wanted, _ = attention(*tensors, scale=value)
+    def right(value: float, is_causal: bool = False, **arguments: float) -> list[str]:
+        out = subject.attend(check.kernel, *tensors, is_causal=is_causal, **arguments)
+        wanted, _ = attention(*tensors, scale=value, causal=is_causal)
         return judge_output(out, wanted, tolerances.bounds(check.kernel, "fp16"))[0]
 
     attempts = {
@@ -143,6 +148,8 @@ def scales(subject: Subject, check: Check) -> Result:
         "both 0.05": partial(right, 0.05, scale=0.05, sm_scale=0.05),
         "sm_scale=-0.1": partial(right, -0.1, sm_scale=-0.1),
         "scale=-0.1": partial(right, -0.1, scale=-0.1),
+        "sm_scale=0": partial(right, 0.0, sm_scale=0.0),
+        "sm_scale=1e-6, causal": partial(right, 1e-6, True, sm_scale=1e-6),
     }
     return verdict(problems_of(attempts))
 

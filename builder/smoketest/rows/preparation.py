@@ -20,7 +20,9 @@ FLOAT16, FLOAT8 = 1, 2
 LAYOUTS = ("HND", "NHD", "odd", "slice")
 FP8_ROUNDING = 0.0645
 """e4m3 has three bits after the first: at most 1/16, and a little for the division."""
-LARGE_CHANNEL = 3
+LARGE_CHANNEL, LARGE_TOKEN = 3, 0
+LARGEST_LOGIT = 2.0**18
+"""Past this, keys count as less."""
 
 
 def compare(subject: Subject, check: Check) -> Result:
@@ -59,6 +61,7 @@ def _one(subject: Subject, operator: Any, asked: Preparation, given: Given) -> l
     # Changed in place, which keeps the layout.
     q, k, v = normal(q_heads, q_tokens), normal(kv_heads, kv_tokens), normal(kv_heads, kv_tokens)
     k += 1
+    k[:, :, LARGE_TOKEN] *= 1000
     v.mul_(3).add_(2)
     if asked.v_limit == 512.0:
         v[..., LARGE_CHANNEL] *= 1000
@@ -79,8 +82,11 @@ def _one(subject: Subject, operator: Any, asked: Preparation, given: Given) -> l
     signed = q32 * (factor * LOG2_E if asked.fold_scale else -1.0)
     per_thread = asked.granularity == PER_THREAD
     groups = rows_of_q(q_tokens, asked.q_rows, per_thread), rows_of_k(kv_tokens, asked.k_rows, per_thread)
+    per_logit = 127**2 * wide * (1.0 if asked.fold_scale else abs(factor) * LOG2_E)
+    of_kv = q_scale.reshape(batch, kv_heads, -1).amax(dim=-1, keepdim=True)
+    most = LARGEST_LOGIT / per_logit / of_kv
     problems += [f"Q: {one}" for one in _int8(signed, q8, q_scale, groups[0])]
-    problems += [f"K: {one}" for one in _int8(k32 - mean if smooth_k else k32, k8, k_scale, groups[1])]
+    problems += [f"K: {one}" for one in _int8(k32 - mean if smooth_k else k32, k8, k_scale, groups[1], most)]
     if smooth_k:
         shared = mean.repeat_interleave(q_heads // kv_heads, dim=1)
         right = (q32 @ shared.transpose(2, 3)).squeeze(-1) * factor
@@ -116,13 +122,19 @@ def rows_of_k(tokens: int, rows: int, per_thread: bool) -> torch.Tensor:
     return index // rows * 4 + index % 8 // 2 if per_thread else index // rows
 
 
-def _int8(right: torch.Tensor, int8: torch.Tensor, scale: torch.Tensor, rows: torch.Tensor) -> list[str]:
-    """Compare int8 and its scales."""
+def _int8(
+    right: torch.Tensor,
+    int8: torch.Tensor,
+    scale: torch.Tensor,
+    rows: torch.Tensor,
+    most: torch.Tensor | float = float("inf"),
+) -> list[str]:
+    """Compare int8 and its scales, which are at most `most`."""
     group = rows.to(right.device).expand(right.shape[:3])
     largest = torch.zeros(scale.shape, device=right.device)
     largest = largest.scatter_reduce(2, group, right.abs().amax(dim=-1), "amax")
     used = largest > 0
-    problems = _close("scales", scale[used], largest[used] / 127, 1e-3, 1e-7)
+    problems = _close("scales", scale[used], torch.clamp(largest / 127, max=most)[used], 1e-3, 1e-7)
     exact = right / (largest / 127).clamp(min=1e-30).gather(2, group)[..., None]
     error = float((int8.float() - exact).abs().max().item())
     return problems + ([] if error < 0.6 else [f"int8 off by {error:.2f}"])

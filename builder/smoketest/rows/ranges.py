@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from builder.smoketest.attention import tolerances
 from builder.smoketest.attention.cases import Case, RangeCase
 from builder.smoketest.attention.inputs import make, poison
 from builder.smoketest.attention.reference import attention
-from builder.smoketest.attention.subject import Subject
+from builder.smoketest.attention.subject import Subject, problems_of
 from builder.smoketest.plan import Check
 from builder.smoketest.report.outcome import Result, verdict
 from builder.smoketest.rows.accuracy import judge_output
 
 LENGTHS = (300, 1000)
+FAR = 250.0
 CHANNEL, TOKEN = 3, 5
 MOST_OF_V = 1.07
 """An output is a mean of V's rows, which fp8 rounds by at most 1/16."""
@@ -39,6 +42,20 @@ def finite(subject: Subject, check: Check) -> Result:
     right, _ = attention(q, k, v, dtype=torch.float64)
     bounds = tolerances.bounds(check.kernel, case.dtype)
     return verdict(*judge_output(out.double() / size, right / size, bounds))
+
+
+def far_below(subject: Subject, check: Check) -> Result:
+    """Keys with products far below zero count, and masked keys and those past the end don't."""
+    q, k, v = make(Case(LENGTHS), check.seed(subject.seed), subject.device).tensors
+    q.fill_(FAR), k.fill_(-FAR)
+
+    def problems(causal: bool) -> list[str]:
+        out = subject.attend(check.kernel, q, k, v, is_causal=causal, smooth_k=False)
+        right, _ = attention(q, k, v, causal=causal, dtype=torch.float64)
+        return judge_output(out, right, tolerances.bounds(check.kernel, "fp16"))[0]
+
+    attempts = {"causal": partial(problems, True), "not causal": partial(problems, False)}
+    return verdict(problems_of(attempts))
 
 
 def tensors(

@@ -61,6 +61,10 @@ def operator(fault: str) -> Any:
         q_rows_ = rows_of_q(q.shape[2], q_rows, per_thread)
         k_rows_ = rows_of_k(tokens, k_rows, per_thread and fault != "granularity")
         made = [*quantised(signed, q_rows_, q_scales), *quantised(k - mean, k_rows_, k_scales)]
+        if fault != "limit":
+            of_logit = 127**2 * wide * (1.0 if fold_scale else abs(sm_scale) * 1.4426950408889634)
+            q_largest = made[1].reshape(*k.shape[:2], -1).amax(dim=-1, keepdim=True)
+            made[3] = made[3].minimum(2.0**18 / of_logit / q_largest)
         v_mean = v.mean(dim=2, keepdim=True) * smooth_v
         if v_mode == 1:
             v_mean = v_mean.to(dtype).float()
@@ -114,6 +118,7 @@ def test_a_right_operator_passes(standin: Subject, name: str) -> None:
     [
         ("sign", "Q: int8 off by"),
         ("granularity", "K: scales off by"),
+        ("limit", "K: scales off by"),
         ("order", "beyond its rounding"),
         ("unsteady", "two calls differ"),
     ],

@@ -7,12 +7,12 @@ import pytest
 pytest.importorskip("torch")
 
 from builder.smoketest.attention.cases import RANGE_DEFAULT, RangeCase
-from builder.smoketest.attention.kernels import ALL
+from builder.smoketest.attention.kernels import kernels_for
 from builder.smoketest.attention.subject import Subject
 from builder.smoketest.plan import Check
-from builder.smoketest.rows.ranges import finite
+from builder.smoketest.rows.ranges import far_below, finite
 
-KERNELS = {kernel.key: kernel for kernel in ALL}
+KERNELS = {kernel.key: kernel for kernel in kernels_for((9, 0))}
 LARGE_V = [case for case in RANGE_DEFAULT if case.v > 1e4 or case.v_channel > 1e4]
 
 
@@ -31,6 +31,17 @@ def test_one_that_casts_v_to_fp16_fails(
     monkeypatch.setenv("STANDIN_FAULT", "large-v")
     check = Check("range", KERNELS["cuda-fp16/fp32/per_thread"], case, "ranges.finite")
     assert "are NaN or infinite" in finite(standin, check).reason
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("", ""), ("causal", "causal: cosine")])
+@pytest.mark.parametrize("key", ["sageattn", "varlen"])
+def test_keys_far_below_zero(
+    standin: Subject, monkeypatch: pytest.MonkeyPatch, key: str, fault: str, reason: str
+) -> None:
+    monkeypatch.setenv("STANDIN_FAULT", fault)
+    result = far_below(standin, Check("range", KERNELS[key], "far below", "ranges.far_below"))
+    assert result.reason.startswith(reason)
+    assert bool(result.reason) == bool(reason)
 
 
 def test_an_output_outside_of_the_range_of_v_is_seen(

@@ -80,6 +80,7 @@ _GRANULARITIES = {"per_warp": 2, "per_thread": 3}
 _V_FLOAT16 = 1
 # A sum of 64 products of weights up to 1 with these fits into float16, which the Triton kernels add in.
 _SUMMED_IN_FLOAT16 = 512.0
+_LARGEST_LOGIT = 262144.0  # as in prepare.cu
 
 
 def __getattr__(name: str) -> Any:
@@ -479,7 +480,7 @@ def sageattn_varlen(
         q, k, v = (torch.nn.functional.pad(tensor, (0, pad)) for tensor in (q, k, v))
     q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
     if smooth_k:
-        k = k - k.mean(dim=0, keepdim=True)
+        k = (k / 2).sub_(_mean(k, 0) / 2)
     v, v_scale = _fitting_float16(v, 0)
     from .triton.attn_qk_int8_block_varlen import forward as attn_false
     from .triton.attn_qk_int8_per_block_causal_varlen import forward as attn_true
@@ -490,6 +491,7 @@ def sageattn_varlen(
     q_int8, q_scale, k_int8, k_scale, q_starts, k_starts = quantise(
         q, k, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, sm_scale=sm_scale
     )
+    k_scale = _limited(k_scale, q_scale, shape, smooth_k)
     output = attend(
         q_int8, k_int8, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, q_scale, k_scale, q_starts, k_starts,
         output_dtype=q.dtype,
@@ -583,14 +585,17 @@ def _attend_in_triton(
         if pad:
             q, k, v = (torch.nn.functional.pad(tensor, (0, pad)) for tensor in (q, k, v))
         q, k, v = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (q, k, v))
-        mean = k.mean(dim=2, keepdim=True) if smooth_k else None
         correction = q.new_empty((0,))
-        if mean is not None and return_lse:
-            shared = mean.repeat_interleave(shape.q_heads // shape.kv_heads, dim=1)
-            correction = torch.matmul(q.float(), shared.float().transpose(2, 3)).squeeze(-1) * sm_scale
+        if smooth_k:
+            mean = _mean(k, 2)
+            if return_lse:
+                shared = mean.repeat_interleave(shape.q_heads // shape.kv_heads, dim=1)
+                correction = torch.matmul(q.float(), shared.float().transpose(2, 3)).squeeze(-1) * sm_scale
+            k = (k / 2).sub_(mean / 2)
         v, v_scale = _fitting_float16(v, 2)
         v_scale = v_scale.squeeze(2).contiguous()
-        q_int8, q_scale, k_int8, k_scale = per_block_int8(q, k, km=mean, sm_scale=sm_scale)
+        q_int8, q_scale, k_int8, k_scale = per_block_int8(q, k, sm_scale=sm_scale)
+        k_scale = _limited(k_scale, q_scale, shape, smooth_k)
     if tensor_layout == "NHD":
         q_int8, k_int8, v = q_int8.transpose(1, 2), k_int8.transpose(1, 2), v.transpose(1, 2)
     extra = {} if is_causal else {"attn_mask": attn_mask}
@@ -603,6 +608,17 @@ def _attend_in_triton(
         return output, lse
     lse = lse / _LOG2_E
     return output, torch.add(correction, lse) if correction.numel() else lse
+
+
+def _mean(k: torch.Tensor, tokens: int) -> torch.Tensor:
+    """Return the mean of K over its tokens. Where the sum is infinite any other number does."""
+    return k.mean(dim=tokens, keepdim=True).nan_to_num()
+
+
+def _limited(k_scale: torch.Tensor, q_scale: torch.Tensor, shape: _Shape, halved: bool) -> torch.Tensor:
+    """Return scales of K with which no product with Q is too large for the kernels; `halved`: K less its mean was."""
+    largest = _LARGEST_LOGIT / (127 * 127 * shape.head_dim) / q_scale.amax()
+    return torch.minimum(k_scale * 2 if halved else k_scale, largest)
 
 
 def _fitting_float16(v: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -676,8 +692,10 @@ _true_throughout: dict[int, tuple[weakref.ref, int, bool]] = {}
 
 def _is_true_throughout(mask: torch.Tensor) -> bool:
     """Return whether a mask masks nothing; False where the GPU can't be asked."""
-    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing() or mask.is_inference():
+    if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
         return False
+    if mask.is_inference():  # it does not count its changes, so what was found may no longer hold
+        return bool(mask.all())
     key, version = id(mask), mask._version
     known = _true_throughout.get(key)
     if known is None or known[0]() is not mask or known[1] != version:

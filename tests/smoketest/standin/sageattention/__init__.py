@@ -53,7 +53,7 @@ def _forward(q, k, v, *, causal, fp8, smooth_k, scale, mask):
     lse = torch.empty(q.shape[:-1])
     for start in range(0, q.shape[2], 512):
         rows = slice(start, start + 512)
-        scores = rounded_q[:, :, rows] @ k.transpose(2, 3) * scale
+        scores = (rounded_q[:, :, rows] @ k.transpose(2, 3) * scale).nan_to_num(0.0)
         if causal and not _fault("causal"):
             index = torch.arange(start, start + scores.shape[2])
             scores = scores.masked_fill(torch.arange(k.shape[2]) > index[:, None], float("-inf"))

@@ -26,8 +26,8 @@ std::tuple<torch::Tensor, torch::Tensor> attention(torch::Tensor q, torch::Tenso
   const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2), dim = prepared.q.size(3);
   const torch::Tensor output = tokens_first ? torch::empty({batch, tokens, heads, dim}, q.options())
                                             : torch::empty({batch, heads, tokens, dim}, q.options());
-  const float scale = wanted.sm_scale < 0 ? -wanted.sm_scale : wanted.sm_scale > 0 ? wanted.sm_scale : 1.0f;
-  const torch::Tensor lse = attend(prepared, tokens_first ? output.transpose(1, 2) : output, scale);
+  const torch::Tensor lse =
+      attend(prepared, tokens_first ? output.transpose(1, 2) : output, scale_in_kernel(wanted.sm_scale));
   if (lse.numel() > 0) finish_lse(lse, prepared.correction);
   return {output, lse};
 }

@@ -31,10 +31,9 @@ constexpr int kPack = 8;              // elements that a thread reads at a time,
 constexpr int kPasses = 4;            // packs that a thread reads: the 4 tokens of a word of fp8
 constexpr int kTransposedPitch = 33;  // words: 128 tokens of fp8, and one against bank conflicts
 constexpr int kLine = 32;             // words of a cache line: what blocks wait for has one of its own
-// The largest QK^T, in units of log 2. The kernels take a row's largest, rounded to 24 bits, from the exact product:
-// past 2^24 what is left of it is no longer small, and past 2^31 its exponential is infinite. Weights are 0 or 1 long
-// before that.
-constexpr float kLargestLogit = 1048576.0f;
+// The largest QK^T, in units of log 2: with less than half of what the kernels put in place of a masked product (-1e6 in
+// Triton), no key is taken for one. Weights are 0 or 1 long before that.
+constexpr float kLargestLogit = 262144.0f;
 
 constexpr float kSmallest16 = 0.00390625f;  // less than this loses digits in float16, which is exact down to 6e-5
 
@@ -74,7 +73,6 @@ struct Work {
   int8_t *q_int8, *k_int8;
   float *q_scale, *k_scale;
   unsigned *q_progress;  // [heads of K][kLine]: tiles of Q that are done, and the largest of their scales, as bits
-  float *k_largest;      // [heads]: the largest value of K less its mean
   bool smooth_k;
   float q_factor;      // Q is multiplied by it first
   float logit_factor;  // and QK^T in the kernel
@@ -229,7 +227,7 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
   const Statistics &statistics = is_v ? work.v_statistics : work.k_statistics;
   const Shape thread;
   const int end = min((chunk + 1) * work.chunk_tokens, input.tokens);
-  const bool needs_mean = !is_v || work.v_mean != nullptr;
+  const bool needs_mean = !is_v || work.v_mean != nullptr, needs_range = is_v;
   const float share = 1.0f / input.tokens;
   float sums[kPack] = {};
   // Of a thread's first row, if there is one; otherwise what the others can't be past.
@@ -245,7 +243,7 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
     for (int pass = 0; pass < kPasses; pass++) {
       if (first + thread.row + pass * Shape::kRows >= end) continue;
 #pragma unroll
-      for (int j = 0; j < kPack / 2; j++) {
+      for (int j = 0; needs_range && j < kPack / 2; j++) {
         largest[j] = __hmax2(largest[j], packs[pass].pairs[j]);
         smallest[j] = __hmin2(smallest[j], packs[pass].pairs[j]);
       }
@@ -260,7 +258,7 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
 #pragma unroll
   for (int lane = Shape::kAcross; lane < 32; lane *= 2) {
 #pragma unroll
-    for (int j = 0; j < kPack / 2; j++) {
+    for (int j = 0; needs_range && j < kPack / 2; j++) {
       largest[j] = __hmax2(largest[j], __shfl_xor_sync(0xffffffff, largest[j], lane));
       smallest[j] = __hmin2(smallest[j], __shfl_xor_sync(0xffffffff, smallest[j], lane));
     }
@@ -326,13 +324,7 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
     if (is_v) {
       finish_v<T>(work, head, kDim, channel, mean, most, least);
     } else {
-      if (!work.smooth_k) mean = 0;
-      statistics.of_head[int64_t(head) * 2 * kDim + channel] = mean;
-      float range = fmaxf(finite(most - mean), finite(mean - least));
-#pragma unroll
-      for (int lane = 16; lane > 0; lane /= 2) range = fmaxf(range, __shfl_xor_sync(0xffffffff, range, lane));
-      // In the order of floats: none is negative.
-      if (channel % 32 == 0) atomicMax(reinterpret_cast<int *>(work.k_largest) + head, __float_as_int(range));
+      statistics.of_head[int64_t(head) * 2 * kDim + channel] = work.smooth_k ? mean : 0.0f;
     }
     __threadfence();
   }
@@ -356,14 +348,11 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
   Pack<T> packs[kPasses];
   read(packs, input, head, first, thread.channel, work.head_dim, offset);
   float mean[kPack] = {};
-  __shared__ float k_largest, q_largest;
+  __shared__ float q_largest;
   unsigned *q_progress = work.q_progress + kv_head * kLine;
   if (kIsK || work.correction != nullptr) {
     // Two threads of different warps, so that the two answers are waited for at the same time.
-    if (threadIdx.x == 0) {
-      wait_for(work.k_statistics.progress + kv_head * kLine, work.k_statistics.chunks + 1);
-      k_largest = __ldcg(work.k_largest + kv_head);
-    }
+    if (threadIdx.x == 0) wait_for(work.k_statistics.progress + kv_head * kLine, work.k_statistics.chunks + 1);
     if (kIsK && threadIdx.x == 32) {
       wait_for(q_progress, work.q_tiles);
       q_largest = __uint_as_float(__ldcg(q_progress + 1));
@@ -436,21 +425,16 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
     }
     writes = writes && slot == start;
   }
-  float factor = fabsf(work.q_factor);
-  if (kIsK) {
-    // Products with Q that would be too large for the kernels are made smaller, all of a head alike. One after the
-    // other, since their product may be too large for a float.
-    const float room = kLargestLogit / kDim / work.logit_factor;
-    factor = k_largest * q_largest > room * (1.0f / 127.0f) ? __fdiv_rn(__fdiv_rn(room, 127.0f * q_largest), k_largest)
-                                                            : 1.0f;
-  }
   float inverses[2];
 #pragma unroll
   for (int part = 0; part < 2; part++) {
     const float most = fminf(largest[part], FLT_MAX);
     inverses[part] = most > 1e37f ? __fdiv_rn(127.0f, most) : most > 1e-30f ? __fdividef(127.0f, most) : 0.0f;
     if (!writes || (both && part == 1)) continue;
-    const float scale = most * (1.0f / 127.0f) * factor;
+    // Keys whose products with Q may be too large for the kernels count as less. Products in steps: all may be large.
+    constexpr float kRoom = kLargestLogit / (127.0f * 127.0f * kDim);
+    const float scale = kIsK ? fminf(most * (1.0f / 127.0f), __fdiv_rn(kRoom / work.logit_factor, q_largest))
+                             : most * (1.0f / 127.0f) * fabsf(work.q_factor);
     const int sets = groups.rows == kTile ? 1 : kTile / groups.rows;
     const int set = kIsK ? (both ? 0 : part) : sets == 1 ? 0 : both ? slot / 8 : slot / 8 * 2 + part;
     const int within = groups.per_set == 1 ? 0 : kIsK ? slot % 8 / 2 : slot % 8;
@@ -660,10 +644,9 @@ Prepared prepare(const torch::Tensor &q, const torch::Tensor &k, const torch::Te
                    parts(q_tokens, wanted.q_block) * (wanted.q_block / wanted.q_rows) * q_scales};
   work.k_groups = {wanted.k_rows, k_scales, parts(kv_tokens, wanted.k_rows) * k_scales};
   work.smooth_k = wanted.smooth_k;
-  // The kernels want a positive scale: they find a row's largest product before they multiply by it.
-  const float sm_scale = wanted.sm_scale;
-  work.q_factor = wanted.fold_scale ? sm_scale * kLog2E : sm_scale > 0 ? 1.0f : sm_scale < 0 ? -1.0f : 0.0f;
-  work.logit_factor = wanted.fold_scale || sm_scale == 0 ? 1.0f : std::fabs(sm_scale) * kLog2E;
+  const float sm_scale = wanted.sm_scale, in_kernel = scale_in_kernel(sm_scale);
+  work.q_factor = wanted.fold_scale ? sm_scale * kLog2E : sm_scale / in_kernel;
+  work.logit_factor = wanted.fold_scale ? 1.0f : in_kernel * kLog2E;
   work.correction_factor = sm_scale;
   work.v_mode = wanted.v_mode;
   work.v_limit = wanted.v_limit;
@@ -682,7 +665,7 @@ Prepared prepare(const torch::Tensor &q, const torch::Tensor &k, const torch::Te
   const int gathered = v_statistics ? 2 : 1;
   const int64_t of_heads = heads * 2 * dim, partial = heads * kStatistics * dim * chunks;
   const int64_t scratch_bytes =
-      (gathered * (of_heads + partial) + heads * (1 + (gathered + 1) * kLine)) * sizeof(float);
+      (gathered * (of_heads + partial) + heads * (gathered + 1) * kLine) * sizeof(float);
 
   const auto options = q.options();
   const auto number = torch::kFloat32;
@@ -729,11 +712,10 @@ Prepared prepare(const torch::Tensor &q, const torch::Tensor &k, const torch::Te
   work.k_statistics = {take(partial), take(of_heads), nullptr, chunks};
   if (v_statistics) work.v_statistics = {take(partial), take(of_heads), nullptr, chunks};
   void *zeros = scratch;
-  work.k_largest = take(heads);
   work.k_statistics.progress = reinterpret_cast<unsigned *>(take(heads * kLine));
   work.q_progress = reinterpret_cast<unsigned *>(take(heads * kLine));
   if (v_statistics) work.v_statistics.progress = reinterpret_cast<unsigned *>(take(heads * kLine));
-  const size_t zero_bytes = heads * (1 + (gathered + 1) * kLine) * sizeof(float);
+  const size_t zero_bytes = heads * (gathered + 1) * kLine * sizeof(float);
   sage::check(cudaMemsetAsync(zeros, 0, zero_bytes, torch::current_stream()));
 
   work.heads = static_cast<int>(heads);

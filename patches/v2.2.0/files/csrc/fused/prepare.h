@@ -4,6 +4,9 @@
 
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+
 #include "../stable/torch.h"
 
 enum class Granularity { kPerBlock = 1, kPerWarp = 2, kPerThread = 3 };  // as the kernels number them
@@ -23,7 +26,7 @@ struct Wanted {
   // Subtract the mean over the tokens.
   bool smooth_k, smooth_v;
   // Of the softmax. fold_scale: Q is multiplied by it, in units of log 2, as the Triton kernels want it; otherwise by
-  // its sign only, and the kernel is to be given what it is without it.
+  // what is left of it with the kernel's own scale, which is scale_in_kernel().
   float sm_scale;
   bool fold_scale;
   // Make the correction of the logsumexp: sm_scale times Q times K's mean, which smooth_k takes from it.
@@ -36,6 +39,11 @@ struct Wanted {
 struct Prepared {
   torch::Tensor q, q_scale, k, k_scale, v, v_scale, v_mean, correction;
 };
+
+// The softmax scale to give to a kernel: positive, since it finds a row's largest product before it multiplies by it, and
+// not small, since the -5e6 that it puts in place of a masked product is multiplied by it too. It is what was asked for
+// at the common 1 / sqrt(head dim).
+inline float scale_in_kernel(float sm_scale) { return std::max(std::fabs(sm_scale), 0.088f); }
 
 // Whether a tensor of 4 dimensions of float16 or bfloat16 can be read 16 bytes at a time as it lies: the first
 // element's address and all strides are multiples of that.
