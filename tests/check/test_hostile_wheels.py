@@ -299,11 +299,10 @@ def test_odd_modes(tmp_path: Path) -> None:
     )
 
 
-def test_an_unpatched_wheel_is_held_to_no_house_rule(tmp_path: Path) -> None:
+@pytest.mark.parametrize("requires", [["Requires-Dist: torch==2.11.*"], []])
+def test_an_unpatched_wheel_is_held_to_no_house_rule(tmp_path: Path, requires: list[str]) -> None:
     unpatched = replace(told(), patches=())
-    made = finalize(
-        raw_wheel(tmp_path, metadata=["Requires-Dist: torch==2.11.*"]), unpatched, tmp_path / "ours"
-    )
+    made = finalize(raw_wheel(tmp_path, metadata=requires), unpatched, tmp_path / "ours")
     files = read(made)
     files["tests/x.py"] = b""
     put_right(files)
