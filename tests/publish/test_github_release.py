@@ -265,6 +265,8 @@ def test_what_is_left_after_an_interruption_is_said(
     played: Played, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     """Wherever it comes: while the draft is made, while assets are looked at, while it is published."""
+    # A shell's background job starts with it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupted(handler: Handler, path: str) -> bool:
         if handler.command != command or not (played.state.releases or command == "POST"):
@@ -274,8 +276,11 @@ def test_what_is_left_after_an_interruption_is_said(
         return True
 
     played.state.failures = [interrupted]
-    with pytest.raises(KeyboardInterrupt):
-        played.run()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            played.run()
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = capsys.readouterr().err
     if command == "POST":
         assert "A draft of v2.2.0-1 may have been made." in said

@@ -31,8 +31,8 @@ constexpr int kPack = 8;              // elements that a thread reads at a time,
 constexpr int kPasses = 4;            // packs that a thread reads: the 4 tokens of a word of fp8
 constexpr int kTransposedPitch = 33;  // words: 128 tokens of fp8, and one against bank conflicts
 constexpr int kLine = 32;             // words of a cache line: what blocks wait for has one of its own
-// The largest QK^T, in units of log 2: with less than half of what the kernels put in place of a masked product (-1e6 in
-// Triton), no key is taken for one. Weights are 0 or 1 long before that.
+// The largest QK^T, in units of log 2: with less than half of what the kernels put in place of a masked product (-1e6
+// in Triton), no key is taken for one. Weights are 0 or 1 long before that.
 constexpr float kLargestLogit = 262144.0f;
 
 constexpr float kSmallest16 = 0.00390625f;  // less than this loses digits in float16, which is exact down to 6e-5

@@ -40,9 +40,9 @@ struct Prepared {
   torch::Tensor q, q_scale, k, k_scale, v, v_scale, v_mean, correction;
 };
 
-// The softmax scale to give to a kernel: positive, since it finds a row's largest product before it multiplies by it, and
-// not small, since the -5e6 that it puts in place of a masked product is multiplied by it too. It is what was asked for
-// at the common 1 / sqrt(head dim).
+// The softmax scale to give to a kernel: positive, since it finds a row's largest product before it multiplies by it,
+// and not small, since the -5e6 that it puts in place of a masked product is multiplied by it too. The common one,
+// 1 / sqrt(head dim), is what was asked for.
 inline float scale_in_kernel(float sm_scale) { return std::max(std::fabs(sm_scale), 0.088f); }
 
 // Whether a tensor of 4 dimensions of float16 or bfloat16 can be read 16 bytes at a time as it lies: the first
