@@ -265,6 +265,9 @@ RANGE_DEFAULT = (
     RangeCase("V with a mean of 20", v_mean=20.0),
     RangeCase("V all zero", v=0.0),
     RangeCase("one token of K of 1e4 x normal", k_token=1e4, compared=False),
+    RangeCase("V at both ends of fp16", v=1e6),
+    RangeCase("V at both ends of bf16", "bf16", v=1e40),
+    RangeCase("V at one end of fp16", v_mean=1e6),
     RangeCase("Q and K at both ends of fp16", q=1e6, k=1e6, compared=False),
     RangeCase("Q and K at both ends of bf16", "bf16", q=1e40, k=1e40, compared=False),
 )

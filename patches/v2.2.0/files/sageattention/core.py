@@ -496,7 +496,8 @@ def sageattn_varlen(
         q_int8, k_int8, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, q_scale, k_scale, q_starts, k_starts,
         output_dtype=q.dtype,
     )  # fmt: skip
-    output *= v_scale.repeat_interleave(shape.q_heads // shape.kv_heads, dim=1)
+    most = torch.finfo(output.dtype).max
+    output.mul_(v_scale.repeat_interleave(shape.q_heads // shape.kv_heads, dim=1)).clamp_(-most, most)
     if covered < output.size(0):
         output[covered:] = 0
     output = output[..., : shape.given_head_dim]

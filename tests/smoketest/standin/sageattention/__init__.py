@@ -173,7 +173,8 @@ def _function(fp8):
             out, lse = _forward(
                 *tensors, causal=is_causal, fp8=fp8, smooth_k=smooth_k, scale=factor, mask=attn_mask
             )
-            out = (out.transpose(1, 2) if swap else out).to(q.dtype)
+            most = torch.finfo(q.dtype).max
+            out = (out.transpose(1, 2) if swap else out).clamp(-most, most).to(q.dtype)
         else:
             out, lse = torch.empty_like(q), torch.empty(q.shape[:3])
         needed = torch.is_grad_enabled() and any(x.requires_grad for x in given)

@@ -17,11 +17,13 @@ constexpr int kPack = 8;
 
 __device__ __forceinline__ float to_float(half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(nv_bfloat16 value) { return __bfloat162float(value); }
-__device__ __forceinline__ void set(half &to, float value) {
-  to = __float2half_rn(fminf(fmaxf(value, -65504.0f), 65504.0f));
+// NaN stays.
+__device__ __forceinline__ float within(float value, float most) {
+  return value > most ? most : value < -most ? -most : value;
 }
+__device__ __forceinline__ void set(half &to, float value) { to = __float2half_rn(within(value, 65504.0f)); }
 __device__ __forceinline__ void set(nv_bfloat16 &to, float value) {
-  to = __float2bfloat16_rn(fminf(fmaxf(value, -3.3895e38f), 3.3895e38f));
+  to = __float2bfloat16_rn(within(value, 3.3895e38f));
 }
 
 template <typename T>
