@@ -230,7 +230,8 @@ class RangeCase:
         k_channel: Added to one channel of K.
         k_token: Factor of one token of K.
         compared: Whether the result is compared with the right one. The logits can be so large that rounding
-            to int8 decides which key wins: then it has to be finite, and within the range of V.
+            to int8 decides which key wins, and V so large that the fp8 kernels give less of it: then the result
+            has to be finite, and within the range of V.
     """
 
     name: str
@@ -252,7 +253,7 @@ class RangeCase:
 
 RANGE_QUICK = (
     RangeCase("V of 1e4 x normal, fp16", v=1e4),
-    RangeCase("V of 1e38 x normal, bf16", "bf16", v=1e38),
+    RangeCase("V of 5e37 x normal, bf16", "bf16", v=5e37),
     RangeCase("one channel of V of 1e30 x normal, bf16", "bf16", v_channel=1e30),
     RangeCase("60,000 added to one channel of K", k_channel=6e4),
     RangeCase("Q and K of 1e4 x normal", q=1e4, k=1e4, compared=False),
@@ -265,9 +266,10 @@ RANGE_DEFAULT = (
     RangeCase("V with a mean of 20", v_mean=20.0),
     RangeCase("V all zero", v=0.0),
     RangeCase("one token of K of 1e4 x normal", k_token=1e4, compared=False),
-    RangeCase("V at both ends of fp16", v=1e6),
-    RangeCase("V at both ends of bf16", "bf16", v=1e40),
-    RangeCase("V at one end of fp16", v_mean=1e6),
+    RangeCase("V at both ends of fp16", v=1e6, compared=False),
+    RangeCase("V at both ends of bf16", "bf16", v=1e40, compared=False),
+    RangeCase("V at one end of fp16", v_mean=1e6, compared=False),
+    RangeCase("V at one end of bf16", "bf16", v_mean=1e40, compared=False),
     RangeCase("Q and K at both ends of fp16", q=1e6, k=1e6, compared=False),
     RangeCase("Q and K at both ends of bf16", "bf16", q=1e40, k=1e40, compared=False),
 )

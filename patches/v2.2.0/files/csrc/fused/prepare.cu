@@ -197,9 +197,11 @@ __device__ void finish_v(const Work &work, int head, int dim, int channel, float
   const float range = fmaxf(finite(largest - mean), finite(mean - smallest));
   float inverse = 1.0f, scale = 1.0f;
   if (work.v_mode == VMode::kFloat8) {
-    // The largest value becomes v_limit.
+    // The largest value becomes v_limit. The kernels round weights to float8, up by less than 7 %, and not their sum:
+    // less of V is given back where the output might not fit its type.
     inverse = range > 1e-30f ? fmaxf(__fdiv_rn(work.v_limit, range), FLT_MIN) : 0.0f;
-    scale = range > 1e-30f ? __fdiv_rn(1.0f, inverse) : 0.0f;
+    const float fits = __fdiv_rn((Type<T>::kMost - fabsf(mean)) / 1.07f, range);
+    scale = range > 1e-30f ? __fdiv_rn(1.0f, inverse) * fminf(1.0f, fits) : 0.0f;
   } else if (range > work.v_limit || (range < kSmallest16 && range > 0)) {
     // A power of two, and 1 wherever the values fit.
     int exponent;
