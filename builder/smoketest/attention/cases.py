@@ -230,8 +230,8 @@ class RangeCase:
         k_channel: Added to one channel of K.
         k_token: Factor of one token of K.
         compared: Whether the result is compared with the right one. The logits can be so large that rounding
-            to int8 decides which key wins, and V so large that the fp8 kernels give less of it: then the result
-            has to be finite, and within the range of V.
+            to int8 decides which key wins, and V so large that the fp8 kernels give less of it: then the
+            result has to be finite, and within the range of V.
     """
 
     name: str
@@ -269,7 +269,6 @@ RANGE_DEFAULT = (
     RangeCase("V at both ends of fp16", v=1e6, compared=False),
     RangeCase("V at both ends of bf16", "bf16", v=1e40, compared=False),
     RangeCase("V at one end of fp16", v_mean=1e6, compared=False),
-    RangeCase("V at one end of bf16", "bf16", v_mean=1e40, compared=False),
     RangeCase("Q and K at both ends of fp16", q=1e6, k=1e6, compared=False),
     RangeCase("Q and K at both ends of bf16", "bf16", q=1e40, k=1e40, compared=False),
 )
