@@ -208,7 +208,7 @@ def _versioned(path: str, wanted: GccRange, machine: Machine) -> Iterator[Path]:
         found = shutil.which(f"{machine.gxx}-{major}", path=path)
         if found:
             yield Path(found)
-        toolset = Path(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
+        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
         if machine.is_here and toolset.exists():
             yield toolset
 

@@ -24,8 +24,8 @@ def told(target: Target, selection: Selection) -> dict[str, str]:
         4,
         torch=Path("/site/torch"),
         launcher=launcher,
-        costs=Path("/work/costs.json"),
-        events=Path("/work/events"),
+        costs=Path("/build/costs.json"),
+        events=Path("/build/events"),
     )
 
 
@@ -39,8 +39,8 @@ def test_the_patched_source_is_told_everything() -> None:
         "_PYTHON_HOST_PLATFORM": "linux-x86_64",
         "SAGEATTENTION_JOBS": "4",
         "SAGEATTENTION_LAUNCHER": "'/a cache/launcher' --quiet",
-        "SAGEATTENTION_COSTS": "/work/costs.json",
-        "SAGEATTENTION_EVENTS": "/work/events",
+        "SAGEATTENTION_COSTS": "/build/costs.json",
+        "SAGEATTENTION_EVENTS": "/build/events",
     }
 
 

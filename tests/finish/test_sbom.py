@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_auditwheels_sbom_without_build_paths() -> None:
         depends = [{"ref": "pkg:pypi/w@1", "dependsOn": refs}, *({"ref": ref} for ref in refs)]
         return json.dumps({"components": parts, "dependencies": depends}).encode()
 
-    clean = without_build_paths(own("/root/a"))
+    clean = without_build_paths(own(str(Path("/root", "a"))))
     assert clean == without_build_paths(own("/home/b"))
     document = json.loads(clean)
     refs = [part["bom-ref"] for part in document["components"]]

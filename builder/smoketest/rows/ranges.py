@@ -47,7 +47,8 @@ def finite(subject: Subject, check: Check) -> Result:
 def far_below(subject: Subject, check: Check) -> Result:
     """Keys with products far below zero count, and masked keys and those past the end don't."""
     q, k, v = make(Case(LENGTHS), check.seed(subject.seed), subject.device).tensors
-    q.fill_(FAR), k.fill_(-FAR)
+    q.fill_(FAR)
+    k.fill_(-FAR)
 
     def problems(causal: bool) -> list[str]:
         out = subject.attend(check.kernel, q, k, v, is_causal=causal, smooth_k=False)

@@ -23,8 +23,8 @@ def test_changed_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/home/runner/work/x/x/csrc/a.cu",
-        "/root/.cache/sageattention-build/include/a.h",
+        str(Path("/home/runner", "work", "x", "x", "csrc", "a.cu")),
+        str(Path("/root", ".cache", "sageattention-build", "include", "a.h")),
         "/tmp/build-env-x1/lib/a.h",
         "/builds/venv/lib/python3.12/site-packages/torch/include/a.h",
         "/usr/local/lib/python3.12/site-packages/torch/include/a.h",

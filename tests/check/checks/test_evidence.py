@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from made_up_libraries import Elf, make_elf
 
@@ -80,7 +82,7 @@ def test_symbols_of_python() -> None:
         "https://example.org/home/page",
         "csrc/home/a.cu",
         "$ORIGIN/tmp/x",
-        "/opt/rh/gcc-toolset-14/root/usr/include/a.h",
+        str(Path("/opt/rh", "gcc-toolset-14", "root", "usr", "include", "a.h")),
         "/tmp",
         "/home/",
         "and/or/home/x",

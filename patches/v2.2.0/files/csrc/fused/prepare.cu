@@ -55,7 +55,7 @@ struct Groups {
   int64_t total;  // scales of one head
 };
 
-// What is known of a head's channels: of K mean, largest and smallest; of V what to add after multiplying with what.
+// What is known of a head's channels: of K the mean; of V what to add after multiplying with what.
 struct Statistics {
   float *partial;      // [heads][chunks][kStatistics][dim]
   float *of_head;      // [heads][2][dim]
@@ -229,7 +229,7 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
   const Statistics &statistics = is_v ? work.v_statistics : work.k_statistics;
   const Shape thread;
   const int end = min((chunk + 1) * work.chunk_tokens, input.tokens);
-  const bool needs_mean = !is_v || work.v_mean != nullptr, needs_range = is_v;
+  const bool needs_mean = !is_v || work.v_mean != nullptr;
   const float share = 1.0f / input.tokens;
   float sums[kPack] = {};
   // Of a thread's first row, if there is one; otherwise what the others can't be past.
@@ -245,7 +245,7 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
     for (int pass = 0; pass < kPasses; pass++) {
       if (first + thread.row + pass * Shape::kRows >= end) continue;
 #pragma unroll
-      for (int j = 0; needs_range && j < kPack / 2; j++) {
+      for (int j = 0; is_v && j < kPack / 2; j++) {
         largest[j] = __hmax2(largest[j], packs[pass].pairs[j]);
         smallest[j] = __hmin2(smallest[j], packs[pass].pairs[j]);
       }
@@ -260,7 +260,7 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
 #pragma unroll
   for (int lane = Shape::kAcross; lane < 32; lane *= 2) {
 #pragma unroll
-    for (int j = 0; needs_range && j < kPack / 2; j++) {
+    for (int j = 0; is_v && j < kPack / 2; j++) {
       largest[j] = __hmax2(largest[j], __shfl_xor_sync(0xffffffff, largest[j], lane));
       smallest[j] = __hmin2(smallest[j], __shfl_xor_sync(0xffffffff, smallest[j], lane));
     }
