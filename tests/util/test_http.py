@@ -36,6 +36,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(http, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(http, "_CHUNK_BYTES", 1024)
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
