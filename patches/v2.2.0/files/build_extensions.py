@@ -283,7 +283,7 @@ class BuildExtensions(build_ext):
 
 
 def ninja_file(steps):
-    """Return the build.ninja of steps (name, output, inputs, command); ninja prints a step's name at its end."""
+    """Return the build.ninja of steps (name, output, inputs, command); ninja prints the name at the end."""
     lines = [f"builddir = {BUILD}", "rule run", "  command = $step", "  description = $name"]
     for name, output, inputs, command in steps:
         lines.append(f"build {_escaped(output)}: run {' '.join(map(_escaped, inputs))}")
