@@ -158,9 +158,8 @@ def _check_torch(site: Path, target: Target) -> str:
         text = (site / "torch" / "version.py").read_text(encoding="utf-8")
     except OSError:
         text = ""
-    values: dict[str, str] = dict(
-        re.findall(r"^(__version__|cuda)\b[^=\n]*= *'([^'\n]*)'", text, re.MULTILINE)
-    )
+    pattern = r"^(__version__|cuda)\b[^=\n]*= *'([^'\n]*)'"
+    values: dict[str, str] = dict(re.findall(pattern, text, re.MULTILINE))
     version, cuda = values.get("__version__", ""), values.get("cuda", "")
     if version.partition("+")[0] == target.torch and cuda.split(".")[:2] == target.cuda.split(".")[:2]:
         return version

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 from made_up_tools import GXX, gxx, program
 
 from builder.target.machines import MACHINES
-from builder.toolchain.host_compiler import (
-    GccRange,
-    HostCompiler,
-    c_compiler,
-    find_host_compiler,
-    host_folder,
-    host_sha256,
-    inspect,
-    supported_gcc,
-)
+from builder.toolchain.gxx import find_gxx, inspect, newest_accepted
 from builder.util.errors import HostCompilerError
 
 
@@ -38,18 +27,18 @@ from builder.util.errors import HostCompilerError
     ],
 )
 def test_newest_gcc_of_each_cuda(nvcc: str, newest: int) -> None:
-    assert supported_gcc(nvcc) == GccRange(9, newest)
+    assert newest_accepted(nvcc) == newest
 
 
 def test_too_old_a_cuda_is_refused() -> None:
     with pytest.raises(HostCompilerError, match="too old"):
-        supported_gcc("10.2.89")
+        newest_accepted("10.2.89")
 
 
 def test_gxx_on_path_is_taken_where_it_fits(tmp_path: Path) -> None:
     path = gxx(tmp_path / "g++", "13.2.0")
     gxx(tmp_path / "g++-14", "14.1.0")
-    found = find_host_compiler("12.8.93", {"PATH": str(tmp_path)})
+    found = find_gxx("12.8.93", {"PATH": str(tmp_path)})
     assert (found.path, found.version, found.major) == (path, "13.2.0", 13)
 
 
@@ -59,7 +48,7 @@ def test_a_fitting_one_beside_one_too_new_is_taken_and_named(
     gxx(tmp_path / "g++", "15.1.0")
     gxx(tmp_path / "g++-13", "13.3.0")
     fitting = gxx(tmp_path / "g++-14", "14.2.0")
-    assert find_host_compiler("12.8.93", {"PATH": str(tmp_path)}).path == fitting
+    assert find_gxx("12.8.93", {"PATH": str(tmp_path)}).path == fitting
     said = capsys.readouterr().out
     assert str(fitting) in said
     assert "15.1.0" in said
@@ -68,7 +57,7 @@ def test_a_fitting_one_beside_one_too_new_is_taken_and_named(
 def test_one_too_new_names_the_packages(tmp_path: Path) -> None:
     gxx(tmp_path / "g++", "15.1.0")
     with pytest.raises(HostCompilerError) as caught:
-        find_host_compiler("12.8.93", {"PATH": str(tmp_path)})
+        find_gxx("12.8.93", {"PATH": str(tmp_path)})
     assert "15.1.0, newer than CUDA 12.8 accepts (g++ 9 to 14)" in caught.value.message
     assert "apt install g++-14" in caught.value.remedy
     assert "dnf install gcc-toolset-14-gcc-c++" in caught.value.remedy
@@ -77,12 +66,12 @@ def test_one_too_new_names_the_packages(tmp_path: Path) -> None:
 def test_one_too_old_is_refused(tmp_path: Path) -> None:
     gxx(tmp_path / "g++", "8.5.0")
     with pytest.raises(HostCompilerError, match="older than CUDA 13"):
-        find_host_compiler("13.0.88", {"PATH": str(tmp_path)})
+        find_gxx("13.0.88", {"PATH": str(tmp_path)})
 
 
 def test_none_names_the_packages(tmp_path: Path) -> None:
     with pytest.raises(HostCompilerError) as caught:
-        find_host_compiler("13.0.88", {"PATH": str(tmp_path)})
+        find_gxx("13.0.88", {"PATH": str(tmp_path)})
     assert "apt install g++`" in caught.value.remedy
     assert "dnf install gcc-c++`" in caught.value.remedy
 
@@ -90,7 +79,7 @@ def test_none_names_the_packages(tmp_path: Path) -> None:
 def test_cxx_is_taken_before_path(tmp_path: Path) -> None:
     gxx(tmp_path / "bin" / "g++", "13.2.0")
     chosen = gxx(tmp_path / "other" / "x86_64-linux-gnu-g++", "11.4.0")
-    found = find_host_compiler("13.0.88", {"PATH": str(tmp_path / "bin"), "CXX": str(chosen)})
+    found = find_gxx("13.0.88", {"PATH": str(tmp_path / "bin"), "CXX": str(chosen)})
     assert found.path == chosen
 
 
@@ -99,15 +88,15 @@ def test_another_machine_takes_its_cross_compiler(tmp_path: Path) -> None:
     gxx(tmp_path / "g++", "13.2.0")
     path = {"PATH": str(tmp_path)}
     with pytest.raises(HostCompilerError) as caught:
-        find_host_compiler("13.0.88", path, machine)
+        find_gxx("13.0.88", path, machine)
     assert f"No {machine.gxx} was found" in caught.value.message
     assert f"`dnf install gcc-c++-{machine.name}-linux-gnu`" in caught.value.remedy
     gxx(tmp_path / machine.gxx, "16.1.0")
     with pytest.raises(HostCompilerError) as caught:
-        find_host_compiler("13.0.88", path, machine)
+        find_gxx("13.0.88", path, machine)
     assert f"`apt install {machine.apt_gxx(15)}`" in caught.value.remedy
     older = gxx(tmp_path / f"{machine.gxx}-14", "14.2.0")
-    assert find_host_compiler("13.0.88", path, machine).path == older
+    assert find_gxx("13.0.88", path, machine).path == older
 
 
 def test_cxx_that_compiles_for_another_machine_is_refused(tmp_path: Path) -> None:
@@ -115,7 +104,7 @@ def test_cxx_that_compiles_for_another_machine_is_refused(tmp_path: Path) -> Non
     says = "case $1 in -dumpmachine) echo riscv64-linux-gnu; exit ;; esac\n"
     chosen = program(tmp_path / "g++", script.replace("case", f"{says}case", 1))
     with pytest.raises(HostCompilerError, match="compiles for riscv64-linux-gnu, and the wheel is for"):
-        find_host_compiler("13.0.88", {"PATH": str(tmp_path), "CXX": str(chosen)})
+        find_gxx("13.0.88", {"PATH": str(tmp_path), "CXX": str(chosen)})
 
 
 @pytest.mark.parametrize(
@@ -132,54 +121,25 @@ def test_cxx_that_does_not_fit_is_an_error_and_not_passed_over(
     gxx(tmp_path / "g++", "13.2.0")
     chosen = gxx(tmp_path / "chosen++", version, about)
     with pytest.raises(HostCompilerError, match=message):
-        find_host_compiler("13.0.88", {"PATH": str(tmp_path), "CXX": str(chosen)})
+        find_gxx("13.0.88", {"PATH": str(tmp_path), "CXX": str(chosen)})
 
 
 def test_cxx_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     gxx(tmp_path / "g++", "13.2.0")
     with pytest.raises(HostCompilerError, match="there is no such program"):
-        find_host_compiler("13.0.88", {"PATH": str(tmp_path), "CXX": "g++ -m64"})
+        find_gxx("13.0.88", {"PATH": str(tmp_path), "CXX": "g++ -m64"})
 
 
 def test_one_that_fails_is_none(tmp_path: Path) -> None:
     broken = program(tmp_path / "g++", "#!/bin/sh\nexit 1\n")
     assert inspect(broken) is None
     with pytest.raises(HostCompilerError, match="not a g\\+\\+ that works"):
-        find_host_compiler("13.0.88", {"PATH": str(tmp_path)})
-
-
-def test_the_gcc_of_the_same_version_goes_with_it(tmp_path: Path) -> None:
-    compiler = inspect(gxx(tmp_path / "g++-14", "14.2.0"))
-    assert compiler is not None
-    assert c_compiler(compiler) == tmp_path / "g++-14"
-    gxx(tmp_path / "gcc-14", "14.1.0")
-    assert c_compiler(compiler) == tmp_path / "g++-14"
-    same = gxx(tmp_path / "gcc-14", "14.2.0")
-    assert c_compiler(compiler) == same
+        find_gxx("13.0.88", {"PATH": str(tmp_path)})
 
 
 def test_a_digest_tells_compilers_apart_but_not_their_places(tmp_path: Path) -> None:
     paths = [gxx(tmp_path / "a" / "g++", "14.2.0"), gxx(tmp_path / "b" / "g++", "14.2.0")]
     other = gxx(tmp_path / "c" / "g++", "14.2.1")
-    digests = [host_sha256(compiler) for path in (*paths, other) if (compiler := inspect(path))]
+    digests = [compiler.digest() for path in (*paths, other) if (compiler := inspect(path))]
     assert digests[0] == digests[1]
     assert digests[2] not in digests[:2]
-
-
-def test_the_host_compilers_folder_takes_any_path(tmp_path: Path) -> None:
-    compiler = inspect(gxx(tmp_path / "it's $HOME" / "g++", "13.2.0"))
-    assert compiler is not None
-    folder = host_folder(compiler, tmp_path / "cache")
-    for name in ("gcc", "g++", "cc", "c++"):
-        assert subprocess.check_output([folder / name, "-dumpfullversion"], text=True).strip() == "13.2.0"
-
-
-def test_a_damaged_host_folder_is_made_again(tmp_path: Path) -> None:
-    compiler = HostCompiler(gxx(tmp_path / "g++", "13.2.0"), "13.2.0")
-    folder = host_folder(compiler, tmp_path / "cache")
-    whole = (folder / "gcc").read_text()
-    (folder / "gcc").write_text("")
-    (folder / "g++").chmod(0o644)
-    assert host_folder(compiler, tmp_path / "cache") == folder
-    assert (folder / "gcc").read_text() == whole
-    assert os.access(folder / "g++", os.X_OK)
