@@ -25,11 +25,12 @@ from builder.source.obtain import Source, obtain
 from builder.source.patches import apply_series
 from builder.source.series import Series, files_of, load_series
 from builder.target import architectures
+from builder.target.gpu import local_gpus
 from builder.target.options import BuildOptions, parse_build_options
 from builder.target.project import Project, load_project
-from builder.target.selection import Selection, local_architectures, select
+from builder.target.selection import Selection, select
 from builder.target.targets import Target, find_target
-from builder.target.upstream import FILE_NAME, PATCHES_DIR, SUMS_NAME, Release, load_release
+from builder.target.upstream import FILE_NAME, PATCHES_DIR, SUMS_NAME, Release, build_constants, load_release
 from builder.toolchain import torch_env
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
 from builder.toolchain.emulator import find_emulator
@@ -129,13 +130,14 @@ def build(
     folder = patches_root / target.upstream
     series = load_series(folder)
     # The GPUs of this machine say nothing about another one's.
-    local = local_architectures() if target.machine.is_here else ()
-    selection = select(options.arch, target.architectures, local)
+    local = local_gpus() if target.machine.is_here else ()
+    constants = build_constants(folder)
+    selection = select(options.arch, target.architectures, local, constants["WITH_PTX"])
     say(f"{target.name}: {target.describe()}")
     say(f"  architectures: {selection.reason}")
     find_emulator(target, options)
     cuda = check_cuda_home(options.cuda_home, target, options) if options.cuda_home else target.cuda
-    architectures.refuse_uncompilable(selection.architectures, cuda)
+    architectures.refuse_uncompilable(selection.architectures, cuda, constants["ARCHITECTURES"])
     job = Job(
         target=target,
         options=options,
