@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def published_address(text: str) -> str:
-    """Return an address that goes into what is published, with a slash at its end; the type of an argument."""
+    """Return an address that goes into what is published, with a slash at its end (a type of argument)."""
     if _PUBLISHED_ADDRESS.fullmatch(text) is None:
         raise argparse.ArgumentTypeError("it is not an http or https address without user name and query")
     return text.rstrip("/") + "/"
