@@ -50,6 +50,7 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
 
 def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:
     warning = ""
+    tree.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
         archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
         try:

@@ -98,7 +98,7 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
         return _verified(release, tree, fetch_release(release, options.cache_dir / "downloads", tree))
     shutil.rmtree(tree, ignore_errors=True)
     path = Path(options.source)
-    location = path.name
+    location = "".join(letter if letter.isprintable() else "?" for letter in path.name)
     remedy = "Give a directory, a .tar.* or .zip file, or an https address."
     if is_url(options.source) and not options.source.startswith(("https://", "http://")):
         raise SourceError(f"--source {options.source}: not an http or https address.", remedy)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING or sys.version_info >= (3, 11, 5):
     import tarfile
 else:
     from backports import tarfile
+
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError)
 
 
 def unpack(archive: Path, into: Path) -> None:
@@ -38,7 +42,7 @@ def unpack(archive: Path, into: Path) -> None:
             if len(tops) != 1 or not tops[0].is_dir():
                 raise DownloadError(f"{archive.name} has {len(tops)} entries at its top, not one folder.")
             tops[0].rename(new)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         raise DownloadError(
             f"{archive.name} can't be unpacked: {error or type(error).__name__}.",
             "It must be a .tar.* or .zip file; if it is, it is damaged.",
@@ -50,7 +54,7 @@ def git_commit(archive: Path) -> str:
     try:
         with tarfile.open(archive) as tar:
             comment = tar.pax_headers.get("comment", "")
-    except (tarfile.TarError, EOFError, OSError):
+    except (*_DAMAGE, OSError):
         return ""
     return comment if re.fullmatch(r"[0-9a-f]{40}", comment) else ""
 

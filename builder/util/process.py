@@ -118,6 +118,3 @@ def end_with_parent() -> None:
 
 def _echo(command: Sequence[str | Path]) -> None:
     detail(f"+ {shlex.join(os.fspath(part) for part in command)}")
-
-
-answer = output_of  # goes

@@ -70,7 +70,7 @@ def _value(hint: Any, value: Any, where: str, error: type[BuilderError]) -> Any:
             return hint.parse(value)
         except BuilderError as problem:
             raise error(f"{where}: {problem.message}", problem.remedy) from None
-    if is_dataclass(hint) and isinstance(value, dict):
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
         return convert(hint, value, where, error)
     if type(value) is not hint:
         expected = _TYPES.get(get_origin(hint) or hint, "a table")
