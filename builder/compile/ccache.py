@@ -49,6 +49,7 @@ _NOT_A_RESULT = re.compile(
 
 # Everything of one build's cache but the objects; in the source tree, with which it goes.
 _FOLDER = ".ccache"
+_STATS = "stats"
 # Without `helper` ccache looks for a program of its own for Redis and HTTP. The times are in milliseconds.
 _REMOTE = "{url} helper=_builtin_ connect-timeout=2000 operation-timeout=10000 read-only={read_only}"
 
@@ -137,7 +138,7 @@ class CompilerCache:
     def stats(self) -> Stats:
         """Return what the cache has done for this build until now; warn of failures of the remote one."""
         try:
-            if not self.launcher or Path(self.env["CCACHE_STATSLOG"]).stat().st_size == 0:
+            if not self.launcher or not Path(self.env["CCACHE_CONFIGPATH"]).with_name(_STATS).stat().st_size:
                 return Stats(remote=self.remote)
             command = [str(installed_ccache()), "--print-log-stats", "--format", "json"]
             counts = json.loads(process.run(command, env=self.env).output)
@@ -192,14 +193,13 @@ def open_cache(
             for path, link in links.items():
                 (tree / link).unlink(missing_ok=True)
                 (tree / link).symlink_to(path)
-            config, log = folder / "ccache.conf", folder / "stats"
+            (folder / _STATS).write_bytes(b"")
+            config = folder / "ccache.conf"
             config.touch(mode=0o600)  # the remote cache's address may hold a password
             config.write_text(_configuration(options, objects, tools.identity, tree), encoding="utf-8")
-            log.write_bytes(b"")
             files.write(folder / "launcher", _launcher(ccache, links), executable=True)
-            env = {"CCACHE_CONFIGPATH": str(config), "CCACHE_STATSLOG": str(log)}
-            remote = public_address(options.cache_remote)
-            cache = CompilerCache((str(folder / "launcher"),), env, remote)
+            remote = public_address(options.cache_remote) if options.cache_remote else ""
+            cache = CompilerCache((str(folder / "launcher"),), {"CCACHE_CONFIGPATH": str(config)}, remote)
         except (OSError, process.CommandError) as error:
             warn(f"the compiler cache in {objects} can't be used ({error}); compiling without it")
         yield cache
@@ -213,10 +213,13 @@ def installed_ccache() -> Path:
 def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Path) -> str:
     """Return ccache's configuration file for a build (ccache manual, "Configuration options")."""
     read_only = str(options.cache_remote_read_only).lower()
-    remote = _REMOTE.format(url=options.cache_remote, read_only=read_only) if options.cache_remote else ""
+    # In a Redis server's address, `:password@` is understood without the colon alone.
+    url = options.cache_remote.replace("://:", "://")
+    remote = _REMOTE.format(url=url, read_only=read_only) if url else ""
     settings = {
         "cache_dir": str(objects),
         "temporary_dir": str(tree.absolute() / _FOLDER / "tmp"),
+        "stats_log": str(tree.absolute() / _FOLDER / _STATS),
         "max_size": f"{options.cache_size}iB",
         "compiler_check": f"string:{identity}",
         "base_dir": os.pathsep.join(dict.fromkeys([str(tree.absolute()), str(tree.resolve())])),

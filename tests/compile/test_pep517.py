@@ -1,7 +1,8 @@
-"""A build's progress, its costs, and the message that a failure gets; run on small real PEP 517 trees."""
+"""A build's settings, environment, progress and costs, and the message that a failure gets."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,24 +10,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_tools import wait_for
+from made_up_tools import target, wait_for
 
-from builder.compile.frontend import failure, run_build
+from builder.compile.ccache import CompilerCache
+from builder.compile.pep517 import environment, failure, run_build, write_settings
+from builder.target.architectures import Architecture
+from builder.target.selection import Selection
+from builder.toolchain.cuda_home import Toolchain
+from builder.toolchain.gxx import Gxx
 from builder.util.errors import CompileError, OutOfMemoryError
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
+TOOLS = Toolchain(
+    Path("/cache/cuda"), "13.0.88", "packages", (), Gxx(Path("/opt/gcc/bin/g++"), "12.2.0"), "id"
+)
 _BACKEND = """
-import json, os, pathlib, sys
+import os, pathlib, sys
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
-    events = os.environ.get("SAGEATTENTION_EVENTS")
-    def tell(**event):
-        with open(events, "a") as stream:
-            stream.write(json.dumps(event) + chr(10))
-    if events:
-        tell(event="plan", files=["a.cu", "b.cu"])
-        for name in ("a.cu", "b.cu"):
-            tell(event="start", file=name)
-            tell(event="done", file=name, seconds=1.5, cpu_seconds=1.25, peak_memory_bytes=1000, ok=True)
     {body}
     name = "pkg-1-py3-none-any.whl"
     (pathlib.Path(wheel_directory) / name).write_bytes(b"wheel")
@@ -44,23 +44,68 @@ def _tree(tmp_path: Path, body: str = "") -> Path:
     return tree
 
 
-def test_build_reports_files_and_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    events = tmp_path / "events"
-    env = dict(os.environ, SAGEATTENTION_EVENTS=str(events))
-    compiled = run_build(
-        _tree(tmp_path), tmp_path / "out", tmp_path / "log", env, jobs=1, events=events, interval_seconds=0.1
+def test_the_settings_are_those_that_the_sources_build_file_documents(tmp_path: Path) -> None:
+    path = tmp_path / "build.json"
+    selection = Selection((Architecture(8, 9), Architecture(9, 0, "a")), complete=False, reason="")
+    cache = CompilerCache(("/a cache/launcher",))
+    write_settings(path, target(), selection, TOOLS, cache, torch=Path("/site/torch"), jobs=4)
+    settings = json.loads(path.read_text())
+    assert settings == {
+        "architectures": ["8.9", "9.0a"],
+        "cuda_home": "/cache/cuda",
+        "cxx": "/opt/gcc/bin/g++",
+        "torch": "/site/torch",
+        "jobs": 4,
+        "launcher": ["/a cache/launcher"],
+        "local_version": "cu130.torch2.11.sm89.sm90a",
+        "requirement": "torch==2.11.*",
+        "abi": "native",
+    }
+    build_file = (ROOT / "patches" / "v2.2.0" / "files" / "build_extensions.py").read_text()
+    assert all(f"\n    {name} " in build_file for name in settings)
+
+
+def test_only_what_can_not_change_a_wheel_passes_from_the_users_environment(tmp_path: Path) -> None:
+    users = dict.fromkeys(
+        ("NVCC_APPEND_FLAGS", "CFLAGS", "CUDA_HOME", "HOME", "PATH", "NINJA_STATUS"), "theirs"
     )
+    users["TERM"] = "xterm"
+    path = tmp_path / "build.json"
+    env = environment(TOOLS, users, settings=path, machine="aarch64", epoch=7, hash_seed=1)
+    assert env == {
+        "TERM": "xterm",
+        "PATH": f"/cache/cuda/bin:{Path(sys.executable).parent}:/opt/gcc/bin:/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/nonexistent",
+        "SAGEATTENTION_BUILD": str(path),
+        "_PYTHON_HOST_PLATFORM": "linux-aarch64",
+        "SOURCE_DATE_EPOCH": "7",
+        "PYTHONHASHSEED": "1",
+    }
+
+
+def test_ninjas_lines_are_shown_and_the_build_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "print('[1/2] a.cu'); print('ptxas info: 42 registers', flush=True)"
+    for echo in (False, True):
+        folder = tmp_path / str(echo)
+        compiled = run_build(
+            _tree(folder, body), folder / "out", folder / "log", dict(os.environ), jobs=1, echo=echo
+        )
+        output = capsys.readouterr().out
+        assert "  [1/2] a.cu\n" in output
+        assert ("ptxas info: 42 registers" in output) is echo
+        assert "ptxas info: 42 registers" in (folder / "log").read_text()
     assert compiled.wheel.name == "pkg-1-py3-none-any.whl"
-    assert compiled.files["b.cu"].peak_memory_bytes == 1000
     assert compiled.cpu_seconds > 0
     assert compiled.peak_memory_bytes > 1_000_000
-    assert "[2/2] b.cu (2 s)" in capsys.readouterr().out
 
 
 def test_failed_build_shows_the_logs_end_and_path(tmp_path: Path) -> None:
     tree = _tree(tmp_path, "print('ptxas: fatal error'); sys.exit(3)")
     with pytest.raises(CompileError) as caught:
-        run_build(tree, tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=2, events=None)
+        run_build(tree, tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=2)
     assert not isinstance(caught.value, OutOfMemoryError)
     assert "ptxas: fatal error" in str(caught.value)
     assert str(tmp_path / "log") in str(caught.value)
@@ -72,9 +117,7 @@ def test_killed_compiler_is_told_as_out_of_memory_with_the_remedy(tmp_path: Path
         "print(f'cicc: killed by signal {-r}'); sys.exit(1)"
     )
     with pytest.raises(OutOfMemoryError, match=r"--jobs 2") as caught:
-        run_build(
-            _tree(tmp_path, body), tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=4, events=None
-        )
+        run_build(_tree(tmp_path, body), tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=4)
     assert caught.value.exit_code == 12
 
 
@@ -88,7 +131,7 @@ def test_killed_compiler_is_told_as_out_of_memory_with_the_remedy(tmp_path: Path
         ("ptxas fatal   : Memory allocation failure", 255, True),
         ("nvcc error   : 'cicc' died due to signal 11 (Invalid memory reference)", 1, False),
         ("csrc/fused/fused.cu: killed by signal 11", 1, False),
-        ("csrc/fused/fused.cu: killed by signal 99", 1, False),
+        ("FAILED: [code=137] build/objects/fused.o", 1, True),
         ("a.cu(3): error: identifier 'killed' is undefined", 2, False),
         ("cc1plus: Cannot allocate memory", 1, True),
         ("ptxas fatal   : Unresolved extern function", 255, False),
@@ -115,11 +158,11 @@ def test_compilers_do_not_outlive_the_build(tmp_path: Path, name: str) -> None:
     )
     tree = _tree(tmp_path, body)
     code = (
-        "import os, signal, sys; from pathlib import Path; from builder.compile.frontend import run_build\n"
+        "import os, signal, sys; from pathlib import Path; from builder.compile.pep517 import run_build\n"
         "def stop(*_): raise KeyboardInterrupt\n"
         "signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, stop)\n"
         "tree = Path(sys.argv[1])\n"
-        "run_build(tree, tree / 'out', tree / 'log', dict(os.environ), jobs=1, events=None)"
+        "run_build(tree, tree / 'out', tree / 'log', dict(os.environ), jobs=1)"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tree)], cwd=ROOT, stderr=subprocess.PIPE) as build:
         assert wait_for((tree / "compiler").exists)
@@ -130,34 +173,8 @@ def test_compilers_do_not_outlive_the_build(tmp_path: Path, name: str) -> None:
         assert wait_for(lambda: not compiler.exists())
 
 
-def test_progress_of_an_unpatched_tree_comes_from_ninjas_lines(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    body = "print('[1/2] nvcc -c a.cu -o build/a.o', flush=True)"
-    run_build(
-        _tree(tmp_path, body), tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=1, events=None
-    )
-    assert "build/a.o" in capsys.readouterr().out
-
-
 def test_python_is_the_one_that_runs_the_build(tmp_path: Path) -> None:
     body = "pathlib.Path('python').write_text(sys.executable)"
     tree = _tree(tmp_path, body)
-    run_build(tree, tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=1, events=None)
+    run_build(tree, tmp_path / "out", tmp_path / "log", dict(os.environ), jobs=1)
     assert (tree / "python").read_text() == sys.executable
-
-
-def test_compilers_output_is_shown_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    body = "print('ptxas info: 42 registers', flush=True)"
-    for echo in (False, True):
-        run_build(
-            _tree(tmp_path / str(echo), body),
-            tmp_path / str(echo) / "out",
-            tmp_path / str(echo) / "log",
-            dict(os.environ),
-            jobs=1,
-            events=None,
-            echo=echo,
-        )
-        assert ("ptxas info: 42 registers" in capsys.readouterr().out) is echo
-        assert "ptxas info: 42 registers" in (tmp_path / str(echo) / "log").read_text()
