@@ -40,7 +40,16 @@ def compile_library(
         section.write_bytes(fatbin)
         code += f'\n__asm__(".section .nv_fatbin,\\"a\\"\\n.incbin \\"{section}\\"\\n.previous");'
     source.write_text(code + "\n")
-    command = ["gcc", "-shared", "-fPIC", "-nostdlib", f"-Wl,-soname,{path.name}", source, "-o", path]
+    command: list[str | Path] = [
+        "gcc",
+        "-shared",
+        "-fPIC",
+        "-nostdlib",
+        f"-Wl,-soname,{path.name}",
+        source,
+        "-o",
+        path,
+    ]
     if version:
         script.write_text(f"{version} {{ global: *; }};\n")
         command.append(f"-Wl,--version-script={script}")
