@@ -89,14 +89,7 @@ class Job:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build a target.
-
-    Args:
-        argv: The target's name, then the options.
-
-    Returns:
-        0: a build that fails raises an error.
-    """
+    """Build a target: its name and the options; returns 0, since a build that fails raises an error."""
     name, *rest = [*argv] or [""]
     target = find_target(name)
     build(target, parse_build_options(rest, os.environ, prog=f"nox -s build-{name} --"))
@@ -118,7 +111,7 @@ def build(
         options: How.
         patches_root: The folder with a folder of patches for each upstream release.
         work_root: The folder for scratch trees and logs.
-        hash_seed: Python's hash seed in the build; the result must not depend on it.
+        hash_seed: Python's in the build; the result must not depend on it.
 
     Returns:
         The wheels in the wheelhouse, the basic one first; none with `--check`.

@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from builder.finish.wheelhouse import read_record
+from builder.util.digest import file_sha256
+from builder.util.paths import ROOT
 from made_up_series import E2E, write_series
 from static_server import serving
 
 from builder import pipeline, reproduce
-from builder.finish.wheelhouse import read_record
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
-from builder.util.digest import file_sha256
 from builder.util.errors import ArchitectureError, CompileError, PatchError
-from builder.util.paths import ROOT
 from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
 
