@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -61,8 +62,8 @@ class Source:
         license: SPDX expression.
         tree: The scratch copy.
         obtained_from: Where this copy came from: an address's public part, or a name; no wheel says it.
-        commit: Its git commit, empty where it is not known; a checkout may have changes on top.
-        tag: The release's git tag; empty for anything else.
+        commit: Empty where it is not known; a checkout may have changes on top.
+        tag: The release's; empty for anything else.
     """
 
     kind: str
@@ -82,17 +83,7 @@ class Source:
 
 
 def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
-    """Put the source into `scratch/source`, in place of whatever was there.
-
-    Args:
-        options: `source` and `cache_dir` count.
-        release: The pinned one.
-        scratch: The build's own folder.
-
-    Raises:
-        SourceError: There is no source of SageAttention at that place.
-        DownloadError: It can't be downloaded, or is not the release that it must be.
-    """
+    """Put the source that the options name, or the pinned release, into `scratch/source`."""
     tree = scratch / "source"
     if options.source is None:
         return _verified(release, tree, fetch_release(release, options.cache_dir / "downloads", tree))
@@ -122,21 +113,21 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
         except DownloadError as error:
             raise SourceError(f"{location}: {error.message}", error.remedy) from error
         sha256, commit = file_sha256(path), git_commit(path)
-    version = _check_tree(tree, location)
-    difference = differences(tree, release.files)
-    if not difference:
-        return _verified(release, tree, location)
-    warn(f"the source is unverified: {location} is not release {release.tag}: {difference}")
-    return Source(
+    source = Source(
         kind=kind,
         location=location,
         sha256=sha256,
-        version=version,
+        version=_check_tree(tree, location),
         license=release.license,
         tree=tree,
         obtained_from=location,
         commit=commit,
     )
+    difference = differences(tree, release.files)
+    if not difference:
+        return _verified(release, tree, location)
+    warn(f"the source is unverified: {location} is not release {release.tag}: {difference}")
+    return source
 
 
 def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
@@ -191,18 +182,14 @@ def _check_tree(tree: Path, location: str) -> str:
         )
     version = read_version((tree / "setup.py").read_text(encoding="utf-8", errors="replace"))
     if version is None:
-        raise SourceError(
-            f"{location}: the version in setup.py can't be read.",
-            'It must be there as text, such as version="2.2.0".',
-        )
+        remedy = 'It must be there as text, such as version="2.2.0".'
+        raise SourceError(f"{location}: the version in setup.py can't be read.", remedy)
     return version
 
 
 def read_version(setup_py: str) -> str | None:
     """Return the first version written as text in a `setup.py`, normalised (PEP 440); None without one."""
     for match in _VERSION_IN_SETUP.finditer(setup_py):
-        try:
+        with suppress(InvalidVersion):
             return str(Version(match["version"]))
-        except InvalidVersion:
-            continue
     return None
