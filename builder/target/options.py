@@ -19,7 +19,7 @@ _CACHE_SIZE = re.compile(r"[1-9]\d*[KMGT]")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """The options of one build, which `build_parser` explains; no later step reads the environment for itself.
+    """The options of one build, which `build_parser` explains; no later step reads the environment.
 
     `cuda_home_from` is which of `--cuda-home` and `CUDA_HOME` was set; `cache_remote` may hold a password.
     """
