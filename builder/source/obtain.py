@@ -33,18 +33,8 @@ _VERSION_IN_SETUP = re.compile(
 )
 # What builds, tools and editors leave in a checkout, which must not get into another build.
 _OMITTED = shutil.ignore_patterns(
-    *(
-        ".git",
-        "__pycache__",
-        ".eggs",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".nox",
-        ".tox",
-        "*.egg-info",
-    ),
-    *("*.pyc", "*.pyo", "*.so", "*.o", "*~", ".*.sw?", "#*#", ".#*", ".DS_Store"),
+    *".git __pycache__ .eggs .mypy_cache .pytest_cache .ruff_cache .nox .tox *.egg-info".split(),
+    *"*.pyc *.pyo *.so *.o *~ .*.sw? #*# .#* .DS_Store".split(),
 )
 _OMITTED_AT_TOP = {"build", "dist", "wheelhouse"}
 
@@ -85,65 +75,56 @@ class Source:
 def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
     """Put the source that the options name, or the pinned release, into `scratch/source`."""
     tree = scratch / "source"
-    if options.source is None:
-        return _verified(release, tree, fetch_release(release, options.cache_dir / "downloads", tree))
     shutil.rmtree(tree, ignore_errors=True)
-    path = Path(options.source)
-    location = "".join(letter if letter.isprintable() else "?" for letter in path.name)
-    remedy = "Give a directory, a .tar.* or .zip file, or an https address."
-    if is_url(options.source) and not options.source.startswith(("https://", "http://")):
-        raise SourceError(f"--source {options.source}: not an http or https address.", remedy)
-    if is_url(options.source):
-        kind, location = "url", public_address(options.source)
-        path = scratch / (Path(urlsplit(location).path).name or "archive")
-        download(options.source, path)
-    elif path.is_dir():
-        kind = "directory"
-    elif path.is_file():
-        kind = "archive"
+    kind = sha256 = commit = tag = ""
+    if options.source is None:
+        place = fetch_release(release, options.cache_dir / "downloads", tree)
     else:
-        state = "not a directory or file" if path.exists() else "not found"
-        raise SourceError(f"--source {path}: {state}.", remedy)
-    if kind == "directory":
-        _copy(path, tree, without=scratch)
-        sha256, commit = tree_sha256(tree), git(path, "rev-parse", "HEAD")
+        kind, place, sha256, commit = _take(options.source, scratch, tree)
+    location, version = place, _check_tree(tree, place)
+    if difference := differences(tree, release.files):
+        warn(f"the source is unverified: {place} is not release {release.tag}: {difference}")
     else:
-        try:
-            unpack(path, tree)
-        except DownloadError as error:
-            raise SourceError(f"{location}: {error.message}", error.remedy) from error
-        sha256, commit = file_sha256(path), git_commit(path)
-    source = Source(
+        keep_only(tree, release.files)
+        say(f"  source: release {release.tag}, verified, from {place}")
+        kind, location, sha256 = "release", release.url, release.sha256
+        commit, tag = release.commit, release.tag
+    return Source(
         kind=kind,
         location=location,
         sha256=sha256,
-        version=_check_tree(tree, location),
+        version=version,
         license=release.license,
         tree=tree,
-        obtained_from=location,
+        obtained_from=place,
         commit=commit,
+        tag=tag,
     )
-    difference = differences(tree, release.files)
-    if not difference:
-        return _verified(release, tree, location)
-    warn(f"the source is unverified: {location} is not release {release.tag}: {difference}")
-    return source
 
 
-def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
-    keep_only(tree, release.files)
-    say(f"  source: release {release.tag}, verified, from {obtained_from}")
-    return Source(
-        kind="release",
-        location=release.url,
-        sha256=release.sha256,
-        version=_check_tree(tree, obtained_from),
-        license=release.license,
-        tree=tree,
-        obtained_from=obtained_from,
-        commit=release.commit,
-        tag=release.tag,
-    )
+def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
+    """Copy or unpack what the user names; return its kind, place, SHA-256 and commit."""
+    remedy = "Give a directory, a .tar.* or .zip file, or an https address."
+    path = Path(source)
+    place = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+    if path.is_dir():
+        _copy(path, tree, without=scratch)
+        return "directory", place, tree_sha256(tree), git(path, "rev-parse", "HEAD")
+    kind = "archive"
+    if source.startswith(("https://", "http://")):
+        kind, place = "url", public_address(source)
+        path = scratch / (Path(urlsplit(place).path).name or "archive")
+        download(source, path)
+    elif is_url(source):
+        raise SourceError(f"--source {source}: not an http or https address.", remedy)
+    elif not path.is_file():
+        state = "not a directory or file" if path.exists() else "not found"
+        raise SourceError(f"--source {path}: {state}.", remedy)
+    try:
+        unpack(path, tree)
+    except DownloadError as error:
+        raise SourceError(f"{place}: {error.message}", error.remedy) from error
+    return kind, place, file_sha256(path), git_commit(path)
 
 
 def _copy(source: Path, tree: Path, without: Path) -> None:
