@@ -65,6 +65,7 @@ def _install(session: nox.Session, lock: str) -> None:
         shutil.rmtree(environment.location)
         environment.create()
         environment._reused = False  # so that it is installed with --no-install too
+    marker.unlink(missing_ok=True)
     session.install("--require-hashes", "-r", lock)
     marker.write_text(digest)
 
