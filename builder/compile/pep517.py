@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.compile import kill_tree
-from builder.compile.ccache import CompilerCache
 from builder.target.selection import Selection
 from builder.target.targets import Target, local_version
 from builder.toolchain.cuda_home import Toolchain
@@ -58,38 +57,50 @@ class Compiled:
 
 
 def write_settings(
-    path: Path,
+    tree: Path,
     target: Target,
     selection: Selection,
     tools: Toolchain,
-    cache: CompilerCache,
     *,
     torch: Path,
     jobs: int,
-) -> None:
-    """Write what `patches/v2.2.0/files/build_extensions.py` builds, and how; its docstring says what is what.
+    launcher: Sequence[str],
+) -> Path:
+    """Write what `patches/v2.2.0/files/build_extensions.py` builds; its docstring says what is what.
+
+    Folders outside the tree are named by links in it, so that neither the compiler cache nor a wheel
+    depends on where they are.
 
     Args:
-        path: The file, `build.json`.
+        tree: The source tree.
         target: What is built.
         selection: For which architectures.
         tools: The compilers.
-        cache: Its launcher goes before each compiler.
         torch: The folder of torch, with its headers and libraries.
         jobs: Compiler processes at once.
+        launcher: The compiler cache's command; empty for none.
+
+    Returns:
+        The file.
     """
+    links = tree / ".toolchain"
+    links.mkdir()
+    (links / "cuda").symlink_to(tools.cuda_home)
+    (links / "torch").symlink_to(torch)
     settings = {
         "architectures": [str(architecture) for architecture in selection.architectures],
-        "cuda_home": str(tools.cuda_home),
+        "cuda_home": ".toolchain/cuda",
         "cxx": str(tools.gxx.path),
-        "torch": str(torch),
+        "torch": ".toolchain/torch",
         "jobs": jobs,
-        "launcher": list(cache.launcher),
+        "launcher": list(launcher),
         "local_version": local_version(target, selection),
         "requirement": target.torch_requirement,
         "abi": target.abi,
     }
+    path = links / "build.json"
     path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def environment(
