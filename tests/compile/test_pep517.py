@@ -75,7 +75,7 @@ def test_only_what_can_not_change_a_wheel_passes_from_the_users_environment(tmp_
     env = environment(TOOLS, users, settings=path, machine="aarch64", epoch=7, hash_seed=1)
     assert env == {
         "TERM": "xterm",
-        "PATH": f"/cache/cuda/bin:{Path(sys.executable).parent}:/opt/gcc/bin:/usr/bin:/bin",
+        "PATH": f"{Path(sys.executable).parent}:/opt/gcc/bin:/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
         "HOME": "/nonexistent",
         "SAGEATTENTION_BUILD": str(path),
