@@ -68,19 +68,14 @@ class Toolchain:
     identity: str
 
     @property
-    def nvcc(self) -> Path:
-        """The compiler driver."""
-        return self.cuda_home / "bin" / "nvcc"
-
-    @property
     def cuda_version(self) -> str:
         """`13.0` of nvcc `13.0.88`."""
         return ".".join(self.nvcc_version.split(".")[:2])
 
     def path(self) -> str:
-        """Return a `PATH` on which no other nvcc is found, nor a Python but this one."""
+        """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
         # A g++ outside the system's folders may need the assembler and linker that lie beside it.
-        folders = (self.nvcc.parent, Path(sys.executable).parent, self.gxx.path.parent)
+        folders = (Path(sys.executable).parent, self.gxx.path.parent)
         return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
 
 
@@ -92,7 +87,7 @@ def resolve(
     Args:
         target: What is built.
         options: `cuda_home`, `cuda_home_from`, `allow_cuda_minor` and `cache_dir` count.
-        sites: The folders with torch and the target's toolchain packages. What the first one has counts.
+        sites: The folders of packages (`torch_env.sites`). What the first one has counts.
         environ: Where `PATH` and `CXX` are looked up, for g++; None is this process's environment.
 
     Raises:
@@ -100,15 +95,6 @@ def resolve(
         HostCompilerError: g++ is missing, or of a version that this nvcc does not accept.
         DownloadError: An archive of the target can't be downloaded.
     """
-    folder, option = options.cache_dir, "--cache-dir"
-    if options.cuda_home:
-        folder, option = options.cuda_home, "--cuda-home"
-    # nvcc passes its own path through a shell and PATH unquoted; these characters break it.
-    if odd := sorted(set(str(folder)) & set(':"$`')):
-        raise ToolchainError(
-            f"nvcc does not run from {folder}: its path has {' and '.join(odd)} in it.",
-            f"Choose another folder with {option} DIR.",
-        )
     if options.cuda_home:
         version = check_cuda_home(options.cuda_home, target, options)
         home, gxx = options.cuda_home.resolve(), find_gxx(version, environ)

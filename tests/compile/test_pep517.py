@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from made_up_tools import target, wait_for
 
-from builder.compile.ccache import CompilerCache
 from builder.compile.pep517 import environment, failure, run_build, write_settings
 from builder.target.architectures import Architecture
 from builder.target.selection import Selection
@@ -45,22 +44,24 @@ def _tree(tmp_path: Path, body: str = "") -> Path:
 
 
 def test_the_settings_are_those_that_the_sources_build_file_documents(tmp_path: Path) -> None:
-    path = tmp_path / "build.json"
     selection = Selection((Architecture(8, 9), Architecture(9, 0, "a")), complete=False, reason="")
-    cache = CompilerCache(("/a cache/launcher",))
-    write_settings(path, target(), selection, TOOLS, cache, torch=Path("/site/torch"), jobs=4)
+    path = write_settings(
+        tmp_path, target(), selection, TOOLS, torch=tmp_path / "torch", jobs=4, launcher=("/bin/ccache",)
+    )
     settings = json.loads(path.read_text())
     assert settings == {
         "architectures": ["8.9", "9.0a"],
-        "cuda_home": "/cache/cuda",
+        "cuda_home": ".toolchain/cuda",
         "cxx": "/opt/gcc/bin/g++",
-        "torch": "/site/torch",
+        "torch": ".toolchain/torch",
         "jobs": 4,
-        "launcher": ["/a cache/launcher"],
+        "launcher": ["/bin/ccache"],
         "local_version": "cu130.torch2.11.sm89.sm90a",
         "requirement": "torch==2.11.*",
         "abi": "native",
     }
+    assert (tmp_path / ".toolchain" / "cuda").readlink() == Path("/cache/cuda")
+    assert (tmp_path / ".toolchain" / "torch").readlink() == tmp_path / "torch"
     build_file = (ROOT / "patches" / "v2.2.0" / "files" / "build_extensions.py").read_text()
     assert all(f"\n    {name} " in build_file for name in settings)
 
@@ -74,7 +75,7 @@ def test_only_what_can_not_change_a_wheel_passes_from_the_users_environment(tmp_
     env = environment(TOOLS, users, settings=path, machine="aarch64", epoch=7, hash_seed=1)
     assert env == {
         "TERM": "xterm",
-        "PATH": f"/cache/cuda/bin:{Path(sys.executable).parent}:/opt/gcc/bin:/usr/bin:/bin",
+        "PATH": f"{Path(sys.executable).parent}:/opt/gcc/bin:/usr/bin:/bin",
         "LC_ALL": "C.UTF-8",
         "HOME": "/nonexistent",
         "SAGEATTENTION_BUILD": str(path),
