@@ -221,7 +221,7 @@ def _build(job: Job) -> list[Path]:
         "obtained_from": source.obtained_from,
         "built_on": {"libc": "-".join(platform.libc_ver()), "machine": platform.machine()},
         "cost": cost,
-        "cache_remote": cost["compiler_cache"]["remote"],
+        "cache_remote": cost["compiler_cache"].pop("remote"),
         "durations_seconds": {name: round(value, 1) for name, value in job.durations.seconds.items()},
     }
     stored = store(finished, record, job.options.wheelhouse)
