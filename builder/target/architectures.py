@@ -58,7 +58,7 @@ class Architecture:
         return f"arch=compute_{self.number},code=sm_{self.number}"
 
     def runs_on(self, gpu: Architecture) -> bool:
-        """Return whether a cubin for this architecture runs on a GPU (CUDA C++ Guide, "Binary Compatibility").
+        """Return whether a cubin for this architecture runs on a GPU (CUDA's "Binary Compatibility").
 
         That is, on the same major version with the same or a higher minor one; with the suffix `a`, on
         exactly its own capability.
@@ -84,7 +84,7 @@ def major_minor(text: str) -> tuple[int, int]:
 def refuse_uncompilable(
     architectures: Iterable[Architecture], cuda_version: str, lowest_cuda: Mapping[str, tuple[int, int]]
 ) -> None:
-    """Raise an error where CUDA `12.4` lacks an architecture: `build_constants(...)["ARCHITECTURES"]` says."""
+    """Raise an error where a CUDA version such as 12.4 is older than an architecture needs."""
     possible, reasons = [], []
     for architecture in architectures:
         major, minor = lowest_cuda[str(architecture)]
