@@ -29,9 +29,8 @@ from builder import pipeline, reproduce
 from builder.finish.wheelhouse import read_record
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
-from builder.util.digest import file_sha256
 from builder.util.errors import ArchitectureError, CompileError, PatchError
-from builder.util.paths import ROOT
+from builder.util.files import ROOT, file_sha256
 from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
 
