@@ -152,7 +152,6 @@ def test_two_wheels_with_their_records(built: list[Path], options: BuildOptions)
     assert record["toolchain"]["nvcc"].startswith("13.0.")
     assert record["cost"]["cpu_seconds"] > 1
     assert 50e6 < record["cost"]["peak_process_memory_bytes"] < 800e6
-    assert set(record["cost"]["files"]) >= {"csrc/qattn/mini_sm80.cu", "_fused"}
 
 
 def test_a_folder_with_the_same_files_makes_the_same_wheels(
