@@ -1,10 +1,8 @@
-"""Times this build against upstream's own `setup.py`, side by side on one machine, and prints the table.
+"""Time whole builds, and upstream's own `setup.py` beside them, on one machine. `nox -s benchmark` runs it.
 
-Run it with `nox -s benchmark` (about 40 minutes on 2 cores). Each row is a whole build by the builder, into a
-wheelhouse of its own. The figures come from the records: they are what the operating system counted for the
-finished processes. Upstream's row is the unpatched source (`--no-patches`) for compute capability 9.0.
-
-    python -m benchmarks.build_speed [--source DIR] [--rows upstream,one,all,warm] [--jobs N] [--json FILE]
+The figures of a build are those of its record: what the operating system counted for its finished processes.
+The row `upstream` compiles the unpatched tree of --source by upstream's own command, with the CUDA toolkit of
+--cuda-home and the torch that the builds before it installed.
 """
 
 from __future__ import annotations
@@ -13,141 +11,89 @@ import argparse
 import json
 import os
 import platform
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 TARGET = "cp312-cu130"
-ROWS: dict[str, tuple[str, ...]] = {
-    "upstream": ("--no-patches", "--arch", "9.0", "--no-cache"),
-    "one": ("--arch", "9.0"),
-    "all": ("--arch", "all"),
-    "warm": ("--arch", "all"),
-}
+BUILDS = {"one": ("--arch", "9.0"), "all": ("--arch", "all"), "warm": ("--arch", "all")}
 TITLES = {
-    "upstream": "upstream's setup.py, unpatched, 9.0",
     "one": "this build, 9.0, empty cache",
     "all": "this build, five architectures, empty cache",
     "warm": "this build, five architectures, again",
+    "upstream": "upstream's setup.py, 9.0",
 }
-# Rows whose compiler cache must start empty; "warm" goes on with that of "all".
-COLD = {"upstream", "one", "all"}
+HEAD = ("build", "wall s", "CPU s", "peak MB", "wheel MB", "cache hits")
 
 
-@dataclass(frozen=True)
-class BuildRow:
-    """One build's figures.
-
-    Attributes:
-        title: What was built.
-        jobs: Compiler processes at once.
-        wall_seconds: Of the PEP 517 build.
-        cpu_seconds: User and system time of all its processes.
-        peak_memory_bytes: Largest resident set of one process.
-        longest_step_seconds: The longest single compile or link step; 0 if it is not known.
-        wheel_bytes: Size of the basic wheel.
-        cache_hits: Compiler steps that the cache answered.
-        cache_misses: Compiler steps that it did not.
-    """
-
-    title: str
-    jobs: int
-    wall_seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int
-    longest_step_seconds: float
-    wheel_bytes: int
-    cache_hits: int
-    cache_misses: int
-
-    @property
-    def wall_bound_seconds(self) -> float:
-        """The least wall time that this work could take: CPU time over jobs, or the longest step."""
-        return max(self.cpu_seconds / self.jobs, self.longest_step_seconds)
-
-
-def read_row(title: str, records: Sequence[dict[str, Any]]) -> BuildRow:
-    """Return the figures of one build, from the records of its wheels: the smallest one is basic."""
-    record = min(records, key=lambda item: int(item["wheel"]["size_bytes"]))
-    cost = record["cost"]
-    steps = [float(figures["seconds"]) for figures in cost["files"].values()]
-    return BuildRow(
-        title=title,
-        jobs=int(cost["jobs"]),
-        wall_seconds=float(cost["seconds"]),
-        cpu_seconds=float(cost["cpu_seconds"]),
-        peak_memory_bytes=int(cost["peak_process_memory_bytes"]),
-        longest_step_seconds=max(steps, default=0.0),
-        wheel_bytes=int(record["wheel"]["size_bytes"]),
-        cache_hits=int(cost["compiler_cache"].get("hits", 0)),
-        cache_misses=int(cost["compiler_cache"].get("misses", 0)),
-    )
-
-
-def table(rows: dict[str, BuildRow]) -> str:
-    """Return the table in Markdown, with each row's CPU time over upstream's if that was built."""
-    upstream = rows.get("upstream")
-    lines = [
-        "| build | wall s | CPU s | CPU / upstream | wall / bound | peak MB | wheel MB | cache hits |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows.values():
-        ratio = f"{row.cpu_seconds / upstream.cpu_seconds:.2f}" if upstream else "-"
-        bound = row.wall_seconds / row.wall_bound_seconds if row.wall_bound_seconds else 0.0
-        lines.append(
-            f"| {row.title} | {row.wall_seconds:.0f} | {row.cpu_seconds:.0f} | {ratio} | {bound:.2f} "
-            f"| {row.peak_memory_bytes / 1e6:.0f} | {row.wheel_bytes / 1e6:.1f} "
-            f"| {row.cache_hits} of {row.cache_hits + row.cache_misses} |"
-        )
-    return "\n".join(lines)
-
-
-def run(name: str, options: argparse.Namespace, folder: Path, cache: Path) -> BuildRow:
-    """Build one row.
-
-    Raises:
-        subprocess.CalledProcessError: The build failed; it has said why.
-    """
-    wheelhouse = folder / name
-    command = [sys.executable, "-m", "builder", "build", TARGET, *ROWS[name], "--force"]
+def build(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
+    """Build one row into a wheelhouse of its own, and return its cells."""
+    wheelhouse, cache = folder / name, folder / "cache" / ("all" if name == "warm" else name)
+    command = [sys.executable, "-m", "builder", "build", TARGET, *BUILDS[name], "--force"]
     command += ["--wheelhouse", str(wheelhouse), "--cache-dir", str(cache)]
-    if options.source:
-        command += ["--source", options.source]
-    if options.jobs:
-        command += ["--jobs", str(options.jobs)]
+    command += ["--source", options.source] if options.source else []
+    command += ["--jobs", str(options.jobs)] if options.jobs else []
     subprocess.run(command, check=True)
-    records = [json.loads(path.read_text()) for path in sorted(wheelhouse.glob("*.whl.json"))]
-    return read_row(TITLES[name], records)
+    basic = min(wheelhouse.glob("*.whl"), key=lambda wheel: wheel.stat().st_size)
+    cost = json.loads(Path(f"{basic}.json").read_text())["cost"]
+    cache_use = cost["compiler_cache"]
+    return [
+        f"{cost['seconds']:.0f}",
+        f"{cost['cpu_seconds']:.0f}",
+        f"{cost['peak_process_memory_bytes'] / 1e6:.0f}",
+        f"{basic.stat().st_size / 1e6:.1f}",
+        f"{cache_use['hits']} of {cache_use['hits'] + cache_use['misses']}",
+    ]
+
+
+def build_upstream(options: argparse.Namespace, folder: Path) -> list[str]:
+    """Build the unpatched tree with pip, as upstream's README says, and return the row's cells."""
+    tree = Path(shutil.copytree(options.source, folder / "upstream"))
+    jobs = str(options.jobs or os.cpu_count())
+    env = {**os.environ, "CUDA_HOME": str(options.cuda_home), "TORCH_CUDA_ARCH_LIST": "9.0"}
+    env |= {"MAX_JOBS": jobs, "EXT_PARALLEL": "1", "NVCC_APPEND_FLAGS": "--threads 1"}
+    command = ["uv", "build", "--wheel", "--no-build-isolation", "--python", sys.executable]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run([*command, "--out-dir", str(folder / "upstream-wheel"), str(tree)], env=env, check=True)
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    (wheel,) = (folder / "upstream-wheel").glob("*.whl")
+    # The peak is the largest of all children so far, and no build of ours comes near upstream's.
+    return [
+        f"{wall:.0f}",
+        f"{cpu:.0f}",
+        f"{after.ru_maxrss / 1e3:.0f}",
+        f"{wheel.stat().st_size / 1e6:.1f}",
+        "-",
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build the rows, print the table, and return 0."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    """Build the rows, print the table after each, and return 0."""
+    parser = argparse.ArgumentParser(prog="nox -s benchmark --", description="Time builds on this machine.")
     parser.add_argument("--source", help="source tree or archive, if the release can't be downloaded")
-    parser.add_argument("--rows", default=",".join(ROWS), help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--rows", default="one,all,warm", help=f"of {', '.join(TITLES)}")
     parser.add_argument("--jobs", type=int, help="compiler processes at once, the same for every row")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
+    parser.add_argument("--cuda-home", type=Path, help="CUDA toolkit for the row `upstream`")
     options = parser.parse_args(argv)
-    names = [name for name in options.rows.split(",") if name]
-    unknown = [name for name in names if name not in ROWS]
-    if unknown:
-        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    rows: dict[str, BuildRow] = {}
+    names = options.rows.split(",")
+    if not set(names) <= set(TITLES):
+        parser.error(f"--rows {options.rows}: choose of {', '.join(TITLES)}")
+    if "upstream" in names and not (options.cuda_home and options.source and Path(options.source).is_dir()):
+        parser.error("the row upstream needs --cuda-home, and --source with a folder")
+    lines = [" | ".join(HEAD), " | ".join(["---"] + ["---:"] * (len(HEAD) - 1))]
     with tempfile.TemporaryDirectory(prefix="build-speed-") as folder:
         for name in names:
-            # A cache folder of its own, so that the compiler cache starts empty.
-            cache = Path(folder) / "cache" / ("all" if name not in COLD else name)
-            rows[name] = run(name, options, Path(folder), cache)
-            print(f"\n{table(rows)}\n", flush=True)
+            run = build_upstream(options, Path(folder)) if name == "upstream" else None
+            cells = run or build(name, options, Path(folder))
+            lines.append(" | ".join([TITLES[name], *cells]))
+            print("\n" + "\n".join(f"| {line} |" for line in lines) + "\n", flush=True)
     print(f"{os.cpu_count()} cores, {platform.platform()}")
-    if options.json:
-        options.json.write_text(
-            json.dumps({name: asdict(row) for name, row in rows.items()}, indent=2) + "\n"
-        )
     return 0
 
 

@@ -1,15 +1,15 @@
-"""Times whole calls of one or two installed copies of SageAttention, and of torch's own attention.
+"""Time `sageattn()` against torch's attention over a grid of the calls that models make.
 
-    pip install --no-deps --target ours OURS.whl; pip install --no-deps --target other OTHER.whl
-    python -m benchmarks.call_speed --ours ours --other other --json calls.json --svg calls.svg
+    python -m pip install --no-deps --target ours OURS.whl
+    python -m benchmarks.call_speed --ours ours [--other other] [--json FILE] [--svg FILE]
 
-Run it in the root of the repository, with the Python of an environment that has torch and Triton. Each copy
-has a process of its own, and the contenders take turns in each round, row by row, so that all see the same
-clocks. GPU time is that of calls which wait in a queue: no launch shows. Host time is the caller's, to queue
-a call. Memory is what a call allocates at its highest, its output included, in units of one input. Import
-and first call are those of fresh processes, after torch and CUDA are up.
+Run it in the root of the repository, with the Python of an environment that has torch. Each copy has its own
+process. The contenders take turns on each row, each alone for --seconds at a time, since the card is bound by
+its power: what ran just before decides a short timing. GPU time is that of calls which wait in a queue, so no
+launch shows in it; host time is the caller's, to queue one call. Memory is what a call allocates at its
+highest, its output included, in units of Q. The clock is the SM clock while the calls run.
 
-Exit status: 0 a call of --ours was timed, 2 wrong usage, 3 none was.
+Exit status: 0 all rows were timed, 2 wrong usage, 3 a call failed or its output is wrong.
 """
 
 from __future__ import annotations
@@ -20,247 +20,175 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.call_picture import picture
-from benchmarks.kernel_process import Worker
-from benchmarks.kernel_rows import FUNCTION, SDPA, Row
-from benchmarks.kernel_speed import START_TIMEOUT_S, WORKER, same_place
-from builder.util.files import write
-from builder.util.log import say
+from benchmarks.grid_picture import picture
 
-OURS, OTHER = "ours", "other"
-SAGEATTN = "sageattn"
-GOALS = {
-    (2, 10, 1024, 64): 0.75,
-    (1, 24, 1024, 128): 0.70,
-    (2, 10, 4096, 64): 0.90,
-    (1, 24, 4608, 128): 1.00,
-    (1, 32, 8192, 128): 1.17,
-    (1, 40, 32760, 128): 1.40,
-}
-"""Batch, heads, tokens and head dimension, and how many times as fast as torch `sageattn()` has to be on an
-H100: two sizes that show the cost of a call, SDXL's, Flux's, one that is common, and Wan's."""
-FUNCTIONS = ("cuda-fp16/fp32/per_thread", "cuda-fp8/fp32+fp16/per_thread", "cuda-fp8/fp32+fp32/per_thread")
-"""What `sageattn()` calls on other GPUs, timed at two of the sizes."""
-FUNCTION_SIZES = ((2, 10, 4096, 64), (1, 24, 4608, 128))
-CURVE_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
-START_ROUNDS = 3
-START = """
-import json, sys, time
-import torch
-q = torch.ones(1, 4, 256, 64, dtype=torch.float16, device=sys.argv[1])
-times = [time.perf_counter()]
-import sageattention
-times.append(time.perf_counter())
-sageattention.sageattn(q, q, q)
-float(q.sum())
-times.append(time.perf_counter())
-print(json.dumps({"import_s": times[1] - times[0], "first_call_s": times[2] - times[1]}))
-"""
+LARGEST_ERROR = 0.1  # against torch's output in the same type; the smoke test has the tight bounds
 
 
-@dataclass
-class Measured:
-    """A row's figures, by contender: one median a round in seconds, memory in units of an input."""
+@dataclass(frozen=True)
+class Row:
+    """One call: bf16 tensors; `mask` is "", "bool", "float" or "padding" (`[batch, 1, 1, keys]`)."""
 
-    row: Row
-    gpu: dict[str, list[float]] = field(default_factory=dict)
-    host: dict[str, list[float]] = field(default_factory=dict)
-    memory: dict[str, float] = field(default_factory=dict)
-    trouble: dict[str, str] = field(default_factory=dict)
-
-    def times_sdpa(self, name: str) -> float | None:
-        """How many times as fast as torch's attention, as the median over the rounds."""
-        pairs = zip(self.gpu.get(SDPA, []), self.gpu.get(name, []), strict=False)
-        ratios = [torch_s / own_s for torch_s, own_s in pairs]
-        return statistics.median(ratios) if ratios else None
+    group: str
+    batch: int
+    heads: int
+    q_tokens: int
+    kv_tokens: int
+    head_dim: int
+    kv_heads: int = 0
+    causal: bool = False
+    mask: str = ""
+    layout: str = "HND"
 
     @property
-    def values(self) -> dict[str, Any]:
-        """The figures for JSON."""
-        named = {
-            "gpu_s": self.gpu,
-            "host_s": self.host,
-            "memory_inputs": self.memory,
-            "trouble": self.trouble,
-        }
-        return {**self.row.values, **named, "times_sdpa": {name: self.times_sdpa(name) for name in self.gpu}}
+    def label(self) -> str:
+        """Batch x heads x tokens x head dim, and what is special."""
+        heads = f"{self.heads}/{self.kv_heads}" if self.kv_heads else str(self.heads)
+        tokens = f"{self.q_tokens:,}"
+        tokens += f"-{self.kv_tokens:,}" if self.kv_tokens != self.q_tokens else ""
+        words = [f"{self.batch}x{heads}x{tokens}x{self.head_dim}"]
+        words += ["causal"] if self.causal else []
+        words += [f"{self.mask} mask"] if self.mask else []
+        return " ".join(words + (["NHD"] if self.layout == "NHD" else []))
 
 
-def rows(functions: Sequence[str] = FUNCTIONS, curve: Sequence[int] = CURVE_TOKENS) -> list[Row]:
-    """Return what is timed; rows of one shape follow each other."""
-    sizes = [*GOALS, *((1, 24, tokens, 128) for tokens in curve if (1, 24, tokens, 128) not in GOALS)]
-    return [
-        Row(FUNCTION, name, (tokens, tokens), dim, heads, dtype="bf16", batch=batch)
-        for batch, heads, tokens, dim in sizes
-        for name in (SAGEATTN, *(functions if (batch, heads, tokens, dim) in FUNCTION_SIZES else ()))
+def grid() -> list[Row]:
+    """Return the rows: self- and cross-attention, decode, grouped heads, masks, layouts, batches."""
+    lengths = (256, 512, 1024, 2048, 4096, 8192, 16384)
+    shapes = [(2, 10, tokens, 64) for tokens in lengths] + [(1, 24, tokens, 128) for tokens in lengths]
+    shapes += [(1, 24, 4608, 128), (1, 40, 32760, 128)]
+    rows = [Row("self", b, h, n, n, d, causal=causal) for causal in (False, True) for b, h, n, d in shapes]
+    rows += [Row("head dim", 1, 16, 4096, 4096, d) for d in (40, 72, 80, 96, 160, 192, 256)]
+    cross = [
+        (2, 10, 4096, 77, 64),
+        (1, 40, 32760, 512, 128),
+        (1, 40, 32760, 257, 128),
+        (1, 24, 4608, 256, 128),
     ]
+    rows += [Row("cross", b, h, q, k, d) for b, h, q, k, d in cross]
+    rows += [Row("decode", b, 32, 1, keys, 128, kv_heads=8) for b in (1, 8) for keys in (4096, 32768)]
+    rows += [Row("grouped", 1, 32, n, n, 128, kv_heads=8, causal=True) for n in (4096, 16384)]
+    rows += [Row("mask", 2, 24, 4096, 4096, 128, mask=mask) for mask in ("bool", "float", "padding")]
+    rows += [
+        Row("layout", 2, 24, 4608, 4608, 128, layout="NHD"),
+        Row("layout", 1, 24, 1024, 1024, 128, layout="NHD"),
+    ]
+    rows += [Row("batch", 8, 16, n, n, 64) for n in (512, 1024, 4096)]
+    return rows
 
 
-def measure(asked: Sequence[Row], workers: dict[str, Worker], rounds: int) -> list[Measured]:
-    """Check each row once, then time all in rounds."""
-    found = [Measured(row) for row in asked]
-    contenders = {**workers, SDPA: workers[OURS]}
-    for one in found:
-        for name, worker in contenders.items():
-            values = _values(one.row, name)
-            reply = worker.ask({"do": "check", "row": values})
-            one.trouble[name] = reply.get("error") or reply.get("wrong", "")
-            if not one.trouble[name]:
-                used = worker.ask({"do": "memory", "row": values})
-                one.memory[name] = used.get("bytes", 0) / used.get("input_bytes", 1)
-    say(f"checked {len(found)} rows")
-    for turn in range(rounds):
-        for one in found:
-            order = list(contenders)[turn % len(contenders) :] + list(contenders)[: turn % len(contenders)]
-            for name in order:
-                if one.trouble[name]:
-                    continue
-                reply = contenders[name].ask({"do": "time", "row": _values(one.row, name)})
-                one.trouble[name] = reply.get("error", "")
-                for figures, what in ((one.gpu, "gpu"), (one.host, "host")):
-                    if reply.get(what):
-                        figures.setdefault(name, []).append(statistics.median(reply[what]))
-        say(f"round {turn + 1} of {rounds}")
-    return found
+def ask(worker: subprocess.Popen[str], row: Row, name: str, seconds: float) -> dict[str, Any]:
+    """Have a process time one contender."""
+    assert worker.stdin
+    assert worker.stdout
+    worker.stdin.write(json.dumps({"row": asdict(row), "name": name, "seconds": seconds}) + "\n")
+    worker.stdin.flush()
+    line = worker.stdout.readline()
+    if not line:
+        raise SystemExit("A process ended. Its error stands above.")
+    reply: dict[str, Any] = json.loads(line)
+    return reply
 
 
-def _values(row: Row, name: str) -> dict[str, Any]:
-    return (replace(row, name=SDPA) if name == SDPA else row).values
+def report(row: Row, replies: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return one row's figures: medians over the rounds, and torch's time over each copy's."""
+    figures: dict[str, Any] = {"label": row.label, **asdict(row)}
+    for name, rounds in replies.items():
+        figures[name] = {
+            key: statistics.median(values) if isinstance(values[0], float) else values[0]
+            for key in rounds[0]
+            if (values := [reply[key] for reply in rounds if reply.get(key) is not None])
+        }
+        if name != "torch" and all("gpu_us" in reply for reply in (*rounds, *replies["torch"])):
+            pairs = zip(replies["torch"], rounds, strict=True)
+            figures[name]["ratio"] = statistics.median(t["gpu_us"] / s["gpu_us"] for t, s in pairs)
+    return figures
 
 
-def starts(folders: dict[str, Path], device: str, rounds: int = START_ROUNDS) -> dict[str, dict[str, Any]]:
-    """Time import and first call in fresh processes, in turns; once with an empty Triton cache."""
-    found: dict[str, dict[str, Any]] = {name: {} for name in folders}
-    for turn in range(rounds + 1):
-        for name, folder in folders.items():
-            with tempfile.TemporaryDirectory() as empty:
-                # The first turn warms the file system's cache and Triton's, and is for the empty one.
-                cold = {"TRITON_CACHE_DIR": empty} if turn == 1 else {}
-                done = subprocess.run(
-                    [sys.executable, "-W", "ignore", "-c", START, device],
-                    env={**os.environ, "PYTHONPATH": str(folder.resolve()), **cold},
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-            if done.returncode:
-                found[name]["trouble"] = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            elif turn:
-                reply = json.loads(done.stdout.strip().splitlines()[-1])
-                found[name].setdefault("import_s", []).append(reply["import_s"])
-                key = "first_call_empty_cache_s" if cold else "first_call_s"
-                found[name].setdefault(key, []).append(reply["first_call_s"])
-    return found
-
-
-def table(found: Sequence[Measured], names: Sequence[str]) -> list[str]:
-    """Return the figures as a table in Markdown: microseconds, times as fast as torch, and memory."""
-    head = ["batch x heads x tokens x dim", "function", "SDPA", *names]
-    head += [f"{name} x SDPA" for name in names] + ["goal"]
-    head += [f"host {name}" for name in (SDPA, *names)] + [f"memory {name}" for name in (SDPA, *names)]
-    lines = [f"| {' | '.join(head)} |", f"| --- | --- |{' ---: |' * (len(head) - 2)}"]
-    for one in found:
-        row = one.row
-        size = (row.batch, row.heads, row.lengths[0], row.head_dim)
-        goal = GOALS.get(size) if row.name == SAGEATTN else None
-        ratios = [one.times_sdpa(name) for name in names]
-        cells = [f"{row.batch}x{row.heads}x{row.lengths[0]:,}x{row.head_dim}", row.name]
-        cells += [_microseconds(one.gpu.get(name)) for name in (SDPA, *names)]
-        cells += ["-" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
-        cells += [f"{goal:.2f}" if goal else ""]
-        cells += [_microseconds(one.host.get(name)) for name in (SDPA, *names)]
-        cells += [f"{one.memory[name]:.1f}" if name in one.memory else "-" for name in (SDPA, *names)]
-        lines.append(f"| {' | '.join(cells)} |")
-    for one in found:
-        lines += [f"{one.row.name} {one.row.case}: {name}: {why}" for name, why in one.trouble.items() if why]
-    return lines
-
-
-def start_table(found: dict[str, dict[str, Any]]) -> list[str]:
-    """Return import and first call as a table in Markdown, in seconds."""
-    lines = ["| | import, s | first call, s | first call with an empty Triton cache, s |"]
-    lines.append("| --- | ---: | ---: | ---: |")
-    for name, times in found.items():
-        keys = ("import_s", "first_call_s", "first_call_empty_cache_s")
-        cells = [f"{statistics.median(times[key]):.2f}" if times.get(key) else "-" for key in keys]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-        lines += [f"{name}: {times['trouble']}"] if times.get("trouble") else []
-    return lines
-
-
-def _microseconds(seconds: Sequence[float] | None) -> str:
-    return f"{statistics.median(seconds) * 1e6:,.0f}" if seconds else "-"
+def cells(figures: dict[str, Any], copies: Sequence[str]) -> list[str]:
+    """Return one row of the table."""
+    torch_figures = figures["torch"]
+    row = [figures["label"]]
+    row += [f"{torch_figures.get('gpu_us', 0):,.0f}", f"{torch_figures.get('host_us', 0):.0f}"]
+    for name in copies:
+        own = figures[name]
+        row.append(own.get("failed") or f"{own['gpu_us']:,.0f}")
+        row += [f"{own[key]:.2f}" if key in own else "-" for key in ("ratio",)]
+        row += [f"{own.get(key, 0):.{digits}f}" for key, digits in (("host_us", 0), ("peak_inputs", 1))]
+        row += [f"{own['clock_mhz']:.0f}" if own.get("clock_mhz") else "-", own.get("kernel", "-")]
+    return row
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Time the calls, and print the tables.
-
-    Returns:
-        The exit status.
-    """
+    """Time the grid and print it, a line as soon as its row is done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--ours", type=Path, required=True, metavar="DIR", help="folder with a sageattention")
-    parser.add_argument("--other", type=Path, metavar="DIR", help="a second one, such as the release's")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--functions", default=",".join(FUNCTIONS), metavar="A,B", help="besides sageattn")
-    parser.add_argument("--no-curve", action="store_true", help="only the sizes of the table")
-    parser.add_argument("--no-start", action="store_true", help="omit import and first call")
-    parser.add_argument("--device", default="cuda:0", help="cpu takes a stand-in, to try this script")
+    parser.add_argument("--other", type=Path, metavar="DIR", help="a second one, such as an earlier wheel's")
+    parser.add_argument(
+        "--rows", default="", metavar="A,B", help="only rows whose group or label has one of these"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each contender at a time")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="speed against length, as a picture")
+    parser.add_argument("--svg", type=Path, metavar="FILE")
     options = parser.parse_args(argv)
-    folders = {OURS: options.ours} | ({OTHER: options.other} if options.other else {})
+    words = [word for word in options.rows.split(",") if word]
+    rows = [row for row in grid() if not words or any(word in f"{row.group} {row.label}" for word in words)]
+    folders = {"ours": options.ours} | ({"other": options.other} if options.other else {})
     for folder in folders.values():
         if not (folder / "sageattention" / "__init__.py").is_file():
             parser.error(f"{folder} holds no sageattention: pip install --no-deps --target {folder} WHEEL")
     workers = {
-        name: Worker((*WORKER, "--copy", str(folder), "--device", options.device), name)
+        name: subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "benchmarks.call_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(folder.resolve()), str(Path.cwd())))},
+        )
         for name, folder in folders.items()
     }
-    started = {} if options.no_start else starts(folders, options.device)
-    asked = rows(tuple(filter(None, options.functions.split(","))), () if options.no_curve else CURVE_TOKENS)
-    hellos = {}
-    try:
-        for name, worker in workers.items():
-            hellos[name] = hello = worker.ask({"do": "hello"}, START_TIMEOUT_S)
-            say(f"{name}: {json.dumps({key: value for key, value in hello.items() if value})}")
-            if "error" in hello or not same_place(hello["location"], folders[name]):
-                say("Nothing can be timed: " + hello.get("error", f"{hello.get('location')} was imported"))
-                return 3
-        found = measure(asked, workers, options.rounds)
-    finally:
-        for worker in workers.values():
-            worker.end()
-            worker.errors.close()
-    for line in (*table(found, tuple(folders)), "", *start_table(started)):
-        say(line)
+    head = ["call", "torch us", "host us"]
+    head += [
+        f"{name} {what}"
+        for name in folders
+        for what in ("us", "x torch", "host us", "memory", "MHz", "kernel")
+    ]
+    print(f"| {' | '.join(head)} |\n| --- |{' ---: |' * (len(head) - 1)}")
+    table = []
+    for row in rows:
+        replies: dict[str, list[dict[str, Any]]] = {"torch": [], **{name: [] for name in folders}}
+        for _ in range(options.rounds):
+            for name, rounds in replies.items():
+                worker = workers.get(name, workers["ours"])
+                function = "sageattn" if name in folders else "torch"
+                rounds.append(ask(worker, row, function, options.seconds))
+        table.append(report(row, replies))
+        print(f"| {' | '.join(cells(table[-1], list(folders)))} |", flush=True)
+    for worker in workers.values():
+        assert worker.stdin
+        worker.stdin.close()
+        worker.wait()
     if options.json:
-        report = {**hellos, "rounds": options.rounds, "rows": [one.values for one in found], "start": started}
-        write(options.json, json.dumps(report, indent=1) + "\n")
-    if options.svg:
-        drawn = [
-            one for one in found if (one.row.name, one.row.heads, one.row.head_dim) == (SAGEATTN, 24, 128)
-        ]
-        lines = {
-            name: {
-                one.row.lengths[0]: (one.row.heads, statistics.median(one.gpu[name]))
-                for one in drawn
-                if one.gpu.get(name)
-            }
-            for name in (SDPA, *folders)
-        }
-        write(
-            options.svg, picture(lines, 128, f"{hellos[OURS]['device']}, torch {hellos[OURS]['torch']}, bf16")
-        )
-    return 0 if any(one.gpu.get(OURS) for one in found) else 3
+        options.json.write_text(json.dumps(table, indent=1) + "\n")
+    timed = [figures for figures in table if "ratio" in figures["ours"]]
+    if options.svg and timed:
+        conditions = f"{timed[0]['ours']['device']}, torch {timed[0]['ours']['torch']}, bf16"
+        bars = [(one["label"], one["ours"].get("kernel", ""), one["ours"]["ratio"]) for one in timed]
+        options.svg.write_text(picture(bars, conditions))
+    wrong = [one["label"] for one in timed if one["ours"]["error"] > LARGEST_ERROR]
+    for label in wrong:
+        print(f"{label}: the output is wrong")
+    slower = [one["label"] for one in timed if one["ours"]["ratio"] < 0.97]
+    print(f"{len(timed)} of {len(table)} rows timed, {len(slower)} below 0.97 of torch's speed")
+    return 3 if wrong or len(timed) < len(table) else 0
 
 
 if __name__ == "__main__":
