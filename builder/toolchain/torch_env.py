@@ -33,7 +33,8 @@ _LOCK = ROOT / "builder" / "requirements.txt"
 
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
     """Return the folders that `install` fills: the one with torch first, then that of the compiler."""
-    return tuple(dict.fromkeys([root / target.machine.name, root / platform.machine()]))
+    torch = root / target.machine.name
+    return (torch,) if target.machine.is_here else (torch, root / "compiler")
 
 
 def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str:
