@@ -1,8 +1,7 @@
 """Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
 
-`uv pip install --target` fills a folder, which is moved into place when it is whole, with a marker that says
-what it was made from. While the marker says what is wanted, nothing is installed and no network is needed;
-otherwise the folder is made anew, which takes seconds where uv's cache has the files.
+`uv pip install --target` fills a folder once for the same inputs; then nothing is installed, and no network
+is needed. With others the folder is made anew, which takes seconds where uv's cache has the files.
 
 torch comes from the target's package index, or from the default index if that one can't be reached. An index
 that `--torch-index` names is the one that is used. Either way the torch that was installed decides: its
@@ -21,8 +20,8 @@ from pathlib import Path
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
+from builder.toolchain import folders
 from builder.toolchain.venv import pip_install, why_not_index
-from builder.util import files
 from builder.util.errors import ToolchainError, TorchEnvironmentError
 from builder.util.files import ROOT, file_sha256
 from builder.util.http import public_address
@@ -30,12 +29,12 @@ from builder.util.log import say, warn
 
 PACKAGES = Path(sys.prefix) / "packages"
 _LOCK = ROOT / "builder" / "requirements.txt"
-_MARKER = ".installed.json"
 
 
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
     """Return the folders that `install` fills: the one with torch first, then that of the compiler."""
-    return tuple(dict.fromkeys([root / target.machine.name, root / platform.machine()]))
+    torch = root / target.machine.name
+    return (torch,) if target.machine.is_here else (torch, root / "compiler")
 
 
 def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str:
@@ -85,14 +84,9 @@ def install_to_import(target: Target, options: BuildOptions, python: str, root: 
 def is_installed(target: Target, options: BuildOptions, root: Path = PACKAGES) -> bool:
     """Return whether `install` will find all that it needs, without a network."""
     return all(
-        _marker_text(site) == _inputs(steps, target, options, python)
+        folders.is_made(site, _inputs(steps, target, options, python))
         for site, steps, python in _folders(target, options, root)
     )
-
-
-def _marker_text(site: Path) -> str:
-    marker = site / _MARKER
-    return marker.read_text(encoding="utf-8") if marker.is_file() else ""
 
 
 def _inputs(steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str) -> str:
@@ -118,19 +112,16 @@ def _fill(
         options: `torch_index` counts.
         python: The target's machine's Python that they are for, `3.12`; empty for this Python.
     """
-    wanted = _inputs(steps, target, options, python)
-    lock = files.locked(site.with_name(f".{site.name}.lock"), lambda: say("  waiting for another build"))
-    has_torch = any(word.startswith("torch==") for step in steps for word in step)
-    with lock:
-        if _marker_text(site) == wanted:
-            say(f"  {site}: already installed")
-        else:
-            with files.beside(site) as new:
-                _install(new, steps, target, options, python)
-                if has_torch:
-                    _check_torch(new, target)
-                (new / _MARKER).write_text(wanted, encoding="utf-8")
-        return _check_torch(site, target) if has_torch else ""
+    has_torch = any(f"torch=={target.torch}" in step for step in steps)
+
+    def fill(new: Path) -> None:
+        _install(new, steps, target, options, python)
+        if has_torch:
+            _check_torch(new, target)
+
+    if not folders.make(site, _inputs(steps, target, options, python), fill):
+        say(f"  {site}: already installed")
+    return _check_torch(site, target) if has_torch else ""
 
 
 def _install(

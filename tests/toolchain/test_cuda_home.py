@@ -45,7 +45,7 @@ def test_a_home_is_made_once_and_outlives_its_environment(
     assert "V13.0.88" in version.stdout
 
 
-@pytest.mark.parametrize("lost", ["bin/ptxas", "include/cuda_runtime.h", ".complete"])
+@pytest.mark.parametrize("lost", ["bin/ptxas", "include/cuda_runtime.h", ".made-from"])
 def test_a_home_that_is_not_whole_is_made_anew(have: Callable[..., Toolchain], lost: str) -> None:
     home = have().cuda_home
     (home / lost).unlink()

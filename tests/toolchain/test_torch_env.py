@@ -80,7 +80,7 @@ def test_an_interrupted_install_and_other_inputs_make_the_folder_anew(
     installing: Callable[..., str], site: Path, torch_index: StaticServer
 ) -> None:
     installing(torch_index.url)
-    (site / ".installed.json").unlink()
+    (site / ".made-from").unlink()
     shutil.rmtree(site / "torch")
     installing(torch_index.url)
     assert (site / "torch" / "version.py").is_file()
