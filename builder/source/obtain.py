@@ -25,7 +25,7 @@ from builder.util.archive import git_commit, unpack
 from builder.util.digest import file_sha256, tree_sha256
 from builder.util.downloads.download import download
 from builder.util.errors import DownloadError, SourceError
-from builder.util.log import escaped, say, warn
+from builder.util.log import say, warn
 
 _NEEDED = {"setup.py": Path.is_file, "csrc": Path.is_dir, "sageattention/__init__.py": Path.is_file}
 _VERSION_IN_SETUP = re.compile(
@@ -97,7 +97,7 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
             if kind == "url":
                 archive.unlink()
     place = public_address(given) if kind == "url" else Path(given).name or kind
-    location = escaped(place).replace("\n", "\\n")  # one line of METADATA has it
+    location = place.replace("\n", "\\n")  # one line of METADATA has it
     version = check_tree(tree, location)
     found = differences(tree, release.files)
     if not found:

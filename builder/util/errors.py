@@ -7,7 +7,7 @@ says what to do.
 
 from __future__ import annotations
 
-from builder.util.addresses import without_secrets
+from builder.util.log import without_secrets
 
 
 class BuilderError(Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
@@ -12,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builder.util.limits import STALE_SECONDS
+
+ROOT = Path(__file__).resolve().parents[2]  # of the checkout
 
 
 @contextmanager
@@ -105,3 +108,12 @@ def _is_open_file(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, lower-case hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,9 +1,7 @@
 """What the builder prints: steps with their durations, lines, warnings, errors, and details when asked for.
 
-Under GitHub Actions each step folds (`::group::`); elsewhere it is a heading.
-
-Names and servers' answers get into what is printed. So of addresses only the public part is, control
-characters are escaped, and no line is a workflow command but those from here.
+Under GitHub Actions each step folds (`::group::`); elsewhere it is a heading. Of an address it prints no user
+name, password, query or fragment: these may be secrets.
 """
 
 from __future__ import annotations
@@ -15,20 +13,37 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TextIO
-
-from builder.util.addresses import without_secrets
 
 _ON_ACTIONS = os.environ.get("GITHUB_ACTIONS") == "true"
 _settings = {"details": False}
-_REDRAW = "\r\033[K"  # goes to the start of a terminal's line, and clears it
-# Control characters but tab and line feed, those that change the direction of text, and what is not UTF-8.
-_CONTROL = re.compile(
-    rf"(?<!.){re.escape(_REDRAW)}|"
-    r"[^\t\n -~\xa0-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\U0010ffff]"
-)
-# "GitHub Docs, Workflow commands": `::name::` at the start of a line, or `##[name]` anywhere.
-_COMMAND = re.compile(r"^(\s*):(?=:)|#(?=#\[)", re.MULTILINE)
+# Quotes end an address in a text, but not in its password.
+_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://(?:[^\s/?#]*@)?[^\s'\"<>`]*", re.IGNORECASE)
+_HOST = re.compile(r"([\w.-]*|\[[\w:.%]+\])(:\d*)?")
+_FAILED_REQUEST = re.compile(r"(with url: [^\s?]*)\?\S*")  # urllib3 prints the path alone
+
+
+def public_address(address: str) -> str:
+    """Return the scheme, host, port and path of an address: `https://example.org/a.zip`.
+
+    Of a malformed one, in which a password may be anywhere, only the scheme is left.
+    """
+    scheme, _, rest = address.partition("://")
+    place, *more = re.split(r"[?#]", rest, maxsplit=1)
+    authority, slash, path = place.partition("/")
+    host = authority.rpartition("@")[2]
+    if _HOST.fullmatch(host) is None or "@" in "".join(more):
+        return f"{scheme}://***"
+    return f"{scheme}://{host}{slash}{path}"
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with every address in it as `public_address` has it."""
+
+    def replacement(match: re.Match[str]) -> str:
+        address = match[0].rstrip(".,;:!?)]}")
+        return public_address(address) + match[0][len(address) :]
+
+    return _FAILED_REQUEST.sub(r"\1", _ADDRESS.sub(replacement, text))
 
 
 def show_details(shown: bool) -> None:
@@ -37,14 +52,14 @@ def show_details(shown: bool) -> None:
 
 
 def detail(line: str) -> None:
-    """Print one line under `--verbose`: a command, or what one said."""
+    """Print one line under `--verbose`: a command, or its output."""
     if _settings["details"]:
         say(line)
 
 
 def say(line: str = "") -> None:
     """Print one line at once."""
-    _print(printable(line))
+    print(without_secrets(line), flush=True)
 
 
 def warn(line: str) -> None:
@@ -52,23 +67,24 @@ def warn(line: str) -> None:
     _complain("warning", line)
 
 
+def fail(line: str) -> None:
+    """Print an error to standard error."""
+    _complain("error", line)
+
+
 @contextmanager
 def step(title: str) -> Iterator[None]:
-    """Announce a step, and say how long it took (seconds) when it ends.
-
-    Args:
-        title: What is being done, as a participle: "Repairing wheel".
-    """
-    _print(f"::group::{printable(title)}" if _ON_ACTIONS else f"\n{printable(title)}...")
+    """Announce a step such as "Repairing wheel", and say how long it took when it ends."""
+    say(f"::group::{title}" if _ON_ACTIONS else f"\n{title}...")
     start = time.monotonic()
-    done = "failed"
+    outcome = "failed"
     try:
         yield
-        done = "done"
+        outcome = "done"
     finally:
-        say(f"  {done} in {time.monotonic() - start:.1f} s")
+        say(f"  {outcome} in {time.monotonic() - start:.1f} s")
         if _ON_ACTIONS:
-            _print("::endgroup::")
+            say("::endgroup::")
 
 
 @dataclass
@@ -86,36 +102,10 @@ class Durations:
         self.seconds[name] = time.monotonic() - start
 
 
-def fail(line: str) -> None:
-    """Print an error to standard error."""
-    _complain("error", line)
-
-
-def printable(text: str) -> str:
-    """Return a text as it is printed: addresses without secrets, no control characters or commands."""
-    shown = escaped(without_secrets(text))
-    return _COMMAND.sub(r"\g<0> ", shown) if _ON_ACTIONS else shown
-
-
-def escaped(text: str) -> str:
-    """Return a text with control characters, and what is not UTF-8, as Python's escapes."""
-    return _CONTROL.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    return match[0] if match[0] == _REDRAW else match[0].encode("unicode_escape").decode()
-
-
 def _complain(kind: str, text: str) -> None:
-    shown = printable(text)
+    line = without_secrets(text)
     if _ON_ACTIONS:
         # An annotation is one line, with its own escapes.
-        _print(f"::{kind}::" + shown.replace("%", "%25").replace("\n", "%0A"), sys.stderr)
+        print(f"::{kind}::" + line.replace("%", "%25").replace("\n", "%0A"), file=sys.stderr, flush=True)
     else:
-        _print(f"{kind}: {shown}", sys.stderr)
-
-
-def _print(text: str, stream: TextIO | None = None) -> None:
-    stream = stream or sys.stdout
-    encoding = stream.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+        print(f"{kind}: {line}", file=sys.stderr, flush=True)

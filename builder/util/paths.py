@@ -1,5 +1,5 @@
-"""The folder of the checkout."""
+"""Goes: use `builder.util.files`."""
 
-from pathlib import Path
+from builder.util.files import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
+__all__ = ["ROOT"]

@@ -107,7 +107,7 @@ def run(
     return finished
 
 
-def answer(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND_SECONDS) -> str | None:
+def output_of(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND_SECONDS) -> str | None:
     """Return what a command prints on its standard output, stripped; None where it fails in any way."""
     try:
         return run(command, timeout_seconds=timeout_seconds).output.strip()
@@ -140,3 +140,6 @@ def end_with_parent() -> None:
 
 def _echo(command: Sequence[str | Path]) -> None:
     detail(f"+ {shlex.join(os.fspath(part) for part in command)}")
+
+
+answer = output_of  # goes
