@@ -1,12 +1,13 @@
 """Compile every Triton kernel of a wheel for each GPU, without a GPU, and hold it against the GPU's limits.
 
-    python triton_limits.py FOLDER [--gpu 8.6 …] [--verbose]
+    python triton_limits.py [FOLDER] [--gpu 8.6]
 
-FOLDER contains the unpacked package `sageattention`. Runs by its path, in an environment with torch and
-the Triton to be tried (3.3 or later), and prints JSON; exit code 1 where a kernel breaks a limit. The
-package's own launchers are called with tensors on the CPU, and what they would launch is compiled with
-Triton's usual specialisation (arguments that are 1, or divide by 16): for each GPU anew, since a launcher
-may ask which it is. A kernel that a launcher names, but that no call of `_calls` reaches, is a problem too.
+FOLDER contains the package `sageattention`, unpacked; without it the installed one is tried. Runs by its
+path, with the standard library, torch and the Triton to be tried (3.3 or later), and prints JSON; exit code 1
+where a kernel breaks a limit. The package's own launchers are called with tensors on the CPU, and what they
+would launch is compiled with Triton's usual specialisation (arguments that are 1, or divide by 16): for each
+GPU anew, since a launcher may ask which it is. A kernel that a launcher names, but that no call of `_calls`
+reaches, is a problem too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import types
 from collections.abc import Iterator
@@ -210,10 +212,10 @@ def _registers(cubin: bytes) -> dict[str, int]:
 def main() -> int:
     """Compile everything, and print JSON: the Triton, the worst of each kernel for each GPU, the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=sysconfig.get_path("purelib"))
     parser.add_argument("--gpu", action="append", choices=SHARED_BYTES, help="only these; repeatable")
     options = parser.parse_args()
-    launches = Launches(options.folder.resolve())
+    launches = Launches(Path(options.folder).resolve())
     for gpu in options.gpu or SHARED_BYTES:
         launches.collect(gpu)
     problems = [*launches.problems, *launches.uncompiled()]
