@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("\n".join(["", wheel.path.name, *table(wheel.results)]))
         for kernels in wheel.triton:
             say(
-                f"Triton {kernels['triton']}: {kernels['compiled']} variants compiled for GPUs that are not here"
+                f"Triton {kernels['triton']}: {kernels['compiled']} variants compiled"
             )
             say("\n".join(f"  FAILED: {problem}" for problem in kernels["problems"]) or "  all fit")
     if options.json:
