@@ -1,4 +1,4 @@
-"""A small directory of the shape of SageAttention's, and a series of patches for a small tree."""
+"""A small directory of the shape of SageAttention's, and archives of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from builder.source.patches import apply_series
-from builder.source.series import load_series
 from builder.target.upstream import Release
-from builder.util.digest import file_sha256
+from builder.util.files import file_sha256
 
 COMMIT = "eb615cf6cf4d221338033340ee2de1c37fbdba4a"
 
@@ -39,8 +37,6 @@ def make_checkout(root: Path) -> Path:
         "dist/old.whl": "old",
         ".venv/pyvenv.cfg": "home = /usr",
         ".venv/lib/huge.py": "old",
-        ".git/HEAD": "ref: refs/heads/main\n",
-        ".git/refs/heads/main": f"{COMMIT}\n",
         "tools/run.sh": "#!/bin/sh\n",
     }.items():
         path = root / name
@@ -86,53 +82,3 @@ def release(files: Mapping[str, str], url: str, sha256: str = "0" * 64, *mirrors
 def files(root: Path) -> set[str]:
     """The path of every file of a tree."""
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
-
-
-HEADER = "What: a test.\nWhy: to see\n  that it applies.\nUpstream: none.\nTest: this one.\n\n"
-TOML_HEADER = 'what = "a test"\nwhy = "to see"\nupstream = "none"\ntest = "this one"\n'
-
-
-class Workbench:
-    """A patches folder and a tree."""
-
-    def __init__(self, root: Path) -> None:
-        self.patches = root / "patches"
-        self.tree = root / "tree"
-        self.patches.mkdir()
-        self.tree.mkdir()
-        self.names: list[str] = []
-
-    def file(self, name: str, content: str | bytes) -> Path:
-        path = self.tree / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return path
-
-    def entry(self, name: str, content: str) -> None:
-        self.names.append(name)
-        (self.patches / name).write_bytes(content.encode())
-        (self.patches / "series").write_text("# in order\n" + "\n".join(self.names) + "\n")
-
-    def patch(self, name: str, diff: str) -> None:
-        self.entry(name, HEADER + diff)
-
-    def rewrite(self, name: str, body: str) -> None:
-        self.entry(name, TOML_HEADER + body)
-
-    def apply(self) -> list[str]:
-        return [applied.summary for applied in apply_series(load_series(self.patches), self.tree)]
-
-    def snapshot(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.tree)): p.read_bytes() for p in self.tree.rglob("*") if p.is_file()}
-
-
-def diff(*lines: str, file: str = "a.txt", at: str = "-1,3 +1,3") -> str:
-    return f"--- a/{file}\n+++ b/{file}\n@@ {at} @@\n" + "\n".join(lines) + "\n"
-
-
-CHANGE = diff(" one", "-two", "+TWO", " three")
-
-
-def rule(files: str, pattern: str, replacement: str, count: int) -> str:
-    keys = f"pattern = '{pattern}'\nreplacement = '{replacement}'\ncount = {count}\n"
-    return f"[[replace]]\nfiles = ['{files}']\n{keys}"
