@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from builder.__main__ import COMMANDS, main
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 
 @pytest.mark.parametrize(

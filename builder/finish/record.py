@@ -11,14 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from builder.compile.compiler_cache import Stats
-from builder.compile.frontend import Compiled
+from builder.compile.ccache import Stats
+from builder.compile.pep517 import Compiled
 from builder.finish.sbom import Bill
 from builder.source.obtain import Source
 from builder.source.patches import Applied
 from builder.target.selection import Selection
 from builder.target.targets import Target
-from builder.toolchain.compilers import Toolchain
+from builder.toolchain.cuda_home import Toolchain
 from builder.toolchain.materials import Material
 from builder.util.digest import file_sha256
 from builder.wheel.wheelfile import Wheel
@@ -83,7 +83,7 @@ def make_record(
         "toolchain": {
             "origin": toolchain.origin,
             "nvcc": toolchain.nvcc_version,
-            "host_compiler": toolchain.host.version,
+            "host_compiler": toolchain.gxx.version,
             "components": [
                 {
                     "name": part.name,
@@ -101,14 +101,6 @@ def make_record(
             "cpu_seconds": round(compiled.cpu_seconds, 1),
             "peak_process_memory_bytes": compiled.peak_memory_bytes,
             "compiler_cache": asdict(cache),
-            "files": {
-                name: {
-                    "seconds": round(cost.seconds, 2),
-                    "cpu_seconds": round(cost.cpu_seconds, 2),
-                    "peak_memory_bytes": cost.peak_memory_bytes,
-                }
-                for name, cost in sorted(compiled.files.items())
-            },
         },
         "durations_seconds": {name: round(seconds, 1) for name, seconds in durations_seconds.items()},
     }
@@ -142,24 +134,6 @@ def for_wheel(
             "checks": list(checks),
         },
     }
-
-
-def learnt_costs(records: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return what each source file cost in earlier builds, in seconds, to start the longest first.
-
-    Builds with hits in the compiler cache don't count.
-
-    Args:
-        records: Records of earlier builds; the largest cost of a file counts.
-    """
-    costs: dict[str, float] = {}
-    for record in records:
-        cost = record.get("cost", {})
-        if cost.get("compiler_cache", {}).get("hits", 0):
-            continue
-        for name, figures in cost.get("files", {}).items():
-            costs[name] = max(costs.get(name, 0.0), float(figures.get("seconds", 0.0)))
-    return costs
 
 
 def disagreements(record: Mapping[str, Any], wheel: Wheel, sbom: Bill) -> list[str]:

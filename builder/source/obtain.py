@@ -9,28 +9,43 @@ from __future__ import annotations
 
 import re
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
-from builder.source.checkout import checkout_commit, copy_tree
-from builder.source.content import differences, in_short, keep_only
+from builder.source.content import differences, keep_only, tree_sha256
 from builder.source.fetch import fetch_release
 from builder.target.options import BuildOptions, is_url
+from builder.target.project import git
 from builder.target.upstream import Release
-from builder.util.addresses import public_address
 from builder.util.archive import git_commit, unpack
-from builder.util.digest import file_sha256, tree_sha256
-from builder.util.downloads.download import download
 from builder.util.errors import DownloadError, SourceError
+from builder.util.files import file_sha256
+from builder.util.http import download, public_address
 from builder.util.log import say, warn
 
-_NEEDED = {"setup.py": Path.is_file, "csrc": Path.is_dir, "sageattention/__init__.py": Path.is_file}
+_NEEDED = ("setup.py", "csrc", "sageattention/__init__.py")
 _VERSION_IN_SETUP = re.compile(
     r"""\b(?:__)?version(?:__)?\s*=\s*(?P<quote>["'])(?P<version>[^"'\n]{1,64})(?P=quote)""", re.IGNORECASE
 )
+# What builds, tools and editors leave in a checkout, which must not get into another build.
+_OMITTED = shutil.ignore_patterns(
+    *(
+        ".git",
+        "__pycache__",
+        ".eggs",
+        ".mypy_cache",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".nox",
+        ".tox",
+        "*.egg-info",
+    ),
+    *("*.pyc", "*.pyo", "*.so", "*.o", "*~", ".*.sw?", "#*#", ".#*", ".DS_Store"),
+)
+_OMITTED_AT_TOP = {"build", "dist", "wheelhouse"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,31 +93,40 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
         SourceError: There is no source of SageAttention at that place.
         DownloadError: It can't be downloaded, or is not the release that it must be.
     """
-    tree, downloads = scratch / "source", options.cache_dir / "downloads"
+    tree = scratch / "source"
     if options.source is None:
-        return _verified(release, tree, fetch_release(release, downloads, tree))
-    kind, given = _kind(options.source), options.source
+        return _verified(release, tree, fetch_release(release, options.cache_dir / "downloads", tree))
     shutil.rmtree(tree, ignore_errors=True)
-    if kind == "directory":
-        copy_tree(Path(given), tree, without=scratch)
-        sha256, commit = tree_sha256(tree), checkout_commit(Path(given))
+    path = Path(options.source)
+    location = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+    remedy = "Give a directory, a .tar.* or .zip file, or an https address."
+    if is_url(options.source) and not options.source.startswith(("https://", "http://")):
+        raise SourceError(f"--source {options.source}: not an http or https address.", remedy)
+    if is_url(options.source):
+        kind, location = "url", public_address(options.source)
+        path = scratch / (Path(urlsplit(location).path).name or "archive")
+        download(options.source, path)
+    elif path.is_dir():
+        kind = "directory"
+    elif path.is_file():
+        kind = "archive"
     else:
-        archive = download(given, None, None, downloads) if kind == "url" else Path(given)
+        state = "not a directory or file" if path.exists() else "not found"
+        raise SourceError(f"--source {path}: {state}.", remedy)
+    if kind == "directory":
+        _copy(path, tree, without=scratch)
+        sha256, commit = tree_sha256(tree), git(path, "rev-parse", "HEAD")
+    else:
         try:
-            unpack(archive, tree)
-            sha256, commit = file_sha256(archive), git_commit(archive)
+            unpack(path, tree)
         except DownloadError as error:
-            raise SourceError(error.message, error.remedy) from error
-        finally:
-            if kind == "url":
-                archive.unlink()
-    place = public_address(given) if kind == "url" else Path(given).name or kind
-    location = place.replace("\n", "\\n")  # one line of METADATA has it
-    version = check_tree(tree, location)
-    found = differences(tree, release.files)
-    if not found:
+            raise SourceError(f"{location}: {error.message}", error.remedy) from error
+        sha256, commit = file_sha256(path), git_commit(path)
+    version = _check_tree(tree, location)
+    difference = differences(tree, release.files)
+    if not difference:
         return _verified(release, tree, location)
-    warn(f"the source is unverified: {location} is not release {release.tag}: {in_short(found)}")
+    warn(f"the source is unverified: {location} is not release {release.tag}: {difference}")
     return Source(
         kind=kind,
         location=location,
@@ -122,7 +146,7 @@ def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
         kind="release",
         location=release.url,
         sha256=release.sha256,
-        version=check_tree(tree, obtained_from),
+        version=_check_tree(tree, obtained_from),
         license=release.license,
         tree=tree,
         obtained_from=obtained_from,
@@ -131,37 +155,35 @@ def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
     )
 
 
-def _kind(source: str) -> str:
-    if is_url(source):
-        if source.lower().startswith(("https://", "http://")):
-            return "url"
-        raise SourceError(
-            f"--source {source}: only http and https addresses can be downloaded.",
-            "For a git repository, give the address of an archive of it, or clone it and give the directory.",
-        )
-    path, said = Path(source), "not a directory or file"
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-            return "directory" if stat.S_ISDIR(mode) else "archive"
-    except OSError as error:
-        said = "not found" if isinstance(error, FileNotFoundError) else str(error.strerror)
-    raise SourceError(
-        f"--source {path}: {said}.", "Give a directory, a .tar.* or .zip file, or an https address."
-    )
+def _copy(source: Path, tree: Path, without: Path) -> None:
+    """Copy a user's directory, without what builds and tools leave there.
 
-
-def check_tree(tree: Path, location: str) -> str:
-    """Check that a tree is source of SageAttention 2, and return the version that its `setup.py` has.
-
-    Args:
-        tree: The copy.
-        location: What to call it in an error.
-
-    Raises:
-        SourceError: Something is missing, or its version can't be read.
+    Links are followed, and all of the copy can be written, whatever the modes of the original.
     """
-    missing = [name for name, is_there in _NEEDED.items() if not is_there(tree / name)]
+
+    def omitted(folder: str, names: list[str]) -> set[str]:
+        paths = {name: Path(folder, name) for name in names}
+        return _OMITTED(folder, names) | {
+            name
+            for name, path in paths.items()
+            if (Path(folder) == source and name in _OMITTED_AT_TOP)
+            or (path / "pyvenv.cfg").exists()  # a virtual environment
+            or not (path.is_dir() or path.is_file())
+            or path.resolve() in {without.resolve(), *Path(folder).resolve().parents, Path(folder).resolve()}
+        }
+
+    try:
+        shutil.copytree(source, tree, ignore=omitted)
+        for path in (tree, *tree.rglob("*")):
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)
+    except OSError as error:
+        raise SourceError(f"{source} can't be copied: {error}.") from error
+
+
+def _check_tree(tree: Path, location: str) -> str:
+    """Check that a tree is source of SageAttention 2, and return the version that its `setup.py` has."""
+    missing = [name for name in _NEEDED if not (tree / name).exists()]
     if missing:
         raise SourceError(
             f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it.",

@@ -247,12 +247,12 @@ def test_failed_compile_leaves_the_wheelhouse_as_it_was(
     assert _snapshot(options.wheelhouse) == before
 
 
-def test_patch_that_does_not_apply_names_itself_and_its_hunk(
+def test_patch_that_does_not_apply_names_itself(
     built: list[Path], target: Target, options: BuildOptions, patches_root: Path, tmp_path: Path
 ) -> None:
     tree = _tree(tmp_path)
     (tree / "README.md").write_text("Something else.\n")
-    with pytest.raises(PatchError, match=r"0003-readme\.patch: hunk 1 of 1 does not apply to README\.md"):
+    with pytest.raises(PatchError, match=r"0003-readme\.toml: replace 1 .* matches 0 times in README\.md"):
         pipeline.build(
             target, replace(options, source=str(tree)), patches_root=patches_root, work_root=tmp_path / "work"
         )

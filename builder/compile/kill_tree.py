@@ -1,0 +1,88 @@
+"""`python kill_tree.py COMMAND...`: runs a command; at the end no process of its tree is left.
+
+The end is when the command has ended, on SIGTERM, or when our parent dies in any way. A build's processes
+start sessions of their own, so no process group holds all of them. But each one whose parent has gone
+becomes a child of this process (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+It runs as a script, and needs nothing but Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+# A compiler that gets SIGTERM removes its temporary files.
+_GRACE_SECONDS = 5.0
+
+
+def main(command: list[str]) -> int:
+    """Run a command; returns its exit status, or ends as it did where a signal ended it."""
+    parent = os.getppid()
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    child: subprocess.Popen[bytes] | None = None
+    stopping = False
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        # SIGTERM may arrive before `child` is assigned; then only set the flag.
+        nonlocal stopping
+        first, stopping = not stopping, True
+        if child is not None and first:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, stop)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before PR_SET_PDEATHSIG
+        return 1
+    try:
+        child = subprocess.Popen(command, start_new_session=True)
+        if stopping:
+            raise SystemExit(128 + signal.SIGTERM)
+        child.wait()
+    finally:
+        stopping = True
+        if child is not None:
+            _end_all(child)
+    if child.returncode < 0:
+        with contextlib.suppress(OSError):  # SIGKILL's can't be set
+            signal.signal(-child.returncode, signal.SIG_DFL)
+        os.kill(os.getpid(), -child.returncode)
+    return child.returncode
+
+
+def _end_all(child: subprocess.Popen[bytes]) -> None:
+    """End the command as it expects it, and then whatever is left."""
+    if child.poll() is None:
+        os.killpg(child.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_GRACE_SECONDS)
+    while children := list(_children()):
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.01)
+
+
+def _children() -> Iterator[int]:
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # proc(5): the parent is the second field after the name, which may have any character in it.
+            if int(stat.read_text(errors="replace").rpartition(")")[2].split()[1]) == os.getpid():
+                yield int(stat.parent.name)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
