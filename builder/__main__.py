@@ -17,7 +17,7 @@ from builder.util.process import end_with_parent
 
 # Each command's module, which is imported only for it: it may need what other commands' environments lack.
 COMMANDS = {
-    "build": "pipeline",
+    "build": "build",
     "reproduce": "reproduce",
     "smoketest": "check.smoketest_wheels",
     "compatibility": "check.compatibility",

@@ -25,12 +25,12 @@ from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain.gxx import Gxx, find_gxx
 from builder.toolchain.installed import Installed, installed_packages
-from builder.toolchain.materials import Material
 from builder.util import files, http, process
 from builder.util.archive import unpack
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256
 from builder.util.log import say
+from builder.wheel.sbom import Component
 
 SYSTEM_PATH = ("/usr/bin", "/bin")
 _LAYOUT = "2"  # raised when something else is made of the same pieces
@@ -63,7 +63,7 @@ class Toolchain:
     cuda_home: Path
     nvcc_version: str
     origin: str
-    components: tuple[Material, ...]
+    components: tuple[Component, ...]
     gxx: Gxx
     identity: str
 
@@ -113,7 +113,7 @@ def resolve(
         version = check_cuda_home(options.cuda_home, target, options)
         home, gxx = options.cuda_home.resolve(), find_gxx(version, environ)
         digests = [file_sha256(home / name) for name in _COMPILING if (home / name).is_file()]
-        nvcc = Material("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
+        nvcc = Component("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
         say(f"  CUDA {version} of {options.cuda_home}, for a target of CUDA {target.cuda}")
         identity = _digest([version, *digests, gxx.digest()])
         return Toolchain(home, version, "cuda-home", (nvcc,), gxx, identity)
@@ -270,9 +270,9 @@ def _missing(home: Path) -> list[str]:
     return [name for name in _NEEDED if not (home / name).is_file()]
 
 
-def _archive_material(name: str, url: str, sha256: str) -> Material:
+def _archive_material(name: str, url: str, sha256: str) -> Component:
     match = re.search(r"-(\d+(?:\.\d+)+)", url.rpartition("/")[2])
     version = match[1] if match else ""
     qualifiers = f"checksum=sha256:{sha256}&download_url={quote(url, safe='')}"
     purl = f"pkg:generic/{name}@{version}?{qualifiers}" if version else ""
-    return Material("build-tool", name, version, sha256, purl)
+    return Component("build-tool", name, version, sha256, purl)

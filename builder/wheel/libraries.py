@@ -61,6 +61,8 @@ PYTHON = Owner(
     ("libpython3*.so*",),
     "the interpreter itself defines its symbols (PEP 513)",
 )
+# How NVIDIA's own packages of the CUDA runtime name its terms.
+RUNTIME_LICENSE = "LicenseRef-NVIDIA-Proprietary"
 SYSTEM = Owner("the system", (), "every system that the platform tag stands for has it")
 
 _OWNERS = (TORCH, DRIVER, CUDA_RUNTIME, TORCH_CUDA, PYTHON)

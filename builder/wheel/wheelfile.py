@@ -91,6 +91,10 @@ class Wheel:
         except _DAMAGE as error:
             raise WheelError(f"{self.path}: {name} is damaged: {error}.") from error
 
+    def sha256(self, name: str) -> str:
+        """Return the SHA-256 of one file, lower-case hexadecimal."""
+        return hashlib.sha256(self.read(name)).hexdigest()
+
     def in_dist_info(self, name: str) -> str:
         """Return the archive's name of a file in `*.dist-info`."""
         return f"{self.dist_info}/{name}"
