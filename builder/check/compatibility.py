@@ -148,9 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         agree(wheel.results)
         say("\n".join(["", wheel.path.name, *table(wheel.results)]))
         for kernels in wheel.triton:
-            say(
-                f"Triton {kernels['triton']}: {kernels['compiled']} variants compiled"
-            )
+            say(f"Triton {kernels['triton']}: {kernels['compiled']} variants compiled")
             say("\n".join(f"  FAILED: {problem}" for problem in kernels["problems"]) or "  all fit")
     if options.json:
         reports = [_as_json(wheel, absent) for wheel in wheels]

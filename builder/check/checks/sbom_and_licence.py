@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found
 from builder.check.checks.symbols import owner_of_copy
+from builder.finish.store import read_record, record_path
 from builder.util.files import file_sha256
 from builder.wheel.libraries import CUDA_RUNTIME
 from builder.wheel.sbom import SBOM_NAME, parse, problems
@@ -42,17 +41,14 @@ def sbom(audited: AuditedWheel) -> Found:
 
 def build_record(audited: AuditedWheel) -> Found:
     """The report beside the wheel, where there is one, is of this wheel."""
-    path = audited.wheel.path.with_name(f"{audited.wheel.path.name}.json")
-    if not audited.ours or not path.exists():
-        return
-    try:
-        reported = json.loads(path.read_bytes())["wheel"]
-        name, sha256 = reported["name"], reported["sha256"]
-    except (ValueError, LookupError, TypeError):
-        yield ERROR, f"{path.name} is not the record of a build"
-        return
-    if (name, sha256) != (audited.wheel.path.name, file_sha256(audited.wheel.path)):
-        yield ERROR, f"{path.name} is of another wheel: {name}, SHA-256 {sha256}"
+    wheel = audited.wheel.path
+    path = record_path(wheel)
+    if audited.ours and path.exists():
+        record = read_record(wheel)
+        if not record:
+            yield ERROR, f"{path.name} is not the record of a build"
+        elif record.get("sha256", sha256 := file_sha256(wheel)) != sha256:
+            yield ERROR, f"{path.name} is of a wheel with another SHA-256, {record['sha256']}"
 
 
 def licence(audited: AuditedWheel) -> Found:
