@@ -13,13 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from made_up_libraries import Elf, make_elf, pack_wheel
+from fakes.wheels import INFO, NAME, pack_wheel
 
 from builder.wheel.rewrite import rewrite
-from builder.wheel.wheelfile import Wheel, WheelError, record_problems
+from builder.wheel.wheelfile import Wheel, record_problems
 
-NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
-INFO = "sageattention-2.2.0+cu130.torch2.11.dist-info"
 EPOCH = 1761613216
 # Something to compress: 60 kB of words, many of them more than once.
 WORDS = b" ".join(
@@ -27,17 +25,17 @@ WORDS = b" ".join(
 )
 FILES = {
     "sageattention/words.txt": WORDS,
-    "sageattention/lib/_fused.so": make_elf(Elf()),
+    "sageattention/lib/_fused.so": b"\x7fELF one",
     "sageattention/core.py": b"x = 1\n" * 500,
     "sageattention/__init__.py": b"",
     "sageattention-2.2.0+cu130.torch2.11.data/scripts/sage": b"#!python\n",
-    "sageattention.libs/libcudart-12345678.so.13": make_elf(Elf(soname="libcudart-12345678.so.13")),
+    "sageattention.libs/libcudart-12345678.so.13": b"\x7fELF two",
 }
 
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
-    return pack_wheel(tmp_path / "in", NAME, FILES, ["Requires-Dist: torch==2.11.*"])
+    return pack_wheel(tmp_path / "in", FILES, ["Requires-Dist: torch==2.11.*"])
 
 
 def test_order_times_modes_and_record(wheel: Path, tmp_path: Path) -> None:
@@ -80,7 +78,7 @@ def test_equal_content_gives_equal_bytes(wheel: Path, tmp_path: Path) -> None:
 
 def test_the_bytes_are_known(tmp_path: Path) -> None:
     """Another Python, zlib, machine or hash seed must not change them; a new `deflate` may, knowingly."""
-    made = rewrite(pack_wheel(tmp_path / "in", NAME, FILES), tmp_path / "out", epoch=EPOCH)
+    made = rewrite(pack_wheel(tmp_path / "in", FILES), tmp_path / "out", epoch=EPOCH)
     assert hashlib.sha256(made.read_bytes()).hexdigest() == KNOWN_DIGEST
 
 
@@ -122,32 +120,10 @@ def test_adding_removing_and_editing(wheel: Path, tmp_path: Path) -> None:
         assert archive.infolist()[0].date_time == (1980, 1, 1, 0, 0, 0)
 
 
-def test_a_new_tag(wheel: Path, tmp_path: Path) -> None:
-    made = rewrite(
-        wheel, tmp_path, tag="cp312-cp312-manylinux_2_34_x86_64.manylinux_2_35_x86_64", epoch=EPOCH
-    )
-    assert made.name.endswith("-cp312-cp312-manylinux_2_34_x86_64.manylinux_2_35_x86_64.whl")
-    with Wheel(made) as opened:
-        assert opened.wheel_metadata.get_all("Tag") == [
-            "cp312-cp312-manylinux_2_34_x86_64",
-            "cp312-cp312-manylinux_2_35_x86_64",
-        ]
-        assert opened.wheel_metadata["Root-Is-Purelib"] == "false"
-
-
 def test_a_signature_that_no_longer_fits_is_left_out(tmp_path: Path) -> None:
-    wheel = pack_wheel(tmp_path / "in", NAME, {f"{INFO}/RECORD.jws": b"{}"})
+    wheel = pack_wheel(tmp_path / "in", {f"{INFO}/RECORD.jws": b"{}"})
     with Wheel(rewrite(wheel, tmp_path / "out", epoch=EPOCH)) as opened:
         assert f"{INFO}/RECORD.jws" not in opened.names
-
-
-def test_nothing_half_written(wheel: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(WheelError, match="not safe to unpack"):
-        rewrite(wheel, out, add={"../a": b""}, epoch=EPOCH)
-    with pytest.raises(WheelError, match="can't omit nothing"):
-        rewrite(wheel, out, remove=["nothing"], epoch=EPOCH)
-    assert not out.exists()
 
 
 def test_rewriting_in_place(wheel: Path) -> None:
@@ -158,4 +134,4 @@ def test_rewriting_in_place(wheel: Path) -> None:
         assert archive.testzip() is None
 
 
-KNOWN_DIGEST = "6de9ae155875069bb9306e2baa0e8d38810ce1d94aacd5c465686042e87cc5ae"
+KNOWN_DIGEST = "17b317e9b58b14f3ae3d87b3cf34db00550508fb0f49a1179f3a418ac12b8a52"
