@@ -88,7 +88,7 @@ class Result:
     operators: dict[str, str] = field(default_factory=dict)
 
 
-class TestedWheel:
+class WheelResults:
     """A wheel, what it claims to be for, its results, and those of its Triton kernels."""
 
     def __init__(self, path: Path) -> None:
@@ -198,7 +198,7 @@ def _versions_or_paths(text: str) -> list[str]:
     return parts
 
 
-def _wheels(options: argparse.Namespace) -> list[TestedWheel]:
+def _wheels(options: argparse.Namespace) -> list[WheelResults]:
     paths = [Path(path).resolve() for path in options.wheel]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise UsageError(f"No such wheel: {', '.join(missing)}.", "Give the path of a wheel to --wheel.")
@@ -208,7 +208,7 @@ def _wheels(options: argparse.Namespace) -> list[TestedWheel]:
         if reason := why_not_here(WheelLabel.parse(path.name)):
             say(f"{path.name} {reason}: not tested")
         else:
-            wheels.append(TestedWheel(path))
+            wheels.append(WheelResults(path))
     return wheels
 
 
@@ -269,7 +269,7 @@ def torch_versions(page: str) -> dict[str, set[Version]]:
 
 
 def _newest_of_each_minor(
-    wheels: Iterable[TestedWheel], versions: TorchVersions, pythons: Iterable[str]
+    wheels: Iterable[WheelResults], versions: TorchVersions, pythons: Iterable[str]
 ) -> list[str]:
     every = sorted({version for python in pythons for version in versions.get(python, ())})
     claimed = [version for version in every if any(wheel.torch.contains(version) for wheel in wheels)]
@@ -277,7 +277,7 @@ def _newest_of_each_minor(
 
 
 def _try(
-    wheels: Sequence[TestedWheel],
+    wheels: Sequence[WheelResults],
     torch: str,
     python: str,
     executable: Path | None,
@@ -320,7 +320,7 @@ def _try(
             shutil.rmtree(venv, ignore_errors=True)
 
 
-def _try_wheel(wheel: TestedWheel, result: Result, python: Path) -> None:
+def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
     start = time.monotonic()
     # No GPU, so that the result is the same wherever there is one. Isolated: neither this file's folder nor
     # a PYTHONPATH stands in for what is installed.
@@ -444,7 +444,7 @@ def worst(results: Iterable[Result]) -> int:
     return NOTHING_TESTED if Status.NOT_TESTED in statuses or Status.OK not in statuses else 0
 
 
-def _as_json(wheel: TestedWheel, absent: Sequence[str]) -> dict[str, Any]:
+def _as_json(wheel: WheelResults, absent: Sequence[str]) -> dict[str, Any]:
     first = next((result for result in wheel.results if result.status is Status.OK), None)
     cells = [{**asdict(result), "status": result.status.value} for result in wheel.results]
     for cell in cells:
