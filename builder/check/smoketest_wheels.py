@@ -149,8 +149,10 @@ def _test(wheel: Path, options: argparse.Namespace) -> Ending:
             return Ending(wheel, ExitCode.NO_WHEEL, f"not run: {reason}", ran=False)
         version = python_for(label, options.python)
         requirement, torch_index = torch_for(wheel)
-    except BuilderError as error:
+    except UsageError as error:
         return Ending(wheel, ExitCode.NO_WHEEL, f"not run: {error.message}", ran=False)
+    except BuilderError as error:
+        return Ending(wheel, error.exit_code, f"FAILED: {error.message}")
     python = find_python(version)
     if python is None:
         code = ExitCode.WHEEL_FOR_ANOTHER_PYTHON

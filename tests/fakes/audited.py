@@ -17,6 +17,7 @@ from builder.target.targets import load_targets
 
 NATIVE, STABLE = load_targets()["cp312-cu130"], load_targets()["abi3-cu130"]
 STABLE_NAME = f"sageattention-2.2.0+cu130.universal-{STABLE.wheel_tag('linux_x86_64')}.whl"
+_FOLDER = tempfile.TemporaryDirectory()
 ALL = ("80", "86", "89", "90a", "120")
 TORCH = ("aoti_torch_get_sizes", "aoti_torch_library_impl")
 
@@ -24,6 +25,12 @@ TORCH = ("aoti_torch_get_sizes", "aoti_torch_library_impl")
 def fatbin(*architectures: str, ptx: str = "") -> bytes:
     """A section with one container that has a cubin for each architecture, and a PTX."""
     return container(*map(entry, architectures), *([entry(ptx, "ptx")] if ptx else []))
+
+
+@lru_cache
+def _needed(name: str) -> Path:
+    """A library that defines nothing which another uses."""
+    return compile_library(Path(_FOLDER.name, name))
 
 
 @dataclass(frozen=True)
@@ -39,16 +46,13 @@ class Library:
 
     @lru_cache  # noqa: B019 - for all tests
     def build(self) -> bytes:
-        """The bytes of it; libraries that it needs define nothing."""
+        """Return its bytes."""
+        calls = "".join(f"extern void {name}(void);\n" for name in self.undefined)
+        calls += f"void call(void) {{ {' '.join(f'{name}();' for name in self.undefined)} }}\n"
+        flags = ("-Wl,--no-as-needed", *map(_needed, self.needed), *self.flags)
         with tempfile.TemporaryDirectory() as folder:
-            needed = [compile_library(Path(folder, "needed", name)) for name in self.needed]
-            calls = "".join(f"extern void {name}(void);\n" for name in self.undefined)
-            calls += f"void call(void) {{ {' '.join(f'{name}();' for name in self.undefined)} }}\n"
-            flags = ("-Wl,--no-as-needed", *needed, *self.flags)
-            library = compile_library(
-                Path(folder, "library.so"), self.code + calls, *flags, fatbin=self.fatbin
-            )
-            data = library.read_bytes()
+            path = Path(folder, "library.so")
+            data = compile_library(path, self.code + calls, *flags, fatbin=self.fatbin).read_bytes()
         return data[:18] + self.machine.to_bytes(2, "little") + data[20:]
 
 
