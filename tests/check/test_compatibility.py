@@ -16,12 +16,21 @@ from made_up_environments import TORCH, environment
 from static_server import serving
 
 from builder.check import compatibility, compatibility_probe
-from builder.check.compatibility import NOTHING_TESTED, Result, Status, agree, judge, main, read_probe, worst
-from builder.check.compatibility import WheelResults
+from builder.check.compatibility import (
+    NOTHING_TESTED,
+    Result,
+    Status,
+    WheelResults,
+    agree,
+    judge,
+    main,
+    read_probe,
+    worst,
+)
 from builder.target.machines import MACHINES
 from builder.util import http
 from builder.util.errors import UsageError
-from builder.util.process import Finished
+from builder.util.process import Finished, run
 from builder.wheel.label import WheelLabel
 
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -263,7 +272,7 @@ def test_what_was_not_tested_is_no_pass(statuses: list[Status], code: int) -> No
 
 
 def probe(python: Path) -> dict[str, Any]:
-    done = compatibility.run([python, "-I", str(compatibility_probe.__file__)], check=False)
+    done = run([python, "-I", str(compatibility_probe.__file__)], check=False)
     return read_probe(done, python)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from builder.check import compatibility
 from builder.target.targets import load_targets
 from builder.toolchain.venv import make_clean_venv
+from builder.util.process import run
 
 pytestmark = pytest.mark.e2e
 SCRIPT = Path(compatibility.__file__).with_name("triton_limits.py")
@@ -53,9 +53,8 @@ def limits(python: Path, folder: Path, code: str) -> tuple[int, dict[str, Any]]:
     module.parent.mkdir(parents=True)
     (module.parent / "__init__.py").touch()
     module.write_text(code)
-    command = [python, "-I", SCRIPT, folder, "--gpu", "8.6", "--gpu", "9.0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, json.loads(done.stdout)
+    done = run([python, "-I", SCRIPT, folder, "--gpu", "8.6", "--gpu", "9.0"], check=False)
+    return done.status, json.loads(done.output)
 
 
 def test_a_kernel_that_fits(python: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Library:
         """Return its bytes."""
         calls = "".join(f"extern void {name}(void);\n" for name in self.undefined)
         calls += f"void call(void) {{ {' '.join(f'{name}();' for name in self.undefined)} }}\n"
-        flags = ("-Wl,--no-as-needed", *map(_needed, self.needed), *self.flags)
+        flags: list[str | Path] = ["-Wl,--no-as-needed", *map(_needed, self.needed), *self.flags]
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "library.so")
             data = compile_library(path, self.code + calls, *flags, fatbin=self.fatbin).read_bytes()
