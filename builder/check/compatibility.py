@@ -88,6 +88,16 @@ class Result:
     operators: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Environments:
+    """What environments are made of: Pythons by minor version, the index for torch, and what it has."""
+
+    pythons: Mapping[str, Path]
+    index: str | None
+    versions: TorchVersions
+    keep: bool
+
+
 class WheelResults:
     """A wheel, what it claims to be for, its results, and those of its Triton kernels."""
 
@@ -141,9 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for torch_index, group in groupby(wheels, lambda wheel: wheel.label.torch_index):
         together = list(group)
         index, versions = _torch_versions(options.torch_index or torch_index)
+        environments = Environments(pythons, index, versions, options.keep)
         torches = options.torch or _newest_of_each_minor(together, versions, columns)
         for torch, python in product(torches, columns):
-            _try(together, torch, python, pythons.get(python), (index, versions), keep=options.keep)
+            _try(together, torch, python, environments)
     for wheel in wheels:
         agree(wheel.results)
         say("\n".join(["", wheel.path.name, *table(wheel.results)]))
@@ -276,15 +287,7 @@ def _newest_of_each_minor(
     return list({minor_of(str(version)): str(version) for version in claimed}.values())
 
 
-def _try(
-    wheels: Sequence[WheelResults],
-    torch: str,
-    python: str,
-    executable: Path | None,
-    source: tuple[str | None, TorchVersions],
-    *,
-    keep: bool,
-) -> None:
+def _try(wheels: Sequence[WheelResults], torch: str, python: str, environments: Environments) -> None:
     """Try wheels with one torch and one Python, and add to their results."""
     claimed = []
     for wheel in wheels:
@@ -292,23 +295,24 @@ def _try(
         wheel.results.append(result)
         if not result.reason:
             claimed.append((wheel, result))
-    index, versions = source
-    fitting = [v for v in versions.get(python, ()) if torch in (str(v), minor_of(str(v)))]
+    versions = environments.versions.get(python, set())
+    fitting = [version for version in versions if torch in (str(version), minor_of(str(version)))]
     status, reason = Status.NOT_TESTED, ""
-    if executable is None:
+    if python not in environments.pythons:
         status, reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
-    elif not versions:
+    elif not environments.versions:
         reason = "no index says which torches there are"
     elif not fitting:
         status, reason = Status.NO_TORCH, f"the index has no torch {torch} for Python {python}"
     for _, result in claimed:
         result.status, result.reason = status, reason
-    if reason or not claimed or executable is None:
+    if reason or not claimed:
         return
     venv = files.ROOT / "build" / "compatibility" / f"torch{torch}-py{python}-{os.getpid()}"
     try:
         with step(f"torch {torch}, Python {python}"):
-            inside = make_clean_venv(venv, executable, [f"torch=={max(fitting)}"], index)
+            requirement = f"torch=={max(fitting)}"
+            inside = make_clean_venv(venv, environments.pythons[python], [requirement], environments.index)
             for wheel, result in claimed:
                 _try_wheel(wheel, result, inside)
                 say(f"  {result.status.value}: {result.reason or wheel.path.name}")
@@ -316,7 +320,7 @@ def _try(
         for _, result in claimed:
             result.reason = result.reason or error.message
     finally:
-        if not keep:
+        if not environments.keep:
             shutil.rmtree(venv, ignore_errors=True)
 
 

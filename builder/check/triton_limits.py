@@ -56,10 +56,8 @@ def _calls(head_dim: int, tokens: int) -> Iterator[tuple[str, str, str, tuple[An
     for dtype in (half, bf16):
         for name in ("per_block", "per_thread"):
             yield f"quant_{name}", f"{name}_int8", f"{dtype}", (q.to(dtype), k.to(dtype)), {}
-    masks = [
-        None,
-        *(torch.empty(1, 1, tokens, tokens, dtype=d) for d in (torch.bool, half, bf16, torch.float)),
-    ]
+    mask_types = (torch.bool, half, bf16, torch.float)
+    masks = [None, *(torch.empty(1, 1, tokens, tokens, dtype=dtype) for dtype in mask_types)]
     for mask, lse in itertools.product(masks, (False, True)):
         for dtype in (half, bf16) if mask is None or mask.dtype.itemsize != 2 else (mask.dtype,):
             options = {"output_dtype": dtype, "return_lse": lse}
@@ -73,22 +71,14 @@ def _calls(head_dim: int, tokens: int) -> Iterator[tuple[str, str, str, tuple[An
         packed_q, packed_k = (x.reshape(-1, x.size(1), head_dim) for x in (q, k))
         ends = torch.tensor([0, tokens, 2 * tokens], dtype=starts_type)
         scales = torch.empty(2 * q_scale.size(2), 4), torch.empty(2 * k_scale.size(2), 2)
-        blocks = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 2])
+        blocks = torch.tensor([0, 1, 2])
         variant = f"{dtype}, {starts_type}"
         packed = (packed_q.to(dtype), packed_k.to(dtype), ends, ends, tokens, tokens)
         yield "quant_per_block_varlen", "per_block_int8", variant, packed, {}
-        quantised_packed = (
-            packed_q.to(int8),
-            packed_k.to(int8),
-            packed_k,
-            ends,
-            ends,
-            tokens,
-            *scales,
-            *blocks,
-        )
+        tensors = (packed_q.to(int8), packed_k.to(int8), packed_k)
         for name in ("attn_qk_int8_block_varlen", "attn_qk_int8_per_block_causal_varlen"):
-            yield name, "forward", variant, quantised_packed, {"output_dtype": dtype}
+            arguments = (*tensors, ends, ends, tokens, *scales, blocks, blocks)
+            yield name, "forward", variant, arguments, {"output_dtype": dtype}
 
 
 class Launches:
@@ -129,9 +119,8 @@ class Launches:
                         if module in self.modules:
                             getattr(self.modules[module], launcher)(*args, **kwargs)
                     except Exception as error:
-                        self.problems.append(
-                            f"{module}.{launcher}, {variant}: {type(error).__name__}: {error}"
-                        )
+                        problem = f"{type(error).__name__}: {error}"
+                        self.problems.append(f"{module}.{launcher}, {variant}: {problem}")
                     for kernel, source in current:
                         key = (gpu, f"{module}.{kernel.__name__}", repr(source))
                         self.jobs.setdefault(key, (kernel, source | {"variant": variant}))
@@ -141,14 +130,10 @@ class Launches:
         reached = {id(kernel) for kernel, _ in self.jobs.values()}
         for name, module in self.modules.items():
             functions = [value for value in vars(module).values() if inspect.isfunction(value)]
-            named = {word for function in functions for word in _names(function)}
+            named = {word for each in functions for word in inspect.unwrap(each).__code__.co_names}
             for kernel_name, kernel in vars(module).items():
                 if isinstance(kernel, JITFunction) and kernel_name in named and id(kernel) not in reached:
                     yield f"{name}.{kernel_name}: no call of this script launches it"
-
-
-def _names(function: types.FunctionType) -> set[str]:
-    return set(inspect.unwrap(function).__code__.co_names)
 
 
 def specialise(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found, listed
+from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, AuditedWheel, Found, listed
 from builder.check.checks.symbols import python_symbols, stable_torch_symbols, torch_functions
 from builder.target.architectures import join
 from builder.target.selection import Selection
@@ -153,8 +153,6 @@ def _stable(audited: AuditedWheel) -> Found:
     torch = audited.torch
     if torch is not None and not any(clause.operator in _FLOORS for clause in torch.specifier):
         yield ERROR, f"requires {torch}, without the oldest torch whose stable interface it uses"
-    elif torch is not None and pinned_series(torch.specifier):
-        yield WARNING, f"requires {torch}: one torch only, though its ABI is stable"
 
 
 def pinned_series(specifier: SpecifierSet) -> str:
