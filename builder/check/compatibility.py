@@ -64,28 +64,18 @@ class Status(str, Enum):
 
 @dataclass
 class Result:
-    """A wheel's result with one Python and one torch.
-
-    Attributes:
-        torch: As it was asked for: `2.12.1`, or `2.12` for the newest of them.
-        reason: Why it is not ok: one line.
-        installed: The torch that was installed, with its local version.
-        cuda: The CUDA version that this torch is built for.
-        seconds: How long installing and loading the wheel took.
-        cudart: The CUDA runtimes of the process: one, or two for a PEP 600 wheel, which brings its own.
-        operators: Schemas by operator.
-    """
+    """A wheel's result with one Python and one torch: `2.12.1`, or `2.12` for the newest of them."""
 
     torch: str
     python: str
     status: Status = Status.NOT_TESTED
-    reason: str = ""
-    installed: str = ""
+    reason: str = ""  # why it is not ok
+    installed: str = ""  # the torch, with its local version
     python_version: str = ""
-    cuda: str = ""
+    cuda: str = ""  # of this torch
     seconds: float = 0.0
-    cudart: list[str] = field(default_factory=list)
-    operators: dict[str, str] = field(default_factory=dict)
+    cudart: list[str] = field(default_factory=list)  # two for a PEP 600 wheel, which brings its own
+    operators: dict[str, str] = field(default_factory=dict)  # name -> schema
 
 
 @dataclass(frozen=True)

@@ -79,15 +79,14 @@ def _parser() -> Parser:
         description="Test wheels on this machine's GPU, each in a new environment.",
         allow_abbrev=False,
     )
-    parser.add_argument("target", nargs="?", help="test this target's wheels only")
-    parser.add_argument("--wheel", action="append", default=[], metavar="PATH", help="test this wheel")
-    parser.add_argument("--wheelhouse", default=str(files.ROOT / "wheelhouse"), metavar="DIR")
-    parser.add_argument("--python", metavar="VERSION", help="Python for wheels that take several")
-    parser.add_argument(
-        "--torch", metavar="REQUIREMENT", help="a different torch than the wheel's: torch==2.12.*"
-    )
-    parser.add_argument("--torch-index", metavar="URL", help="package index to take torch from")
-    parser.add_argument("--keep-venv", action="store_true", help="keep the environments in build/smoketest")
+    add = parser.add_argument
+    add("target", nargs="?", help="test this target's wheels only")
+    add("--wheel", action="append", default=[], metavar="PATH", help="test this wheel")
+    add("--wheelhouse", default=str(files.ROOT / "wheelhouse"), metavar="DIR")
+    add("--python", metavar="VERSION", help="Python for wheels that take several")
+    add("--torch", metavar="REQUIREMENT", help="a different torch than the wheel's: torch==2.12.*")
+    add("--torch-index", metavar="URL", help="package index to take torch from")
+    add("--keep-venv", action="store_true", help="keep the environments in build/smoketest")
     test = parser.add_argument_group("of the test itself")
     modes = test.add_mutually_exclusive_group()
     modes.add_argument("--quick", action="store_true", help="about a minute on an H100")
@@ -110,11 +109,7 @@ def belongs_to(label: WheelLabel, target: Target) -> bool:
 
 
 def python_for(label: WheelLabel, version: str | None) -> str:
-    """Return the Python that a wheel is tested with: its own, or the one asked for, or this one.
-
-    Raises:
-        UsageError: The wheel is for newer Pythons.
-    """
+    """Return the Python that a wheel is tested with: its own, or the one asked for, or this one."""
     chosen = version or f"{sys.version_info.major}.{sys.version_info.minor}"
     if tagged := re.fullmatch(r"cp3(\d+)", label.python):
         if label.abi not in ("abi3", "none"):
@@ -193,12 +188,7 @@ def _run(wheel: Path, python: Path, options: argparse.Namespace) -> Ending:
 
 
 def conclude(wheel: Path, exit_code: int, report_path: Path | None) -> Ending:
-    """Return a wheel's result, and add the wheel's name and digest to its report.
-
-    Args:
-        exit_code: The test's.
-        report_path: Where the test writes its report, if it gets that far; None for imports alone.
-    """
+    """Return a wheel's result, and add the wheel's name and digest to its report; imports alone have none."""
     if report_path is None and exit_code == ExitCode.PASS:
         return Ending(wheel, exit_code, "imports only: nothing was computed")
     try:
@@ -226,11 +216,7 @@ def summary(endings: Sequence[Ending], *, import_only: bool) -> list[str]:
 
 
 def worst(endings: Sequence[Ending], *, named: bool) -> int:
-    """Return the exit code for all wheels: that of failed rows first, then any other, then a pass.
-
-    Args:
-        named: The user named the wheels, so one that did not run is not a pass.
-    """
+    """Return the exit code for all: failed rows first. A wheel that was named and did not run is no pass."""
     codes = [ending.exit_code for ending in endings if ending.ran or named]
     if not codes:
         return ExitCode.NO_WHEEL

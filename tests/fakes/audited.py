@@ -11,7 +11,7 @@ from pathlib import Path
 from fakes.provenance import PROVENANCE
 from fakes.wheels import NAME, compile_library, container, entry, pack_wheel
 
-from builder.check.audit_report import AuditReport
+from builder.check.audit import AuditReport
 from builder.finish.embed import embed
 from builder.target.targets import load_targets
 

@@ -11,13 +11,11 @@ from packaging.version import InvalidVersion, Version
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, AuditedWheel, Found, listed
 from builder.check.checks.symbols import python_symbols, stable_torch_symbols, torch_functions
-from builder.target.architectures import join
 from builder.target.selection import Selection
 from builder.target.targets import local_version
 
 _OTHERS = {"torch", "triton", "nvidia", "numpy"}
 _FLOORS = {">=", ">", "==", "~="}
-_UPSTREAM_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "12.0")
 
 
 def names(audited: AuditedWheel) -> Found:
@@ -50,9 +48,9 @@ def names(audited: AuditedWheel) -> Found:
 
 def version(audited: AuditedWheel) -> Found:
     """The local version says what the wheel is for."""
-    label, cubins = audited.label, audited.architectures
+    label = audited.label
     if audited.expect is not None:
-        chosen = tuple(sorted(cubins))
+        chosen = tuple(sorted(audited.architectures))
         selection = Selection(chosen, "", chosen == audited.expect.architectures)
         expected = local_version(audited.expect, selection)
         if label.local_version != expected:
@@ -60,17 +58,7 @@ def version(audited: AuditedWheel) -> Found:
                 ERROR,
                 f"the version {label.version} should end in +{expected}, by its target and its cubins",
             )
-        return
-    capabilities = {architecture.capability for architecture in cubins}
-    lacking = [text for text in _UPSTREAM_ARCHITECTURES if text not in capabilities]
-    if cubins and lacking and not label.architectures:
-        only = f"{join(sorted(cubins))}, and its version doesn't say so (no {', '.join(lacking)})"
-        yield HOUSE_RULE, f"it contains code only for {only}"
-    if not label.cuda:
-        yield HOUSE_RULE, f"the version {label.version} doesn't say which CUDA it is for"
-    if not label.torch and not label.universal:
-        yield HOUSE_RULE, f"the version {label.version} doesn't say which torch it is for"
-    if label.universal != audited.stable and (label.universal or label.torch):
+    elif label.universal != audited.stable and (label.universal or label.torch):
         yield ERROR, f"the version {label.version} disagrees with the tag's ABI, {label.abi}"
 
 

@@ -20,7 +20,7 @@ from builder.check.checks.audited_wheel import (
 from builder.check.checks.symbols import owner_of_copy, stem
 from builder.target.machines import machine_of
 from builder.util.errors import RepairError
-from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, Owner, owner_of
+from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, owner_of
 from builder.wheel.manylinux import load_policy, reached_tag, too_new, way_out
 
 _EXTENSION_SUFFIX = re.compile(r"\.cpython-(?P<number>\d+)(?:-[\w-]+)?\.so")
@@ -79,19 +79,11 @@ def libraries(audited: AuditedWheel) -> Found:
 
 def bundled(audited: AuditedWheel) -> Found:
     """The wheel contains SageAttention's libraries and the CUDA runtime, and no torch or driver."""
-    copies: dict[Owner, list[str]] = {}
-    for name in audited.contents:
-        owner = owner_of_copy(name)
-        if owner in (TORCH, DRIVER, TORCH_CUDA, PYTHON):
-            copies.setdefault(owner, []).append(PurePosixPath(name).name)
-    for owner, names in copies.items():
-        which = f"{', '.join(names)} ({owner.why})"
-        if owner is TORCH:
-            yield ERROR, f"it contains its own torch, so importing it aborts the interpreter: {which}"
-        elif owner is TORCH_CUDA:
-            yield WARNING, f"it contains second copies: {which}"
-        else:
-            yield ERROR, f"it contains what a wheel must not contain: {which}"
+    names = [(PurePosixPath(name).name, owner_of_copy(name)) for name in audited.contents]
+    for owner in (TORCH, DRIVER, TORCH_CUDA, PYTHON):
+        if copies := [name for name, brought_by in names if brought_by is owner]:
+            level = WARNING if owner is TORCH_CUDA else ERROR
+            yield level, f"it contains its own copy of {owner.name}: {', '.join(copies)}: {owner.why}"
     for name in audited.libraries:
         if stem(name) not in LEAST | ONLY and owner_of_copy(name) is None:
             yield HOUSE_RULE, f"{name} is not a library of SageAttention"
