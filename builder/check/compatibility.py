@@ -150,7 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("\n".join(["", wheel.path.name, *table(wheel.results)]))
         for kernels in wheel.triton:
             say(f"Triton {kernels['triton']}: {kernels['compiled']} variants compiled")
-            say("\n".join(f"  FAILED: {problem}" for problem in kernels["problems"]) or "  all fit")
+            problems = kernels["problems"]
+            say("\n".join(f"  FAILED: {problem}" for problem in problems[:5]) or "  all fit")
+            if len(problems) > 5:
+                say(f"  and {len(problems) - 5} more: --json has them")
     if options.json:
         reports = [_as_json(wheel, absent) for wheel in wheels]
         files.write(Path(options.json), json.dumps({"format": 1, "wheels": reports}, indent=1) + "\n")

@@ -58,7 +58,7 @@ def _calls(head_dim: int, tokens: int) -> Iterator[tuple[str, str, str, tuple[An
             yield f"quant_{name}", f"{name}_int8", f"{dtype}", (q.to(dtype), k.to(dtype)), {}
     mask_types = (torch.bool, half, bf16, torch.float)
     masks = [None, *(torch.empty(1, 1, tokens, tokens, dtype=dtype) for dtype in mask_types)]
-    for mask, lse in itertools.product(masks, (False, True)):
+    for mask, lse in itertools.product(masks, (False, True) if tokens % 16 == 0 else (False,)):
         for dtype in (half, bf16) if mask is None or mask.dtype.itemsize != 2 else (mask.dtype,):
             options = {"output_dtype": dtype, "return_lse": lse}
             variant = f"{dtype}{', lse' if lse else ''}"
