@@ -89,14 +89,7 @@ class Job:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build a target.
-
-    Args:
-        argv: The target's name, then the options.
-
-    Returns:
-        0: a build that fails raises an error.
-    """
+    """Build a target: its name and the options; returns 0, since a build that fails raises an error."""
     name, *rest = [*argv] or [""]
     target = find_target(name)
     build(target, parse_build_options(rest, os.environ, prog=f"nox -s build-{name} --"))
@@ -118,7 +111,7 @@ def build(
         options: How.
         patches_root: The folder with a folder of patches for each upstream release.
         work_root: The folder for scratch trees and logs.
-        hash_seed: Python's hash seed in the build; the result must not depend on it.
+        hash_seed: Python's in the build; the result must not depend on it.
 
     Returns:
         The wheels in the wheelhouse, the basic one first; none with `--check`.
@@ -199,7 +192,7 @@ def _build(job: Job) -> list[Path]:
         for patch in applied:
             say(f"  {patch.name}: {patch.summary}")
     if job.options.check:
-        installed = torch_env.is_installed(job.target)
+        installed = torch_env.is_installed(job.target, job.options)
         say("\nPlan:")
         say(f"  torch {job.target.torch}: {'is installed' if installed else 'to be installed'}")
         say(f"  {_job_plan(job).reason}")
@@ -228,7 +221,7 @@ def _build(job: Job) -> list[Path]:
         "obtained_from": source.obtained_from,
         "built_on": {"libc": "-".join(platform.libc_ver()), "machine": platform.machine()},
         "cost": cost,
-        "cache_remote": cost["compiler_cache"]["remote"],
+        "cache_remote": cost["compiler_cache"].pop("remote"),
         "durations_seconds": {name: round(value, 1) for name, value in job.durations.seconds.items()},
     }
     stored = store(finished, record, job.options.wheelhouse)
@@ -263,28 +256,34 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> tuple[Path, dict[str
     log = job.work / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
     say(f"\n{plan.reason}\n  compiler output: {log}")
     # In here, since a compiler that is killed removes nothing.
-    temporary, settings = job.scratch / "tmp", job.scratch / "build.json"
+    temporary = job.scratch / "tmp"
     temporary.mkdir()
-    site = torch_env.sites(job.target)[0]
-    with open_cache(job.options, tools, source.tree, site) as cache:
-        pep517.write_settings(
-            settings, job.target, job.selection, tools, cache, torch=site / "torch", jobs=plan.jobs
+    torch = torch_env.sites(job.target)[0] / "torch"
+    cache = open_cache(job.options, tools.identity, source.tree)
+    settings = pep517.write_settings(
+        source.tree,
+        job.target,
+        job.selection,
+        tools,
+        torch=torch,
+        jobs=plan.jobs,
+        launcher=cache.launcher,
+    )
+    env = pep517.environment(
+        tools,
+        os.environ,
+        settings=settings,
+        machine=job.target.machine.name,
+        epoch=job.release.source_date_epoch,
+        hash_seed=job.hash_seed,
+    )
+    env = {**env, **cache.env, "TMPDIR": str(temporary)}
+    title = f"Compiling for {architectures.join(job.selection.architectures)}"
+    with job.durations.step("compile", title):
+        compiled = pep517.run_build(
+            source.tree, job.scratch / "wheel", log, env, jobs=plan.jobs, echo=job.options.verbose
         )
-        env = pep517.environment(
-            tools,
-            os.environ,
-            settings=settings,
-            machine=job.target.machine.name,
-            epoch=job.release.source_date_epoch,
-            hash_seed=job.hash_seed,
-        )
-        env = {**env, **cache.env, "TMPDIR": str(temporary)}
-        title = f"Compiling for {architectures.join(job.selection.architectures)}"
-        with job.durations.step("compile", title):
-            compiled = pep517.run_build(
-                source.tree, job.scratch / "wheel", log, env, jobs=plan.jobs, echo=job.options.verbose
-            )
-        stats = cache.stats()
+    stats = cache.stats()
     if job.options.cache:
         say(f"  compiler cache: {stats}")
     say(f"  {compiled.cpu_seconds:.0f} CPU s, at most {compiled.peak_memory_bytes / 1e6:.0f} MB a process")
@@ -336,7 +335,7 @@ def _check_room(job: Job) -> None:
     """Stop where a disk has less room than a build takes."""
     needs = [(job.work, _BUILD_BYTES)]
     needs += [] if job.options.cuda_home else [(job.options.cache_dir, _CUDA_HOME_BYTES)]
-    if not torch_env.is_installed(job.target):
+    if not torch_env.is_installed(job.target, job.options):
         needs.append((torch_env.PACKAGES, _TORCH_BYTES[job.target.cuda.partition(".")[0]]))
     disks: dict[int, tuple[Path, float]] = {}
     for folder, size_bytes in needs:

@@ -36,7 +36,7 @@ Usage = namedtuple("Usage", "total used free")
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> BuildOptions:
     """Options of a build on a machine where nothing is installed or cached."""
-    monkeypatch.setattr(torch_env, "is_installed", lambda target: False)
+    monkeypatch.setattr(torch_env, "is_installed", lambda target, options: False)
     return BuildOptions(
         cache_dir=tmp_path / "cache", wheelhouse=tmp_path / "house", source=str(SOURCE), arch="9.0"
     )
@@ -109,7 +109,7 @@ def test_too_little_room(tmp_path: Path, options: BuildOptions, monkeypatch: pyt
     monkeypatch.setattr(torch_env, "PACKAGES", tmp_path / "packages")
     with pytest.raises(UsageError, match=r"less than 6\.4 GB free at .*build/cp312-cu130"):
         build.build(TARGET, options, work_root=tmp_path / "build")
-    monkeypatch.setattr(torch_env, "is_installed", lambda target: True)
+    monkeypatch.setattr(torch_env, "is_installed", lambda target, options: True)
     with pytest.raises(PatchError):
         build.build(TARGET, options, work_root=tmp_path / "build")
     free = 1_400_000_000

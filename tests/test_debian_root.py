@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.target.machines import MACHINES
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 SCRIPT = ROOT / "tools" / "debian-root"
 

@@ -9,7 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 LOCKS = {"builder/requirements.txt": "build", "tests/requirements.txt": "dev"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from fakes.wheels import compile_library
+from fakes.libraries import compile_library
 from static_server import serving
 
 from builder import reproduce

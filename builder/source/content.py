@@ -22,12 +22,7 @@ _NAMED = 5
 
 
 def differences(tree: Path, files: Mapping[str, str]) -> str:
-    """Return how a tree differs from a release where a build reads it: the first few files, or empty.
-
-    Args:
-        tree: The source tree.
-        files: SHA-256 of each file of the release, by its path.
-    """
+    """Return how a tree differs from a release's files (path -> SHA-256) where a build reads it; or empty."""
     existing = {path.relative_to(tree).as_posix(): path for path in _read_by_build(tree, files)}
     phrases = []
     for name in sorted(existing.keys() | files.keys()):

@@ -19,16 +19,7 @@ from builder.util.log import warn
 
 
 def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
-    """Put the release into a folder, and return the address that it came from.
-
-    Args:
-        release: The pinned one.
-        downloads: The cache of downloads.
-        tree: The folder to make; an older one is replaced.
-
-    Raises:
-        DownloadError: None of its addresses has it.
-    """
+    """Put the release into a folder, in place of an older one, and return the address that it came from."""
     failures: list[DownloadError] = []
     for address in (release.url, *release.mirrors):
         if failures:

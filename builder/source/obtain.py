@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -32,18 +33,8 @@ _VERSION_IN_SETUP = re.compile(
 )
 # What builds, tools and editors leave in a checkout, which must not get into another build.
 _OMITTED = shutil.ignore_patterns(
-    *(
-        ".git",
-        "__pycache__",
-        ".eggs",
-        ".mypy_cache",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".nox",
-        ".tox",
-        "*.egg-info",
-    ),
-    *("*.pyc", "*.pyo", "*.so", "*.o", "*~", ".*.sw?", "#*#", ".#*", ".DS_Store"),
+    *(".git", "__pycache__", ".eggs", ".*_cache", ".nox", ".tox", "*.egg-info", ".DS_Store"),
+    *("*.py[co]", "*.so", "*.o", "*~", ".*.sw?", "#*#", ".#*"),
 )
 _OMITTED_AT_TOP = {"build", "dist", "wheelhouse"}
 
@@ -61,8 +52,8 @@ class Source:
         license: SPDX expression.
         tree: The scratch copy.
         obtained_from: Where this copy came from: an address's public part, or a name; no wheel says it.
-        commit: Its git commit, empty where it is not known; a checkout may have changes on top.
-        tag: The release's git tag; empty for anything else.
+        commit: Empty where it is not known; a checkout may have changes on top.
+        tag: The release's; empty for anything else.
     """
 
     kind: str
@@ -82,51 +73,22 @@ class Source:
 
 
 def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
-    """Put the source into `scratch/source`, in place of whatever was there.
-
-    Args:
-        options: `source` and `cache_dir` count.
-        release: The pinned one.
-        scratch: The build's own folder.
-
-    Raises:
-        SourceError: There is no source of SageAttention at that place.
-        DownloadError: It can't be downloaded, or is not the release that it must be.
-    """
+    """Put the source that the options name, or the pinned release, into `scratch/source`."""
     tree = scratch / "source"
-    if options.source is None:
-        return _verified(release, tree, fetch_release(release, options.cache_dir / "downloads", tree))
     shutil.rmtree(tree, ignore_errors=True)
-    path = Path(options.source)
-    location = "".join(letter if letter.isprintable() else "?" for letter in path.name)
-    remedy = "Give a directory, a .tar.* or .zip file, or an https address."
-    if is_url(options.source) and not options.source.startswith(("https://", "http://")):
-        raise SourceError(f"--source {options.source}: not an http or https address.", remedy)
-    if is_url(options.source):
-        kind, location = "url", public_address(options.source)
-        path = scratch / (Path(urlsplit(location).path).name or "archive")
-        download(options.source, path)
-    elif path.is_dir():
-        kind = "directory"
-    elif path.is_file():
-        kind = "archive"
+    kind = sha256 = commit = tag = ""
+    if options.source is None:
+        place = fetch_release(release, options.cache_dir / "downloads", tree)
     else:
-        state = "not a directory or file" if path.exists() else "not found"
-        raise SourceError(f"--source {path}: {state}.", remedy)
-    if kind == "directory":
-        _copy(path, tree, without=scratch)
-        sha256, commit = tree_sha256(tree), git(path, "rev-parse", "HEAD")
+        kind, place, sha256, commit = _take(options.source, scratch, tree)
+    location, version = place, _check_tree(tree, place)
+    if difference := differences(tree, release.files):
+        warn(f"the source is unverified: {place} is not release {release.tag}: {difference}")
     else:
-        try:
-            unpack(path, tree)
-        except DownloadError as error:
-            raise SourceError(f"{location}: {error.message}", error.remedy) from error
-        sha256, commit = file_sha256(path), git_commit(path)
-    version = _check_tree(tree, location)
-    difference = differences(tree, release.files)
-    if not difference:
-        return _verified(release, tree, location)
-    warn(f"the source is unverified: {location} is not release {release.tag}: {difference}")
+        keep_only(tree, release.files)
+        say(f"  source: release {release.tag}, verified, from {place}")
+        kind, location, sha256 = "release", release.url, release.sha256
+        commit, tag = release.commit, release.tag
     return Source(
         kind=kind,
         location=location,
@@ -134,25 +96,35 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
         version=version,
         license=release.license,
         tree=tree,
-        obtained_from=location,
+        obtained_from=place,
         commit=commit,
+        tag=tag,
     )
 
 
-def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
-    keep_only(tree, release.files)
-    say(f"  source: release {release.tag}, verified, from {obtained_from}")
-    return Source(
-        kind="release",
-        location=release.url,
-        sha256=release.sha256,
-        version=_check_tree(tree, obtained_from),
-        license=release.license,
-        tree=tree,
-        obtained_from=obtained_from,
-        commit=release.commit,
-        tag=release.tag,
-    )
+def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
+    """Copy or unpack what the user names; return its kind, place, SHA-256 and commit."""
+    remedy = "Give a directory, a .tar.* or .zip file, or an https address."
+    path = Path(source)
+    place = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+    if path.is_dir():
+        _copy(path, tree, without=scratch)
+        return "directory", place, tree_sha256(tree), git(path, "rev-parse", "HEAD")
+    kind = "archive"
+    if source.startswith(("https://", "http://")):
+        kind, place = "url", public_address(source)
+        path = scratch / (Path(urlsplit(place).path).name or "archive")
+        download(source, path)
+    elif is_url(source):
+        raise SourceError(f"--source {source}: not an http or https address.", remedy)
+    elif not path.is_file():
+        state = "not a directory or file" if path.exists() else "not found"
+        raise SourceError(f"--source {path}: {state}.", remedy)
+    try:
+        unpack(path, tree)
+    except DownloadError as error:
+        raise SourceError(f"{place}: {error.message}", error.remedy) from error
+    return kind, place, file_sha256(path), git_commit(path)
 
 
 def _copy(source: Path, tree: Path, without: Path) -> None:
@@ -191,18 +163,14 @@ def _check_tree(tree: Path, location: str) -> str:
         )
     version = read_version((tree / "setup.py").read_text(encoding="utf-8", errors="replace"))
     if version is None:
-        raise SourceError(
-            f"{location}: the version in setup.py can't be read.",
-            'It must be there as text, such as version="2.2.0".',
-        )
+        remedy = 'It must be there as text, such as version="2.2.0".'
+        raise SourceError(f"{location}: the version in setup.py can't be read.", remedy)
     return version
 
 
 def read_version(setup_py: str) -> str | None:
     """Return the first version written as text in a `setup.py`, normalised (PEP 440); None without one."""
     for match in _VERSION_IN_SETUP.finditer(setup_py):
-        try:
+        with suppress(InvalidVersion):
             return str(Version(match["version"]))
-        except InvalidVersion:
-            continue
     return None

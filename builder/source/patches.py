@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.source.series import Addition, Patch, Series
+from builder.source.series import Addition, Patch, Replacement, Series
 from builder.util.errors import PatchError
 from builder.util.files import file_sha256
 
@@ -23,7 +23,7 @@ class Applied:
 
 
 def apply_series(series: Series, tree: Path) -> list[Applied]:
-    """Apply every patch in order; returns what was applied, in order.
+    """Apply every patch in order, and return what each changed.
 
     Raises:
         PatchError: A patch does not apply; the message names patch, file, and replacement.
@@ -32,57 +32,52 @@ def apply_series(series: Series, tree: Path) -> list[Applied]:
 
 
 def _apply(patch: Patch, tree: Path) -> str:
-    """Apply a patch; return how many files and places of them it changed."""
     for addition in patch.add:
         _add(patch, addition, tree)
-    total, touched = 0, set()
+    touched: set[Path] = set()
     for number, rule in enumerate(patch.replace, 1):
-        where = f"{patch.name}: replace {number} ({rule.pattern!r})"
-        count = 0
-        for path in _matching(tree, rule.files, where):
-            # Bytes, so that line ends stay as they are.
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-            text, matches = re.subn(rule.pattern, rule.replacement, text, flags=re.MULTILINE)
-            if matches:
-                path.write_bytes(text.encode("utf-8", "surrogateescape"))
-                touched.add(path)
-            count += matches
-        if count != rule.count:
-            raise PatchError(
-                f"{where} matches {count} times in {', '.join(rule.files)}, not {rule.count}.", _REMEDY
-            )
-        total += count
-    parts = []
-    if patch.add:
-        parts.append(f"{_count(len(patch.add), 'file')} added")
+        touched |= _replace(rule, tree, f"{patch.name}: replace {number} ({rule.pattern!r})")
+    total = sum(rule.count for rule in patch.replace)
+    summary = [f"{_count(len(patch.add), 'file')} added"] if patch.add else []
     if total:
-        parts.append(f"{_count(total, 'replacement')} in {_count(len(touched), 'file')}")
-    return ", ".join(parts)
+        summary.append(f"{_count(total, 'replacement')} in {_count(len(touched), 'file')}")
+    return ", ".join(summary)
 
 
 def _add(patch: Patch, addition: Addition, tree: Path) -> None:
     path = tree / addition.file
-    upstream_sha256 = file_sha256(path) if path.exists() else ""
-    if upstream_sha256 != addition.replaces:
-        if not upstream_sha256:
+    existing_sha256 = file_sha256(path) if path.exists() else ""
+    if existing_sha256 != addition.replaces:
+        state = "is not the file that this was written to replace"
+        if not existing_sha256:
             state = "not found, so not replaced"
         elif not addition.replaces:
             state = "already exists"
-        else:
-            state = "is not the file that this was written to replace"
         raise PatchError(f"{patch.name}: {addition.file} {state}.", _REMEDY)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes((patch.folder / addition.file).read_bytes())
 
 
-def _matching(tree: Path, patterns: tuple[str, ...], where: str) -> list[Path]:
-    paths = []
-    for pattern in patterns:
-        found = sorted(path for path in tree.glob(pattern) if path.is_file())
-        if not found:
+def _replace(rule: Replacement, tree: Path, where: str) -> set[Path]:
+    """Make one replacement, and return the files that it changed."""
+    total, touched = 0, set()
+    for pattern in rule.files:
+        paths = sorted(path for path in tree.glob(pattern) if path.is_file())
+        if not paths:
             raise PatchError(f"{where} finds no file {pattern}.", _REMEDY)
-        paths += found
-    return paths
+        for path in paths:
+            # Bytes, so that line ends stay as they are.
+            text = path.read_bytes().decode("utf-8", "surrogateescape")
+            text, count = re.subn(rule.pattern, rule.replacement, text, flags=re.MULTILINE)
+            if count:
+                path.write_bytes(text.encode("utf-8", "surrogateescape"))
+                touched.add(path)
+            total += count
+    if total != rule.count:
+        raise PatchError(
+            f"{where} matches {total} times in {', '.join(rule.files)}, not {rule.count}.", _REMEDY
+        )
+    return touched
 
 
 def _count(number: int, noun: str) -> str:

@@ -19,21 +19,9 @@ _CACHE_SIZE = re.compile(r"[1-9]\d*[KMGT]")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """The options of one build; no later step reads the environment for itself.
+    """The options of one build, which `build_parser` explains; no later step reads the environment.
 
-    Attributes:
-        source: Directory, archive or address to build from; None downloads the pinned release.
-        cuda_home: A CUDA toolkit to use in place of the target's packages; None for those.
-        cuda_home_from: Which of `--cuda-home` and `CUDA_HOME` names it, or empty.
-        arch: The value of `--arch`; None for the local GPUs', or all of the target's.
-        jobs: Compiler processes at once; None plans them from cores and memory.
-        check: Only check what is cheap to check, and say what a build would do.
-        cache_dir: Downloads, toolchains and the compiler cache.
-        cache_size: Limit of the compiler cache: a number with K, M, G or T (powers of 1024).
-        cache_remote: Address of a compiler cache that machines share, which may hold a password; or empty.
-        torch_index: Package index for torch in place of the target's.
-        machine_root: The root of a system of the target's machine, in which qemu imports the wheels.
-        keep_build: Keep the scratch folder.
+    `cuda_home_from` is which of `--cuda-home` and `CUDA_HOME` was set; `cache_remote` may hold a password.
     """
 
     source: str | None = None
@@ -63,16 +51,9 @@ def default_cache_dir(environ: Mapping[str, str]) -> Path:
     """
     if own := environ.get("SAGEATTENTION_BUILD_CACHE", ""):
         return Path(own)
-    xdg = environ.get("XDG_CACHE_HOME", "")
-    if xdg and Path(xdg).is_absolute():
-        return Path(xdg) / "sageattention-build"
-    home = environ.get("HOME", "")
-    if not home:
-        raise UsageError(
-            "There is no folder for the cache: HOME is not set.",
-            "Name one with --cache-dir DIR or SAGEATTENTION_BUILD_CACHE.",
-        )
-    return Path(home) / ".cache" / "sageattention-build"
+    xdg = Path(environ.get("XDG_CACHE_HOME", ""))
+    cache = xdg if xdg.is_absolute() else Path(environ.get("HOME") or Path.home(), ".cache")
+    return cache / "sageattention-build"
 
 
 def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser] = ()) -> Parser:
@@ -87,14 +68,12 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     what = parser.add_argument_group("what to build")
     what.add_argument(
         "--source",
-        type=_not_empty,
         metavar="DIR|ARCHIVE|URL",
         help="build this in place of a download: a checkout (only read), a .tar.* or .zip file, or the "
         "address of one; if a file is not the pinned release's, the wheel says that its source is unverified",
     )
     what.add_argument(
         "--arch",
-        type=_not_empty,
         metavar="LIST",
         help='architectures, such as "8.9;12.0"; or "all" of the target; or "local", those of this '
         "machine's GPUs (default: local, and with no GPU all)",
@@ -102,7 +81,6 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--cuda-home",
-        type=_not_empty,
         metavar="DIR",
         help="use this CUDA toolkit in place of the target's packages; its version must be the target's",
     )
@@ -111,13 +89,11 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     )
     tools.add_argument(
         "--torch-index",
-        type=_not_empty,
         metavar="URL",
         help="install torch from this package index, in place of the target's",
     )
     tools.add_argument(
         "--machine-root",
-        type=_not_empty,
         metavar="DIR",
         help="for a wheel of another machine: import it in this root of a system of that machine, with qemu; "
         "tools/debian-root makes one (default: it is not imported)",
@@ -142,14 +118,12 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     places = parser.add_argument_group("places")
     places.add_argument(
         "--wheelhouse",
-        type=_not_empty,
         default=ROOT / "wheelhouse",
         metavar="DIR",
         help="folder for the wheels (default: wheelhouse/)",
     )
     places.add_argument(
         "--cache-dir",
-        type=_not_empty,
         metavar="DIR",
         help="folder for downloads, toolchains and compiled objects (default: $SAGEATTENTION_BUILD_CACHE, or "
         "sageattention-build in $XDG_CACHE_HOME or ~/.cache)",
@@ -196,15 +170,14 @@ def parse_build_options(
 ) -> BuildOptions:
     """Return a build's options, from its arguments and the environment.
 
-    Args:
-        arguments: What follows `--` on nox's command line.
-        environ: The process's environment.
-        relative_to: The folder that relative paths start from; None is the current one.
-        prog: How the user calls it, for `--help` and errors.
-        parents: Parsers of further arguments, which have been read and are only for `--help`.
+    Relative paths start from `relative_to`, by default the current folder; `prog` and `parents` (parsers of
+    further arguments, which were read already) are for `--help`.
     """
     parsed = vars(build_parser(prog, parents).parse_args(list(arguments)))
     values = {name: value for name, value in parsed.items() if name in BuildOptions.__dataclass_fields__}
+    for name in ("source", "arch", "cuda_home", "torch_index", "machine_root", "wheelhouse", "cache_dir"):
+        if values[name] == "":
+            raise UsageError(f"--{name.replace('_', '-')} is empty.", f"See {prog} --help.")
     base = (relative_to or Path.cwd()).resolve()
     if values["cuda_home"]:
         values["cuda_home_from"] = "--cuda-home"
@@ -237,12 +210,6 @@ def _path(base: Path, text: str) -> Path:
 def is_url(text: str) -> bool:
     """Return whether `--source` names an address and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
-
-
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the value is empty")
-    return text
 
 
 def _remote(text: str) -> str:

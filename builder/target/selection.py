@@ -12,17 +12,11 @@ from builder.util.errors import ArchitectureError
 
 @dataclass(frozen=True)
 class Selection:
-    """The architectures of one build.
-
-    Attributes:
-        architectures: Sorted; never empty.
-        reason: One line that says why these.
-        complete: Whether these are all that the target lists.
-    """
+    """The architectures of one build, sorted, and in one line why these."""
 
     architectures: tuple[Architecture, ...]
     reason: str
-    complete: bool
+    complete: bool  # all that the target lists
 
 
 def select(
@@ -39,9 +33,6 @@ def select(
         target_archs: What the target lists.
         local: The local GPUs, as `local_gpus` returns them: None where the driver does not answer.
         with_ptx: Architectures whose PTX goes along, `build_constants(...)["WITH_PTX"]`.
-
-    Raises:
-        ArchitectureError: The target lacks something that was asked for.
     """
     everything = tuple(sorted(target_archs))
     wanted = (requested or "local").strip().lower()
@@ -99,14 +90,8 @@ def _select_local(
 
 
 def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selection:
-    names = re.split(r"[;,\s]+", wanted.strip(";, "))
     chosen: list[Architecture] = []
-    for name in names:
-        if name.endswith("+ptx"):
-            raise ArchitectureError(
-                f"--arch {name}: +ptx is not an option: the PTX of 8.0 and 8.9 goes with their machine code.",
-                f"Choose from {join(everything)}.",
-            )
+    for name in re.split(r"[;,\s]+", wanted.strip(";, ")):
         asked = Architecture.parse(name)
         # "9.0" asks for the GPU, and the target's cubin for it may be 9.0a; "9.0a" asks for just that.
         matches = [
@@ -115,11 +100,9 @@ def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selectio
             if architecture == asked or (not asked.feature and architecture.capability == asked.capability)
         ]
         if not matches:
-            substitute = [architecture for architecture in everything if architecture.runs_on(asked)]
-            hint = f" A GPU of {asked.capability} runs {substitute[-1]}." if substitute else ""
             raise ArchitectureError(
                 f"--arch {name}: the target has no such architecture.",
-                f"Choose from {join(everything)}, or all, or local.{hint}",
+                f"Choose from {join(everything)}, or all, or local.",
             )
         chosen += matches
     return _selection(chosen, everything, f"as asked for: {join(sorted(set(chosen)))}")

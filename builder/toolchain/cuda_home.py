@@ -4,8 +4,7 @@ NVIDIA's packages hold the compiler in pieces that don't make a `CUDA_HOME`: the
 unversioned `libcudart.so`, and for CUDA 12 each library has a folder of its own, and the compiler's driver
 is not in a package at all but in NVIDIA's redistributable archives. So the pieces are copied together once
 (215 MB for CUDA 13.0), to a folder of the cache that is named for what it is made of. It outlives the
-environment that the pieces come from. It is moved into place when it is whole, with a marker in it; a folder
-without the marker is made anew.
+environment that the pieces come from.
 """
 
 from __future__ import annotations
@@ -17,15 +16,17 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from builder.target.architectures import major_minor
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
+from builder.toolchain import folders
 from builder.toolchain.gxx import Gxx, find_gxx
 from builder.toolchain.installed import Installed, installed_packages
-from builder.util import files, http, process
+from builder.util import http, process
 from builder.util.archive import unpack
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256
@@ -34,7 +35,6 @@ from builder.wheel.sbom import Component
 
 SYSTEM_PATH = ("/usr/bin", "/bin")
 _LAYOUT = "2"  # raised when something else is made of the same pieces
-_MARKER = ".complete"
 # The programs and data that decide what a compile makes of the same headers.
 _COMPILING = (
     *("bin/nvcc", "bin/nvcc.profile", "bin/cudafe++", "bin/fatbinary", "bin/ptxas"),
@@ -68,19 +68,14 @@ class Toolchain:
     identity: str
 
     @property
-    def nvcc(self) -> Path:
-        """The compiler driver."""
-        return self.cuda_home / "bin" / "nvcc"
-
-    @property
     def cuda_version(self) -> str:
         """`13.0` of nvcc `13.0.88`."""
         return ".".join(self.nvcc_version.split(".")[:2])
 
     def path(self) -> str:
-        """Return a `PATH` on which no other nvcc is found, nor a Python but this one."""
+        """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
         # A g++ outside the system's folders may need the assembler and linker that lie beside it.
-        folders = (self.nvcc.parent, Path(sys.executable).parent, self.gxx.path.parent)
+        folders = (Path(sys.executable).parent, self.gxx.path.parent)
         return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
 
 
@@ -92,7 +87,7 @@ def resolve(
     Args:
         target: What is built.
         options: `cuda_home`, `cuda_home_from`, `allow_cuda_minor` and `cache_dir` count.
-        sites: The folders with torch and the target's toolchain packages. What the first one has counts.
+        sites: The folders of packages (`torch_env.sites`). What the first one has counts.
         environ: Where `PATH` and `CXX` are looked up, for g++; None is this process's environment.
 
     Raises:
@@ -100,15 +95,6 @@ def resolve(
         HostCompilerError: g++ is missing, or of a version that this nvcc does not accept.
         DownloadError: An archive of the target can't be downloaded.
     """
-    folder, option = options.cache_dir, "--cache-dir"
-    if options.cuda_home:
-        folder, option = options.cuda_home, "--cuda-home"
-    # nvcc passes its own path through a shell and PATH unquoted; these characters break it.
-    if odd := sorted(set(str(folder)) & set(':"$`')):
-        raise ToolchainError(
-            f"nvcc does not run from {folder}: its path has {' and '.join(odd)} in it.",
-            f"Choose another folder with {option} DIR.",
-        )
     if options.cuda_home:
         version = check_cuda_home(options.cuda_home, target, options)
         home, gxx = options.cuda_home.resolve(), find_gxx(version, environ)
@@ -132,11 +118,12 @@ def resolve(
         ]
     )
     home = options.cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
+    if _missing(home):
+        shutil.rmtree(home, ignore_errors=True)
     try:
-        with files.locked(home.with_name(f".{home.name}.lock"), lambda: say("  waiting for another build")):
-            if not (home / _MARKER).is_file() or _missing(home):
-                _make(home, target, list(packages.values()), options.cache_dir / "downloads")
-                say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
+        fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
+        if folders.make(home, key, fill):
+            say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
     except OSError as error:
         raise ToolchainError(
             f"The cache {options.cache_dir} can't be written: {error}.",
@@ -203,42 +190,41 @@ def _digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _make(home: Path, target: Target, packages: Sequence[tuple[Path, Installed]], downloads: Path) -> None:
-    """Copy a home together, beside its place, and move it there when it is whole."""
-    with files.beside(home) as new:
-        for archive in target.toolchain_archives:
-            path = downloads / f"{archive.sha256[:16]}-{archive.url.rpartition('/')[2]}"
-            try:
-                http.download(archive.url, path, archive.sha256)
-            except DownloadError as error:
-                instead = f"Or give a CUDA {target.cuda} toolkit with --cuda-home DIR."
-                raise DownloadError(error.message, f"{error.remedy} {instead}".strip()) from None
-            unpacked = new.with_name(archive.name)
-            unpack(path, unpacked)
-            for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
-                _copy(source, new, _place_of(source.relative_to(unpacked).as_posix()))
-        for site, package in packages:
-            for name in package.files:
-                _copy(site / name, new, _place(name))
-        libraries = new / "lib64"
-        libraries.mkdir(parents=True, exist_ok=True)
-        (new / "lib").symlink_to("lib64")
-        versions = sorted(path.name for path in libraries.glob("libcudart.so.*"))
-        if versions and not (libraries / "libcudart.so").exists():
-            (libraries / "libcudart.so").symlink_to(versions[0])
-        sources = f"{', '.join(target.toolchain_packages)} and the target's archives"
-        if missing := _missing(new):
-            raise ToolchainError(
-                f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}.",
-                f"They come from {sources}: remove the environment and build again.",
-            )
-        version = nvcc_version(new / "bin" / "nvcc")
-        if major_minor(version) != major_minor(target.cuda):
-            raise ToolchainError(
-                f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}.",
-                f"Correct {sources}: they are of a different release.",
-            )
-        (new / _MARKER).touch()
+def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads: Path, home: Path) -> None:
+    """Copy a home together."""
+    for archive in target.toolchain_archives:
+        path = downloads / f"{archive.sha256[:16]}-{archive.url.rpartition('/')[2]}"
+        try:
+            http.download(archive.url, path, archive.sha256)
+        except DownloadError as error:
+            instead = f"Or give a CUDA {target.cuda} toolkit with --cuda-home DIR."
+            raise DownloadError(error.message, f"{error.remedy} {instead}".strip()) from None
+        unpacked = home / ".unpacked"
+        unpack(path, unpacked)
+        for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
+            _copy(source, home, _place_of(source.relative_to(unpacked).as_posix()))
+        shutil.rmtree(unpacked)
+    for site, package in packages:
+        for name in package.files:
+            _copy(site / name, home, _place(name))
+    libraries = home / "lib64"
+    libraries.mkdir(parents=True, exist_ok=True)
+    (home / "lib").symlink_to("lib64")
+    versions = sorted(path.name for path in libraries.glob("libcudart.so.*"))
+    if versions and not (libraries / "libcudart.so").exists():
+        (libraries / "libcudart.so").symlink_to(versions[0])
+    sources = f"{', '.join(target.toolchain_packages)} and the target's archives"
+    if missing := _missing(home):
+        raise ToolchainError(
+            f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}.",
+            f"They come from {sources}: remove the environment and build again.",
+        )
+    version = nvcc_version(home / "bin" / "nvcc")
+    if major_minor(version) != major_minor(target.cuda):
+        raise ToolchainError(
+            f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}.",
+            f"Correct {sources}: they are of a different release.",
+        )
 
 
 def _place(path: str) -> str | None:

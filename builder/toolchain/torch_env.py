@@ -1,8 +1,7 @@
 """Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
 
-`uv pip install --target` fills a folder, which is moved into place when it is whole, with a marker that says
-what it was made from. While the marker says what is wanted, nothing is installed and no network is needed;
-otherwise the folder is made anew, which takes seconds where uv's cache has the files.
+`uv pip install --target` fills a folder once for the same inputs; then nothing is installed, and no network
+is needed. With others the folder is made anew, which takes seconds where uv's cache has the files.
 
 torch comes from the target's package index, or from the default index if that one can't be reached. An index
 that `--torch-index` names is the one that is used. Either way the torch that was installed decides: its
@@ -21,20 +20,21 @@ from pathlib import Path
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
+from builder.toolchain import folders
 from builder.toolchain.venv import pip_install, why_not_index
-from builder.util import files
 from builder.util.errors import ToolchainError, TorchEnvironmentError
 from builder.util.files import ROOT, file_sha256
+from builder.util.http import public_address
 from builder.util.log import say, warn
 
 PACKAGES = Path(sys.prefix) / "packages"
 _LOCK = ROOT / "builder" / "requirements.txt"
-_MARKER = ".installed.json"
 
 
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
     """Return the folders that `install` fills: the one with torch first, then that of the compiler."""
-    return tuple(dict.fromkeys([root / target.machine.name, root / platform.machine()]))
+    torch = root / target.machine.name
+    return (torch,) if target.machine.is_here else (torch, root / "compiler")
 
 
 def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str:
@@ -50,19 +50,28 @@ def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str
         ToolchainError: The target's toolchain names no CUDA runtime for other machines.
         TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
     """
-    torch = f"torch=={target.torch}"
-    compiler = [] if options.cuda_home else [*target.toolchain_packages]
-    if target.machine.is_here:
-        return _fill(sites(target, root)[0], [[torch, *compiler]], target, options)
-    if not target.toolchain_runtime:
+    if not target.machine.is_here and not target.toolchain_runtime:
         raise ToolchainError(
             f"The toolchain of CUDA {target.cuda} can't build for another machine: it has no `runtime`.",
             f"Build on a machine of {target.machine.name}.",
         )
+    version = ""
+    for site, steps, python in _folders(target, options, root):
+        version = _fill(site, steps, target, options, python)
+    return version
+
+
+def _folders(
+    target: Target, options: BuildOptions, root: Path
+) -> list[tuple[Path, Sequence[Sequence[str]], str]]:
+    """Return the folders that a build needs, that with torch last: path, steps and Python, as for `_fill`."""
+    torch = f"torch=={target.torch}"
+    compiler = [] if options.cuda_home else [*target.toolchain_packages]
+    if target.machine.is_here:
+        return [(sites(target, root)[0], [[torch, *compiler]], "")]
     theirs, ours = sites(target, root)
-    _fill(ours, [compiler], target, options)
     steps = [[*target.toolchain_runtime], ["--no-deps", torch]]
-    return _fill(theirs, steps, target, options, python=target.python)
+    return [(ours, [compiler], ""), (theirs, steps, target.python)]
 
 
 def install_to_import(target: Target, options: BuildOptions, python: str, root: Path = PACKAGES) -> Path:
@@ -72,9 +81,23 @@ def install_to_import(target: Target, options: BuildOptions, python: str, root: 
     return site
 
 
-def is_installed(target: Target, root: Path = PACKAGES) -> bool:
-    """Return whether torch is there, as far as a quick look tells."""
-    return all((site / _MARKER).is_file() for site in sites(target, root))
+def is_installed(target: Target, options: BuildOptions, root: Path = PACKAGES) -> bool:
+    """Return whether `install` will find all that it needs, without a network."""
+    return all(
+        folders.is_made(site, _inputs(steps, target, options, python))
+        for site, steps, python in _folders(target, options, root)
+    )
+
+
+def _inputs(steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str) -> str:
+    """Return what a folder's marker says when it holds what is wanted."""
+    inputs = {
+        "steps": [list(step) for step in steps],
+        "for": [python or platform.python_version(), target.platform_tag],
+        "torch_index": public_address(options.torch_index or target.torch_index),
+        "lock_sha256": file_sha256(_LOCK),
+    }
+    return json.dumps(inputs, indent=1) + "\n"
 
 
 def _fill(
@@ -89,26 +112,16 @@ def _fill(
         options: `torch_index` counts.
         python: The target's machine's Python that they are for, `3.12`; empty for this Python.
     """
-    inputs = {
-        "steps": [list(step) for step in steps],
-        "for": [python or platform.python_version(), target.platform_tag],
-        "torch_index": options.torch_index or target.torch_index,
-        "lock_sha256": file_sha256(_LOCK),
-    }
-    wanted = json.dumps(inputs, indent=1) + "\n"
-    lock = files.locked(site.with_name(f".{site.name}.lock"), lambda: say("  waiting for another build"))
-    has_torch = any(word.startswith("torch==") for step in steps for word in step)
-    with lock:
-        marker = site / _MARKER
-        if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
-            say(f"  {site}: already installed")
-        else:
-            with files.beside(site) as new:
-                _install(new, steps, target, options, python)
-                if has_torch:
-                    _check_torch(new, target)
-                (new / _MARKER).write_text(wanted, encoding="utf-8")
-        return _check_torch(site, target) if has_torch else ""
+    has_torch = any(f"torch=={target.torch}" in step for step in steps)
+
+    def fill(new: Path) -> None:
+        _install(new, steps, target, options, python)
+        if has_torch:
+            _check_torch(new, target)
+
+    if not folders.make(site, _inputs(steps, target, options, python), fill):
+        say(f"  {site}: already installed")
+    return _check_torch(site, target) if has_torch else ""
 
 
 def _install(
@@ -130,7 +143,7 @@ def _install(
             )
         warn(f"{index} can't be used ({reason}); installing torch from the default index")
         index = None
-    if options.torch_index:
+    if options.torch_index and any(f"torch=={target.torch}" in step for step in steps):
         # First, and with no other index: the best version of all indexes could be another one's.
         steps = [["--no-deps", "--default-index", options.torch_index, f"torch=={target.torch}"], *steps]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
@@ -147,7 +160,7 @@ def _install(
                 if pip_install(Path(sys.executable), command) == 0:
                     continue
             raise TorchEnvironmentError(
-                f"{' and '.join(step)} could not be installed; see above.",
+                f"{' '.join(step)} could not be installed; see above.",
                 "Check that a package index can be reached, and that the disk has room (up to 7 GB).",
             )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,11 +68,6 @@ def pip_install(python: Path, arguments: Sequence[str | Path], index: str | None
     # compiler's packages in other versions would hide those of the default index.
     more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
     return _uv("pip", "install", "--python", python, *more, *arguments)
-
-
-def cache_folder() -> Path:
-    """Return the folder of uv's cache."""
-    return Path(process.output_of([sys.executable, "-m", "uv", "cache", "dir"]) or tempfile.gettempdir())
 
 
 def why_not_index(index: str, torch: str = "") -> str:

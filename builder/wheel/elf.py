@@ -25,12 +25,7 @@ class ElfError(AuditError):
 
 @dataclass(frozen=True, order=True)
 class Symbol:
-    """A dynamic symbol that another library must define.
-
-    Attributes:
-        name: As the linker sees it, mangled.
-        version: Such as `GLIBC_2.34`; empty without one.
-    """
+    """A dynamic symbol that another library must define, by its mangled name, and a version or ''."""
 
     name: str
     version: str = ""
@@ -71,11 +66,7 @@ def is_elf(data: bytes) -> bool:
 
 
 def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
-    """Read a shared library.
-
-    Args:
-        data: The whole file.
-        name: What to call it in an error.
+    """Read a shared library; the name is for errors.
 
     Raises:
         ElfError: The bytes are not a 64-bit little-endian ELF file, or it is damaged.

@@ -75,9 +75,6 @@ class Code:
 def read_fatbin(section: bytes) -> tuple[Code, ...]:
     """Return the GPU code in a `.nv_fatbin` section, in the order of the file.
 
-    Args:
-        section: The section's bytes; empty gives an empty list.
-
     Raises:
         FatbinError: The bytes don't have the layout above.
     """

@@ -36,13 +36,10 @@ SBOM_NAME = "sageattention.cdx.json"
 _PROPERTY = "sageattention-wheel:"  # before the names of the properties that this project writes
 _TYPES = {
     "source": ComponentType.LIBRARY,
-    "patch": ComponentType.FILE,
-    "patch-file": ComponentType.FILE,
-    "build-tool": ComponentType.APPLICATION,
-    "extension": ComponentType.FILE,
     "library": ComponentType.LIBRARY,
-    "file": ComponentType.FILE,
-}
+    "wheel": ComponentType.LIBRARY,
+    "build-tool": ComponentType.APPLICATION,
+}  # all others are files
 
 
 @dataclass(frozen=True)
@@ -147,14 +144,11 @@ def serialize(
 ) -> bytes:
     """Return a bill of materials as JSON; the same bytes for the same arguments, in whatever order.
 
-    Args:
-        subject: The wheel as a package.
-        components: What went into it. The source and the patches also become the subject's pedigree.
-        made_by: The tool that built it.
-        epoch: Its time, seconds since 1970.
+    The source and the patches among the components also become the subject's pedigree. The epoch is the
+    document's time, in seconds since 1970.
     """
     parts = list(components)
-    root = _to_cyclonedx(subject, ComponentType.LIBRARY)
+    root = _to_cyclonedx(subject)
     root.pedigree = Pedigree(
         ancestors=[
             _to_cyclonedx(part, ref=f"ancestor:{part.name}") for part in parts if part.kind == "source"
@@ -182,12 +176,7 @@ def serialize(
 
 
 def problems(sbom: Sbom, files: Mapping[str, str]) -> list[str]:
-    """Return how an SBOM and a wheel's content differ, one sentence each; empty if they agree.
-
-    Args:
-        sbom: The wheel's SBOM.
-        files: Name -> SHA-256 of every file of the wheel.
-    """
+    """Return how an SBOM and a wheel's files (name -> SHA-256) differ, one sentence each; empty if not."""
     kinds = {"extension", "library", "patch", "patch-file", "file"}
     listed = {part.path: part.sha256 for part in sbom.components if part.kind in kinds}
     sentences = []
@@ -204,9 +193,9 @@ def problems(sbom: Sbom, files: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _to_cyclonedx(part: Component, kind: ComponentType | None = None, ref: str = "") -> CycloneComponent:
+def _to_cyclonedx(part: Component, ref: str = "") -> CycloneComponent:
     return CycloneComponent(
-        type=kind or _TYPES[part.kind],
+        type=_TYPES.get(part.kind, ComponentType.FILE),
         name=part.name,
         version=part.version or None,
         bom_ref=ref or f"{part.kind}:{part.name}{'@' if part.version else ''}{part.version}",

@@ -49,7 +49,7 @@ def test_ninja_runs_commands_as_they_are_and_stops_at_a_failure(build: ModuleTyp
     ]
     (tmp_path / "a $x.cu").touch()
     (tmp_path / "build.ninja").write_text(build.ninja_file(steps))
-    command = [Path(sys.executable).with_name("ninja"), "-j", "1"]
+    command = [str(Path(sys.executable).with_name("ninja")), "-j", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "[1/3] a.cu:entry\n" in done.stdout

@@ -1,4 +1,4 @@
-"""The compiler cache: its launcher with programs that print what they get, and the real ccache with g++."""
+"""The compiler cache: the real ccache with the system's g++, and real servers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from made_up_tools import program
 from object_servers import WebObjects, needs_redis, redis_server, web_server
 
 from builder.compile import ccache
-from builder.compile.ccache import CompilerCache, Stats, _launcher, open_cache
+from builder.compile.ccache import CompilerCache, Stats, open_cache
 from builder.target.options import BuildOptions
-from builder.toolchain.cuda_home import Toolchain
-from builder.toolchain.gxx import Gxx
 
 ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -31,113 +29,12 @@ def test_what_a_cache_did_is_said_in_a_line() -> None:
     assert str(Stats(3, 0, remote_hits=2, remote="redis://a")) == "3 hits (2 from redis://a), 0 misses"
 
 
-# The launcher.
-
-
 @pytest.fixture
-def launch(tmp_path: Path) -> Callable[..., list[str]]:
-    """The launcher in front of programs that print their arguments, one a line, after their own name."""
-    prints = '#!/bin/sh\necho "{}"\nfor a; do echo "$a"; done\n'
-    (tmp_path / "tree" / ".ccache").mkdir(parents=True)
-    ccache = program(tmp_path / "its place" / "ccache", prints.format("ccache"))
-    program(tmp_path / "nvcc", prints.format("nvcc"))
-
-    def call(*arguments: str, links: dict[Path, Path] | None = None, **env: str) -> list[str]:
-        launcher = program(tmp_path / "launcher", _launcher(ccache, links or {}))
-        command = [str(launcher), str(tmp_path / "nvcc"), *arguments]
-        env = {**ENV, **env}
-        done = subprocess.run(
-            command, cwd=tmp_path / "tree", env=env, capture_output=True, text=True, check=True
-        )
-        assert done.stderr == ""
-        lines = done.stdout.splitlines()
-        assert lines[0] == "nvcc" or lines[1] == str(tmp_path / "nvcc")
-        return [lines[0], *lines[2:]] if lines[0] == "ccache" else lines
-
-    return call
-
-
-def test_a_compile_gets_a_list_of_its_includes(launch: Callable[..., list[str]]) -> None:
-    arguments = ["-O3", "-DNAME=two words", "", "*", "-c", "a.cu", "-o", "out/a.o"]
-    assert launch(*arguments) == ["ccache", *arguments, "-MD", "-MF", "out/a.o.d"]
-
-
-@pytest.mark.parametrize("flag", ["-MD", "--generate-dependencies-with-compile"])
-def test_a_list_that_is_made_anyway_is_enough(launch: Callable[..., list[str]], flag: str) -> None:
-    arguments = [flag, "-MF", "a.d", "-c", "a.cu", "-o", "a.o"]
-    assert launch(*arguments) == ["ccache", *arguments]
-
-
-@pytest.mark.parametrize("flag", ["-MMD", "--generate-nonsystem-dependencies-with-compile"])
-def test_a_list_without_system_headers_is_made_whole(launch: Callable[..., list[str]], flag: str) -> None:
-    assert launch(flag, "-c", "a.cu", "-o", "a.o") == ["ccache", "-MD", "-c", "a.cu", "-o", "a.o"]
-
-
-def test_a_link_stays_as_it_is(launch: Callable[..., list[str]]) -> None:
-    assert launch("-shared", "a.o", "-o", "a.so") == ["ccache", "-shared", "a.o", "-o", "a.so"]
-
-
-def test_a_compile_whose_includes_cannot_be_listed_goes_past_the_cache(
-    launch: Callable[..., list[str]],
-) -> None:
-    assert launch("-c", "a.cu") == ["nvcc", "-c", "a.cu"]
-
-
-@pytest.mark.parametrize("name", ["NVCC_APPEND_FLAGS", "NVCC_PREPEND_FLAGS", "NVCC_CCBIN"])
-def test_variables_that_ccache_overlooks_go_past_the_cache(
-    launch: Callable[..., list[str]], name: str
-) -> None:
-    arguments = ["-c", "a.cu", "-o", "a.o"]
-    assert launch(*arguments, **{name: "-G"}) == ["nvcc", *arguments]
-
-
-def test_folders_are_named_by_their_links(launch: Callable[..., list[str]]) -> None:
-    links = {
-        Path("/env/it's [a] $venv/include"): Path("/cache/a link"),
-        Path("/env/it's [a] $venv/include/inner"): Path("/cache/inner"),
-    }
-    root = "/env/it's [a] $venv"
-    given = [
-        f"-I{root}/include",
-        "-isystem",
-        f"{root}/include/x",
-        f"{root}/include/inner/y",
-        f"{root}/include2",
-        root,
-    ]
-    named = ["-I/cache/a link", "-isystem", "/cache/a link/x", "/cache/inner/y", f"{root}/include2", root]
-    assert launch(*given, links=links) == ["ccache", *named]
-
-
-def test_the_compiler_is_called_through_its_link(tmp_path: Path) -> None:
-    launcher = program(
-        tmp_path / "launcher", _launcher(Path("/bin/echo"), {tmp_path / "cuda": Path(".ccache/cuda")})
-    )
-    command = [str(launcher), f"{tmp_path}/cuda/bin/nvcc", "-c", "a.cu", "-o", "a.o"]
-    (tmp_path / ".ccache").mkdir()
-    done = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True, check=True)
-    assert done.stdout == ".ccache/cuda/bin/nvcc -c a.cu -o a.o -MD -MF a.o.d\n"
-
-
-def test_outside_the_tree_the_links_are_not_used(tmp_path: Path) -> None:
-    launcher = program(tmp_path / "launcher", _launcher(Path("/bin/false"), {Path("/x"): Path("y")}))
-    command = [str(launcher), "/bin/echo", "-I/x/z", "-c", "a.cu", "-o", "a.o"]
-    done = subprocess.run(command, cwd="/", env=ENV, capture_output=True, text=True, check=True)
-    assert done.stdout == "-I/x/z -c a.cu -o a.o\n"
-
-
-# The cache itself.
-
-
-@pytest.fixture
-def tools(tmp_path: Path) -> Toolchain:
-    """A toolchain whose nvcc is a link to the system's g++, called as nvcc is."""
-    gxx = shutil.which("g++", path="/usr/bin:/bin") or shutil.which("g++")
-    assert gxx, "the tests need a g++, as the builds do"
-    nvcc = tmp_path / "cuda" / "bin" / "nvcc"
-    nvcc.parent.mkdir(parents=True)
-    nvcc.symlink_to(gxx)
-    return Toolchain(tmp_path / "cuda", "13.0.88", "packages", (), Gxx(Path(gxx), "12.2.0"), "abc")
+def gxx() -> str:
+    """The system's g++."""
+    path = shutil.which("g++", path="/usr/bin:/bin") or shutil.which("g++")
+    assert path, "the tests need a g++, as the builds do"
+    return path
 
 
 @pytest.fixture
@@ -146,20 +43,20 @@ def options(tmp_path: Path) -> BuildOptions:
 
 
 @pytest.fixture
-def compile_in(tmp_path: Path, tools: Toolchain, options: BuildOptions) -> Callable[..., Stats]:
-    """Compile a.cpp of a folder through a cache, with torch's headers from a folder of packages."""
+def compile_in(tmp_path: Path, gxx: str, options: BuildOptions) -> Callable[..., Stats]:
+    """Compile a.cpp of a folder through a cache, with torch's headers by a link, as a build does."""
 
     def call(
         tree: Path, site: Path, *, identity: str = "abc", check: bool = True, **changes: object
     ) -> Stats:
-        asked = replace(options, **changes)  # type: ignore[arg-type]
-        with open_cache(asked, replace(tools, identity=identity), tree, site) as cache:
-            headers = site / "torch" / "include"
-            command = [*cache.launcher, str(tools.gxx.path), f"-I{headers}", "-c", "a.cpp", "-o", "a.o"]
-            env = {**ENV, **cache.env, "HOME": str(tmp_path / "home")}
-            done = subprocess.run(command, cwd=tree, env=env, check=False)
-            assert (done.returncode == 0) is check
-            return cache.stats()
+        cache = open_cache(replace(options, **changes), identity, tree)  # type: ignore[arg-type]
+        (tree / "torch").unlink(missing_ok=True)
+        (tree / "torch").symlink_to(site / "torch")
+        command = [*cache.launcher, gxx, "-Itorch/include", "-c", "a.cpp", "-o", "a.o", "-MD", "-MF", "a.o.d"]
+        env = {**ENV, **cache.env, "HOME": str(tmp_path / "home")}
+        done = subprocess.run(command, cwd=tree, env=env, check=False)
+        assert (done.returncode == 0) is check
+        return cache.stats()
 
     return call
 
@@ -230,42 +127,24 @@ def test_a_damaged_object_is_a_miss_and_is_made_anew(
     assert compile_in(tree, site) == Stats(1, 0)
 
 
-def test_the_toolkit_and_torchs_headers_are_named_by_links_in_the_tree(
-    tmp_path: Path, tools: Toolchain, options: BuildOptions
-) -> None:
-    names = []
-    for folder, version in (("one", "2.11.0"), ("two", "2.11.0"), ("three", "2.12.0")):
-        site, tree = _site(tmp_path / folder / "site"), _tree(tmp_path / folder / "tree")
-        (site / "torch" / "version.py").write_text(f"__version__ = {version!r}\n")
-        with open_cache(options, tools, tree, site):
-            links = {link.name: link.readlink() for link in (tree / ".ccache").iterdir() if link.is_symlink()}
-        assert sorted(links.values()) == [tools.cuda_home, site / "torch" / "include"]
-        names.append(sorted(links))
-    assert names[0] == names[1] != names[2]
-
-
-def test_no_cache_has_the_same_interface(tmp_path: Path, tools: Toolchain, options: BuildOptions) -> None:
-    with open_cache(replace(options, cache=False), tools, tmp_path, tmp_path) as cache:
-        assert cache == CompilerCache()
-        assert cache.stats() == Stats()
+def test_no_cache_has_the_same_interface(tmp_path: Path, options: BuildOptions) -> None:
+    cache = open_cache(replace(options, cache=False), "abc", tmp_path)
+    assert (cache.launcher, cache.env, cache.stats()) == ((), {}, Stats())
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_cache_that_cannot_be_used_is_done_without(
     tmp_path: Path,
-    tools: Toolchain,
     options: BuildOptions,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "cache").write_text("a file where a folder belongs")
-    with open_cache(options, tools, tmp_path, tmp_path) as cache:
-        assert cache == CompilerCache()
+    assert open_cache(options, "abc", tmp_path) == CompilerCache()
     assert "compiling without it" in capsys.readouterr().err
     broken = program(tmp_path / "ccache", "#!/bin/sh\nexit 3\n")
     monkeypatch.setattr(ccache, "installed_ccache", lambda: broken)
-    with open_cache(replace(options, cache_dir=tmp_path / "other"), tools, tmp_path, tmp_path) as cache:
-        assert cache == CompilerCache()
+    assert open_cache(replace(options, cache_dir=tmp_path / "other"), "abc", tmp_path) == CompilerCache()
     assert "compiling without it" in capsys.readouterr().err
 
 

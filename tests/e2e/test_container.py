@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from made_up_series import E2E, write_series
 
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.container]
 

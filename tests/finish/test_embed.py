@@ -9,8 +9,8 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+from fakes.libraries import INFO, NAME, compile_library, container, entry, pack_wheel
 from fakes.provenance import PROVENANCE, SOURCE
-from fakes.wheels import INFO, NAME, compile_library, container, entry, pack_wheel
 
 from builder.finish.embed import describe, embed, runtime_license_text
 from builder.target.architectures import Architecture

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes.wheels import NAME, compile_library, pack_wheel
+from fakes.libraries import NAME, compile_library, pack_wheel
 
 from builder.finish.repair import repair
 from builder.target.targets import load_targets

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 if TYPE_CHECKING:
     from builder.smoketest.attention.subject import Subject

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builder.smoketest.report.outcome import ExitCode
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 Done = subprocess.CompletedProcess[str]
 Isolated = Callable[[Path, dict[str, str], list[str]], Done]

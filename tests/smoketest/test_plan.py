@@ -9,7 +9,7 @@ import pytest
 from builder.smoketest import plan
 from builder.smoketest.attention import kernels
 from builder.smoketest.attention.cases import Case
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 MODES = ("quick", "default", "long")
 ROWS = ROOT / "builder" / "smoketest" / "rows"

@@ -90,11 +90,11 @@ def test_a_capability_finds_the_targets_form_of_it() -> None:
 @pytest.mark.parametrize(
     ("requested", "said"),
     [
-        ("12.1", "A GPU of 12.1 runs 12.0"),
+        ("12.1", "Choose from 8.0, 8.6, 8.9, 9.0a, 12.0, or all, or local"),
         ("8.9;7.5", "--arch 7.5: the target has no such architecture"),
         ("10.0a", "--arch 10.0a: the target has no such architecture"),
         ("12.0a", "--arch 12.0a: the target has no such architecture"),
-        ("9.0+PTX", "is not an option: the PTX of 8.0 and 8.9 goes with"),
+        ("9.0+PTX", "'9.0+ptx' is not a CUDA architecture"),
         ("ampere", "'ampere' is not a CUDA architecture"),
         (" ; ", "'' is not a CUDA architecture"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_an_interrupted_install_and_other_inputs_make_the_folder_anew(
     installing: Callable[..., str], site: Path, torch_index: StaticServer
 ) -> None:
     installing(torch_index.url)
-    (site / ".installed.json").unlink()
+    (site / ".made-from").unlink()
     shutil.rmtree(site / "torch")
     installing(torch_index.url)
     assert (site / "torch" / "version.py").is_file()
@@ -168,10 +169,11 @@ def test_another_machines_torch_lies_beside_the_compiler(
         platform_tag=f"manylinux_2_34_{machine}",
         toolchain_runtime=("cudart==13.0",),
     )
-    root = tmp_path / "packages"
-    assert not torch_env.is_installed(wanted, root)
-    assert torch_env.install(wanted, BuildOptions(cache_dir=tmp_path), root) == "2.11.0+cu130"
-    assert torch_env.is_installed(wanted, root)
+    root, options = tmp_path / "packages", BuildOptions(cache_dir=tmp_path)
+    assert not torch_env.is_installed(wanted, options, root)
+    assert torch_env.install(wanted, options, root) == "2.11.0+cu130"
+    assert torch_env.is_installed(wanted, options, root)
+    assert not torch_env.is_installed(replace(wanted, toolchain_packages=("another==1",)), options, root)
     theirs, ours = torch_env.sites(wanted, root)
     assert theirs.name == machine
     assert set(versions(theirs)) == {"cudart", "torch"}

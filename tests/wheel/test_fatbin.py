@@ -11,7 +11,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from fakes.wheels import container, entry
+from fakes.libraries import container, entry
 
 from builder.target.architectures import Architecture
 from builder.wheel.elf import read_elf

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes.wheels import compile_library
+from fakes.libraries import compile_library
 
 from builder.util.errors import RepairError
 from builder.wheel.elf import SharedLibrary, read_elf

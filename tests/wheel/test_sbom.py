@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fakes.wheels import INFO, pack_wheel
+from fakes.libraries import INFO, pack_wheel
 
 from builder.wheel import sbom
 from builder.wheel.sbom import Component

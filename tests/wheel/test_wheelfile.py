@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fakes.wheels import INFO, NAME, pack_wheel
+from fakes.libraries import INFO, NAME, pack_wheel
 
 from builder.wheel.wheelfile import Wheel, WheelError, record_problems
 

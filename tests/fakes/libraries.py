@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 import subprocess
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder.wheel.wheelfile import record_digest
+from builder.wheel.write import write_wheel
 
 NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
 INFO = "sageattention-2.2.0+cu130.torch2.11.dist-info"
@@ -90,10 +89,4 @@ def pack_wheel(
         f"{info}/METADATA": "\n".join([*head, "", "# Read me", ""]).encode(),
         f"{info}/WHEEL": about.encode(),
     }
-    lines = [f"{path},{record_digest(data)},{len(data)}\n" for path, data in members.items()]
-    members[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"]).encode()
-    folder.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path, data in members.items():
-            archive.writestr(path, data)
-    return folder / name
+    return write_wheel(folder / name, members, epoch=0)

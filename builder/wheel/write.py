@@ -12,14 +12,14 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import deflate
 
 from builder.util import files
 from builder.wheel.label import WheelError
-from builder.wheel.wheelfile import RECORD_FILES, Wheel, record_digest
+from builder.wheel.wheelfile import record_digest
 
 # libdeflate's levels reach from 1 to 12; from 10 on, five times the time saves 0.2% of compressed GPU code.
 _COMPRESSION_LEVEL = 9
@@ -32,44 +32,26 @@ _LIMIT_BYTES = 0xFFFFFFFF
 _LIMIT_MEMBERS = 0xFFFF
 
 
-def rewrite(
-    wheel: Path,
-    out_dir: Path,
-    *,
-    add: Mapping[str, bytes] | None = None,
-    remove: Iterable[str] = (),
-    epoch: int,
-) -> Path:
-    """Write a wheel again so that equal content gives equal bytes, and return the new wheel.
+def write_wheel(path: Path, content: Mapping[str, bytes], *, epoch: int) -> Path:
+    """Write a wheel, whole or not at all, and return its path; equal content gives equal bytes.
 
     Members are sorted, with `*.dist-info` at the end as PEP 427 recommends. All have the same time, mode 0644
-    (shared libraries and scripts 0755) and no extra fields. RECORD is new. Folders are omitted.
+    (shared libraries and scripts 0755) and no extra fields.
 
     The compressor is libdeflate of the pinned package `deflate`, not Python's zlib: some builds of Python
     (Fedora's, uv's) have zlib-ng instead, whose output differs. With the same version of `deflate` the bytes
     are the same with every Python on every x86_64 machine.
 
     Args:
-        wheel: What to rewrite; stays as it is, unless `out_dir` is its own folder.
-        out_dir: Where the new one goes.
-        add: Archive name -> bytes of files to add or replace.
-        remove: Archive names of files to omit.
+        path: The wheel.
+        content: Archive name -> bytes of each file but RECORD, which is made here.
         epoch: The members' time, seconds since 1970 (SOURCE_DATE_EPOCH); before 1980 counts as 1980.
-
-    Raises:
-        WheelError: The wheel can't be read.
     """
-    with Wheel(wheel) as source:
-        omitted = {*remove, *map(source.in_dist_info, RECORD_FILES)}
-        content = {member: source.read(member) for member in source.names if member not in omitted}
-        content.update(add or {})
-        prefix = f"{source.dist_info}/"
-    order = sorted(content, key=lambda member: (member.startswith(prefix), member))
-    members = [(member, content[member]) for member in order]
-    members.append((f"{prefix}RECORD", _record(members, f"{prefix}RECORD")))
-    made = out_dir / wheel.name
-    files.write(made, _archive(members, epoch))
-    return made
+    dist_info = next(name.partition("/")[0] for name in content if ".dist-info/" in name)
+    members = sorted(content.items(), key=lambda member: (member[0].startswith(f"{dist_info}/"), member[0]))
+    members.append((f"{dist_info}/RECORD", _record(members, f"{dist_info}/RECORD")))
+    files.write(path, _archive(members, epoch))
+    return path
 
 
 def _record(members: Sequence[tuple[str, bytes]], own_name: str) -> bytes:

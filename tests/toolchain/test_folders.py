@@ -1,0 +1,59 @@
+"""Folders are made once, wholly, and anew when they are not or their inputs changed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_tools import wait_for
+
+from builder.toolchain import folders
+from builder.util.files import ROOT
+
+
+def fill(new: Path) -> None:
+    new.mkdir()
+    (new / "a").write_text("whole")
+
+
+def test_a_folder_is_made_once(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    assert folders.make(folder, "1", fill)
+    assert not folders.make(folder, "1", fill)
+    assert folders.is_made(folder, "1")
+    assert folders.make(folder, "2", fill)
+    assert not folders.is_made(folder, "1")
+    (folder / ".made-from").unlink()
+    (folder / "b").touch()
+    assert folders.make(folder, "2", fill)
+    assert not (folder / "b").exists()
+
+
+def test_a_failure_leaves_the_folder_as_it_was(tmp_path: Path) -> None:
+    def fail(new: Path) -> None:
+        fill(new)
+        raise OSError("disk full")
+
+    folders.make(tmp_path / "folder", "1", fill)
+    with pytest.raises(OSError, match="disk full"):
+        folders.make(tmp_path / "folder", "2", fail)
+    assert folders.is_made(tmp_path / "folder", "1")
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", ".folder.lock"}
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from builder.toolchain import folders\n"
+        "def fill(new): new.mkdir(); (new / 'b').touch(); time.sleep(300)\n"
+        "folders.make(Path(sys.argv[1]), '1', fill)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "folder")], cwd=ROOT) as process:
+        assert wait_for((tmp_path / ".folder.part" / "b").exists)
+        os.kill(process.pid, signal.SIGKILL)
+    assert folders.make(tmp_path / "folder", "1", fill)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", ".folder.lock"}
+    assert not (tmp_path / "folder" / "b").exists()
