@@ -53,9 +53,8 @@ def _calls(head_dim: int, tokens: int) -> Iterator[tuple[str, str, str, tuple[An
     q, k = torch.empty(2, 4, tokens, head_dim, dtype=half), torch.empty(2, 2, tokens, head_dim, dtype=half)
     q_scale, k_scale = torch.empty(2, 4, -(-tokens // 128)), torch.empty(2, 2, -(-tokens // 64))
     quantised = (q.to(int8), k.to(int8), k, q_scale, k_scale)
-    for dtype in (half, bf16):
-        for name in ("per_block", "per_thread"):
-            yield f"quant_{name}", f"{name}_int8", f"{dtype}", (q.to(dtype), k.to(dtype)), {}
+    for dtype, name in itertools.product((half, bf16, torch.float), ("per_block", "per_thread")):
+        yield f"quant_{name}", f"{name}_int8", f"{dtype}", (q.to(dtype), k.to(dtype)), {}
     mask_types = (torch.bool, half, bf16, torch.float)
     masks = [None, *(torch.empty(1, 1, tokens, tokens, dtype=dtype) for dtype in mask_types)]
     for mask, lse in itertools.product(masks, (False, True) if tokens % 16 == 0 else (False,)):
@@ -73,8 +72,9 @@ def _calls(head_dim: int, tokens: int) -> Iterator[tuple[str, str, str, tuple[An
         scales = torch.empty(2 * q_scale.size(2), 4), torch.empty(2 * k_scale.size(2), 2)
         blocks = torch.tensor([0, 1, 2])
         variant = f"{dtype}, {starts_type}"
-        packed = (packed_q.to(dtype), packed_k.to(dtype), ends, ends, tokens, tokens)
-        yield "quant_per_block_varlen", "per_block_int8", variant, packed, {}
+        for given in (dtype, torch.float):
+            packed = (packed_q.to(given), packed_k.to(given), ends, ends, tokens, tokens)
+            yield "quant_per_block_varlen", "per_block_int8", f"{given}, {starts_type}", packed, {}
         tensors = (packed_q.to(int8), packed_k.to(int8), packed_k)
         for name in ("attn_qk_int8_block_varlen", "attn_qk_int8_per_block_causal_varlen"):
             arguments = (*tensors, ends, ends, tokens, *scales, blocks, blocks)

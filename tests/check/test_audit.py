@@ -24,8 +24,8 @@ from fakes.audited import (
     raw_wheel,
     universal,
 )
+from fakes.libraries import INFO, NAME, compile_library, container, entry, pack_wheel
 from fakes.provenance import PROVENANCE
-from fakes.wheels import INFO, NAME, compile_library, container, entry, pack_wheel
 
 from builder.check.audit import CHECKS, audit_wheel, main, table, target_of
 from builder.finish.embed import embed

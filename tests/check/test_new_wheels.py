@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from fakes.audited import GOOD, NATIVE, Library, changed, raw_wheel
+from fakes.libraries import NAME
 from fakes.provenance import PROVENANCE
-from fakes.wheels import NAME
 
 from builder.check.new_wheels import check_new
 from builder.finish.embed import embed

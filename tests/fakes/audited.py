@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+from fakes.libraries import NAME, compile_library, container, entry, pack_wheel
 from fakes.provenance import PROVENANCE
-from fakes.wheels import NAME, compile_library, container, entry, pack_wheel
 
 from builder.check.audit import AuditReport
 from builder.finish.embed import embed
