@@ -92,7 +92,7 @@ def test_the_full_wheel_that_aborts_the_interpreter(tmp_path: Path) -> None:
     name = "sageattention-2.2.0-cp312-cp312-manylinux_2_34_x86_64.whl"
     report = audit_wheel(raw_wheel(tmp_path, {"_qattn_sm90": extension}, (), files, name=name))
     (error,) = [text for text in findings(report) if text.startswith("bundled:")]
-    copies = "its own copy of torch: libtorch_cpu-0e1a2b3c.so, libc10-0e1a2b3c.so: a process has one torch"
+    copies = "its own copy of torch: libc10-0e1a2b3c.so, libtorch_cpu-0e1a2b3c.so: a process has one torch"
     assert copies in error
     warnings = findings(report, "warning")
     assert any("copy of torch's CUDA packages: libcublas-0e1a2b3c.so.13: " in text for text in warnings)
