@@ -1,28 +1,29 @@
 """Compares what a wheel, this project's or anybody's, says about itself with what it contains.
 
-The checks themselves are in `checks`. A wheel with an error fails the audit.
+It finds mistakes, not forgeries: who writes a whole wheel anew passes. The checks themselves are in
+`checks`. A wheel with an error fails the audit.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.check.audit_report import AuditReport, Facts, Finding, table
-from builder.check.checks import contents, gpu_code, metadata, origin, shared_libraries
-from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, WARNING, AuditedWheel, Found
-from builder.finish.sbom import own_sbom
-from builder.finish.wheelhouse import wheels_in
+from builder.check.checks import contents, gpu_code, metadata, sbom_and_licence, shared_libraries
+from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, NOTE, WARNING, AuditedWheel, Found
+from builder.check.checks.symbols import stable_torch_symbols, stem
 from builder.target.targets import Target, load_targets
 from builder.util.arguments import Parser
-from builder.util.errors import AuditError, RepairError, UsageError
-from builder.util.limits import HOUSE_WHEEL_BYTES
+from builder.util.errors import AuditError, BuilderError, UsageError
+from builder.util.files import ROOT
 from builder.util.log import say
-from builder.util.paths import ROOT
-from builder.wheel.wheelfile import Wheel, WheelError
+from builder.wheel import fatbin, sbom
+from builder.wheel.libraries import SYSTEM, owner_of
+from builder.wheel.manylinux import reached_tag
+from builder.wheel.wheelfile import Wheel
 
 CHECKS: dict[str, Callable[[AuditedWheel], Found]] = {
     "record": contents.record,
@@ -34,10 +35,10 @@ CHECKS: dict[str, Callable[[AuditedWheel], Found]] = {
     "architectures": gpu_code.architectures,
     "version": metadata.version,
     "requirement": metadata.requirement,
-    "sbom": origin.sbom,
-    "build_record": origin.build_record,
-    "licence": origin.licence,
-    "description": origin.description,
+    "sbom": sbom_and_licence.sbom,
+    "build_record": sbom_and_licence.build_record,
+    "licence": sbom_and_licence.licence,
+    "description": sbom_and_licence.description,
     "paths": contents.paths,
     "stack": shared_libraries.stack,
     "rpath": shared_libraries.rpath,
@@ -45,87 +46,145 @@ CHECKS: dict[str, Callable[[AuditedWheel], Found]] = {
     "size": contents.size,
 }
 
-# Checks that a wheel of the unpatched release is known to fail; `--no-patches` builds waive them.
-UNPATCHED = frozenset({"requirement", "version", "paths"})
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: its level (`error`, `warning`, `note`), the check, and a sentence."""
+
+    level: str
+    check: str
+    message: str
 
 
-def audit_wheel(
-    path: Path,
-    *,
-    expect: Target | None = None,
-    house_rules: bool | None = None,
-    waive: Collection[str] = (),
-    size_limit_bytes: int = HOUSE_WHEEL_BYTES,
-) -> AuditReport:
-    """Check a wheel.
+@dataclass(frozen=True)
+class AuditReport:
+    """The audit of one wheel: what each check found, and its summary; None of what is not a wheel."""
+
+    path: Path
+    findings: tuple[Finding, ...]
+    facts: dict[str, Any] | None
+    checks: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no finding is an error."""
+        return not any(finding.level == ERROR for finding in self.findings)
+
+    def raise_if_failed(self) -> None:
+        """Raise the errors of a wheel that did not pass.
+
+        Raises:
+            AuditError: There are errors; it lists them all.
+        """
+        errors = [finding for finding in self.findings if finding.level == ERROR]
+        if errors:
+            lines = "".join(f"\n    {finding.check}: {finding.message}" for finding in errors)
+            raise AuditError(f"{self.path.name} failed its audit:{lines}")
+
+
+def audit_wheel(path: Path, *, expect: Target | None = None) -> AuditReport:
+    """Check a wheel. A file that is not a wheel, or a damaged one, gives a report with that as its error.
 
     Args:
         path: The wheel.
         expect: The target that it should be for; None goes by what it says about itself.
-        house_rules: Whether breaking this project's own rules is an error. None: it is, where anything in
-            the wheel says that this project made it, unless its SBOM says that it was not patched.
-        waive: Names of checks whose errors count as warnings; `UNPATCHED` for `--no-patches` builds.
-        size_limit_bytes: How large the house rules allow a wheel to be.
-
-    Returns:
-        The report. A file that is not a wheel, or a damaged one, gives a report with that as its error.
-
-    Raises:
-        UsageError: `waive` has a name that is not a check's.
     """
-    if unknown := set(waive) - set(CHECKS):
-        raise UsageError(f"No check {', '.join(sorted(unknown))}.", f"Checks: {', '.join(CHECKS)}.")
     try:
         with Wheel(path) as wheel:
-            return _audit(AuditedWheel(wheel, expect, size_limit_bytes), house_rules, waive)
-    except WheelError as error:
-        message = error.message
-    except Exception as error:  # Whatever a wheel holds must not end the report of the others.
-        message = _unexpected(error)
-    return AuditReport(path, (Finding(ERROR, "record", message),), None, ("record",))
+            return _audit(AuditedWheel(wheel, expect))
+    except Exception as error:  # whatever a wheel holds must not end the report of the others
+        return AuditReport(path, (Finding(ERROR, "record", _sentence(error)),), None, ("record",))
 
 
-def _audit(audited: AuditedWheel, house_rules: bool | None, waive: Collection[str]) -> AuditReport:
-    if house_rules is None:
-        house_rules = audited.ours and not audited.unpatched
-    findings: list[Finding] = []
+def _audit(audited: AuditedWheel) -> AuditReport:
+    house_rule = ERROR if audited.expect is not None or audited.ours else WARNING
+    findings = []
     for name, check in CHECKS.items():
         found: list[tuple[str, str]] = []
         try:
-            found += check(audited)
-        except (AuditError, RepairError) as error:
-            found.append((ERROR, error.message))
+            found.extend(check(audited))
         except Exception as error:
-            found.append((ERROR, _unexpected(error)))
-        findings += [Finding(_level(level, name, house_rules, waive), name, text) for level, text in found]
-    return AuditReport(audited.wheel.path, tuple(findings), Facts.of(audited), tuple(CHECKS))
+            found.append((ERROR, _sentence(error)))
+        findings += [
+            Finding(house_rule if level == HOUSE_RULE else level, name, text) for level, text in found
+        ]
+    return AuditReport(audited.wheel.path, tuple(findings), summary(audited), tuple(CHECKS))
 
 
-def _unexpected(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
+    if isinstance(error, BuilderError):
+        return error.message
     return f"it can't be checked: {type(error).__name__}: {error}"
 
 
-def _level(level: str, check: str, house_rules: bool, waive: Collection[str]) -> str:
-    if level == HOUSE_RULE:
-        level = ERROR if house_rules else WARNING
-    return WARNING if level == ERROR and check in waive else level
+def summary(audited: AuditedWheel) -> dict[str, Any]:
+    """Return what a wheel is: its size, the oldest manylinux tag that its symbols fit, what it needs."""
+    libraries = audited.libraries.values()
+    needs: dict[str, str] = {}
+    for soname in {soname for library in libraries for soname in library.needed} - audited.inside:
+        owner = owner_of(soname, audited.system_libraries)
+        if owner is not SYSTEM:
+            needs[soname] = owner.name if owner else "nobody"
+    return {
+        "size_bytes": audited.wheel.path.stat().st_size,
+        "unpacked_bytes": sum(part.size_bytes for part in audited.contents.values()),
+        "reached_tag": reached_tag(libraries),
+        "architectures": {
+            stem(name): fatbin.gpu_code(part.codes) for name, part in audited.extensions.items()
+        },
+        "torch_requirement": str(audited.torch or ""),
+        "needs": dict(sorted(needs.items())),
+        "torch_symbols": sorted({name for library in libraries for name in stable_torch_symbols(library)}),
+        "unstable_symbols": sum(map(len, audited.unstable.values())),
+    }
+
+
+def table(reports: Iterable[AuditReport], *, notes: bool = False) -> str:
+    """Return the reports as text: a line for each wheel, one for each check that found something.
+
+    Args:
+        reports: What to show.
+        notes: Show findings of the level `note` too, and each check that found nothing.
+    """
+    return "\n\n".join("\n".join(_rows(report, notes)) for report in reports)
+
+
+def _rows(report: AuditReport, notes: bool) -> Iterator[str]:
+    yield f"{'PASS' if report.passed else 'FAIL'}  {report.path.name}"
+    if (facts := report.facts) is not None:
+        packed, unpacked = (f"{facts[key] / 1e6:.1f} MB" for key in ("size_bytes", "unpacked_bytes"))
+        interface = f"{len(facts['torch_symbols'])} symbols of torch's stable interface"
+        if facts["unstable_symbols"]:
+            interface = f"{facts['unstable_symbols']} symbols of libtorch's C++ interface"
+        yield f"      size           {packed}, {unpacked} installed"
+        yield f"      symbols        fit {facts['reached_tag'] or 'no manylinux tag'}"
+        yield f"      torch          {facts['torch_requirement'] or 'not required'}; {interface}"
+        for name, architectures in facts["architectures"].items():
+            yield f"      {name:<14} {' '.join(architectures) or 'no GPU code'}"
+        needs = [f"{soname} ({owner})" for soname, owner in facts["needs"].items()]
+        yield f"      needs          {', '.join(needs) or 'nothing but the system'}"
+    for check in report.checks:
+        findings = [finding for finding in report.findings if finding.check == check]
+        shown = [finding for finding in findings if notes or finding.level != NOTE]
+        for finding in shown:
+            yield f"  {finding.level:<8} {check:<14} {finding.message}"
+        if not shown and notes:
+            yield f"  ok       {check}"
 
 
 def target_of(path: Path, targets: Iterable[Target]) -> Target | None:
     """Return the target that a wheel of this project was built for, by its SBOM; None where none fits."""
     try:
         with Wheel(path) as wheel:
-            bill = own_sbom(wheel)
-    except (WheelError, ValueError):
+            stated = sbom.read(wheel)
+    except AuditError:
         return None
-    return next((target for target in targets if bill and target.name == bill.subject.fact("target")), None)
+    name = stated.subject.properties.get("target") if stated else None
+    return next((target for target in targets if target.name == name), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m builder audit [PATH...]`: check wheels and print the table.
-
-    Args:
-        argv: The arguments: wheels, or folders of wheels; the wheelhouse by default.
 
     Returns:
         0, or `AuditError.exit_code` where a wheel failed.
@@ -137,9 +196,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="nox -s audit --", description="Compare what wheels say about themselves with what they contain."
     )
     parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="wheels, or folders of wheels")
-    parser.add_argument(
-        "--waive", action="append", default=[], metavar="CHECK", help="count its errors as warnings"
-    )
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
     parser.add_argument(
         "--verbose", action="store_true", help="show notes, and the checks that found nothing"
@@ -149,10 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not wheels:
         raise UsageError("There is no wheel to check.", "Build one, or name one: nox -s audit -- PATH.")
     targets = load_targets().values()
-    reports = [audit_wheel(wheel, expect=target_of(wheel, targets), waive=options.waive) for wheel in wheels]
+    reports = [audit_wheel(wheel, expect=target_of(wheel, targets)) for wheel in wheels]
     failed = sum(not report.passed for report in reports)
     if options.json:
-        say(json.dumps([_as_json(report) for report in reports], indent=2))
+        values = [{**asdict(report), "path": str(report.path), "passed": report.passed} for report in reports]
+        say(json.dumps(values, indent=2))
     else:
         say(table(reports, notes=options.verbose))
         say(f"\n{len(reports)} checked, {failed} failed")
@@ -160,12 +217,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _wheels(path: Path) -> list[Path]:
+    """The wheels of a folder, or the wheel itself; none for the reports beside wheels (wheelhouse/*)."""
     if path.is_dir():
-        return wheels_in(path)
+        return sorted(path.glob("*.whl"))
     if not path.is_file():
         raise UsageError(f"{path}: not found.")
-    return [path]
-
-
-def _as_json(report: AuditReport) -> dict[str, Any]:
-    return {**asdict(report), "path": str(report.path), "passed": report.passed}
+    return [] if ".whl." in path.name else [path]

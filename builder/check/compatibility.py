@@ -1,83 +1,165 @@
-"""Shows that wheels are for every Python and torch that they claim: installs them with each, and loads them.
+"""Shows that wheels are for every Python, torch and GPU that they claim, without a GPU.
 
-Each cell of the matrix is a clean environment with one Python, one torch and the wheel. There every extension
-is loaded, the operators must have the same schemas as in the first environment, and what can be called
-without a GPU is called (`compatibility_probe`). What could not be tested is listed, and never counts as a
-pass. The smoke test tests the kernels themselves.
+Each result is of a clean environment with one Python, one torch and the wheel. There every extension is
+loaded, the operators must have the same schemas as in the first environment, and what can be called without
+a GPU is called (`compatibility_probe`). With each Triton that these torches bring, every Triton kernel is
+compiled for each GPU (`triton_limits`). What could not be tested is listed, and never counts as a pass.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import os
+import platform
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from itertools import groupby, product
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
+from packaging.specifiers import SpecifierSet
 from packaging.tags import platform_tags
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.check.cells import Bench, try_all
-from builder.check.combinations import claimed_torches, read_claim
-from builder.check.matrix import NOTHING_TESTED, agree, as_json, table, worst
-from builder.check.pythons import find_pythons
-from builder.check.smoketest_choice import why_not_here
-from builder.toolchain.venv import why_not_index
-from builder.util import files
+from builder.check.pythons import find_python, minor_of, version_of
+from builder.target.machines import machine_of
+from builder.toolchain.venv import install_wheel, make_clean_venv
+from builder.util import files, http
 from builder.util.arguments import Parser
-from builder.util.errors import UsageError
-from builder.util.log import say
-from builder.util.paths import ROOT
-from builder.wheel.wheelfile import WheelName
+from builder.util.errors import BuilderError, DownloadError, UsageError
+from builder.util.log import say, step
+from builder.util.process import Finished, run
+from builder.wheel.label import WheelLabel, torch_requirement
+from builder.wheel.wheelfile import Wheel
+
+NOTHING_TESTED = 40
+_HERE = Path(__file__).parent
+_DEFAULT_INDEX = "https://pypi.org/simple"
+_PYTHONS = [f"3.{minor}" for minor in range(10, 16)]
+_PROBE_SECONDS = 900
+_TRITON_SECONDS = 3600  # some 700 compilations of a second each, on as many cores as there are
+
+TorchVersions = Mapping[str, set[Version]]
+"""Minor version of Python -> the releases of torch for it."""
+
+
+class Status(str, Enum):
+    """The result with one Python and one torch."""
+
+    OK = "ok"
+    FAILED = "FAILED"
+    NO_TORCH = "no such torch"
+    NO_PYTHON = "no such Python"
+    NOT_CLAIMED = "not claimed"
+    NOT_TESTED = "not tested"
+
+
+@dataclass
+class Result:
+    """A wheel's result with one Python and one torch: `2.12.1`, or `2.12` for the newest of them."""
+
+    torch: str
+    python: str
+    status: Status = Status.NOT_TESTED
+    reason: str = ""  # why it is not ok
+    installed: str = ""  # the torch, with its local version
+    python_version: str = ""
+    cuda: str = ""  # of this torch
+    seconds: float = 0.0
+    cudart: list[str] = field(default_factory=list)  # two for a PEP 600 wheel, which brings its own
+    operators: dict[str, str] = field(default_factory=dict)  # name -> schema
+
+
+@dataclass(frozen=True)
+class Environments:
+    """What environments are made of: Pythons by minor version, the index for torch, and what it has."""
+
+    pythons: Mapping[str, Path]
+    index: str | None
+    versions: TorchVersions
+    keep: bool
+
+
+class WheelResults:
+    """A wheel, what it claims to be for, its results, and those of its Triton kernels."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.label = WheelLabel.parse(path.name)
+        with Wheel(path) as wheel:
+            required = torch_requirement(wheel.metadata.get("requires_dist"))
+            self.torch = required.specifier if required else SpecifierSet()
+            self.python = SpecifierSet(wheel.metadata.get("requires_python", ""))
+        self.results: list[Result] = []
+        self.triton: list[dict[str, Any]] = []
+
+    def why_not(self, torch: str, python: str) -> str:
+        """Return why the wheel does not claim to be for a pair; empty where it does."""
+        tagged = re.fullmatch(r"cp3(\d+)", self.label.python)
+        oldest = f"3.{tagged[1]}" if tagged else python
+        if self.label.abi not in ("abi3", "none") and python != oldest:
+            return f"the wheel's tag is for Python {oldest}"
+        if Version(python) < Version(oldest):
+            return f"the wheel's tag is for Python {oldest} and later"
+        if not self.python.contains(python) and not self.python.contains(f"{python}.99"):
+            return f"the wheel requires Python {self.python}"
+        if not self.torch.contains(torch) and not self.torch.contains(f"{torch}.99"):
+            return f"the wheel requires torch{self.torch}"
+        return ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Try wheels with every torch and Python asked for, and print the tables.
 
     Returns:
-        0 where every cell that exists and is claimed was tested and is ok, 1 where one failed, 40 where none
-        failed and one or all could not be tested.
+        0 where all that exists and is claimed was tested and is ok, 1 where something failed, 40 where
+        nothing failed and one or all could not be tested.
 
     Raises:
         UsageError: A wheel does not exist, or a version can't be read.
     """
     options = _parser().parse_args(argv)
-    wheels = [Path(path).resolve() for path in options.wheel]
-    missing = [str(path) for path in wheels if not path.is_file()]
-    if missing:
-        raise UsageError(f"No such wheel: {', '.join(missing)}.", "Give the path of a wheel to --wheel.")
-    wheels = wheels or sorted(Path(options.wheelhouse).resolve().glob("*-abi3-*.whl"))
-    here = []
-    for wheel in wheels:
-        if reason := why_not_here(WheelName.parse(wheel.name), platform_tags()):
-            say(f"{wheel.name} {reason}: not tested")
-        else:
-            here.append(wheel)
-    wheels = here
+    wheels = _wheels(options)
     if not wheels:
-        say("There is no abi3 wheel for this machine: nothing was tested. Build one, or give --wheel PATH.")
+        say("No universal wheel for this machine: nothing was tested. Build one, or give --wheel PATH.")
         return NOTHING_TESTED
-    pythons, absent = find_pythons(options.python or ())
+    pythons, absent = _find_pythons(options.python)
     say("Pythons: " + (", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none"))
     if absent:
         say(f"not on this machine, so not tested: Python {', '.join(absent)}")
-    claims = {wheel: read_claim(wheel) for wheel in wheels}
     # A Python that was not asked for by name and is not here has no column.
     columns = sorted([*pythons, *(absent if options.python else ())], key=Version)
-    reports, codes = [], []
-    for label_index in dict.fromkeys(claim.label.torch_index for claim in claims.values()):
-        together = {wheel: claim for wheel, claim in claims.items() if claim.label.torch_index == label_index}
-        index = options.torch_index or _reachable(label_index)
-        bench = Bench(together, pythons, index, options.keep)
-        torches = options.torch or claimed_torches(together.values(), pythons, index)
-        found = [try_all(torch, python, bench) for torch in torches for python in columns]
-        for wheel in together:
-            cells = [each[wheel] for each in found]
-            agree(cells)
-            say("\n".join(["", wheel.name, *table(cells)]))
-            reports.append(as_json(wheel, cells, absent))
-            codes.append(worst(cells))
+    # Wheels for one CUDA version take turns in an environment.
+    for torch_index, group in groupby(wheels, lambda wheel: wheel.label.torch_index):
+        together = list(group)
+        index, versions = _torch_versions(options.torch_index or torch_index)
+        environments = Environments(pythons, index, versions, options.keep)
+        torches = options.torch or _newest_of_each_minor(together, versions, columns)
+        for torch, python in product(torches, columns):
+            _try(together, torch, python, environments)
+    for wheel in wheels:
+        agree(wheel.results)
+        say("\n".join(["", wheel.path.name, *table(wheel.results)]))
+        for kernels in wheel.triton:
+            say(f"Triton {kernels['triton']}: {kernels['compiled']} variants compiled")
+            problems = kernels["problems"]
+            say("\n".join(f"  FAILED: {problem}" for problem in problems[:5]) or "  all fit")
+            if len(problems) > 5:
+                say(f"  and {len(problems) - 5} more: --json has them")
     if options.json:
+        reports = [_as_json(wheel, absent) for wheel in wheels]
         files.write(Path(options.json), json.dumps({"format": 1, "wheels": reports}, indent=1) + "\n")
+    if any(kernels["problems"] for wheel in wheels for kernels in wheel.triton):
+        return 1
+    codes = [worst(wheel.results) for wheel in wheels]
     return 1 if 1 in codes else max(codes)
 
 
@@ -87,51 +169,291 @@ def _parser() -> Parser:
         description="Load a wheel with every torch and Python that it claims, in clean environments.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--wheel", action="append", default=[], metavar="PATH", help="this wheel (repeatable)"
+    add = parser.add_argument
+    add("--wheel", action="append", default=[], metavar="PATH", help="this wheel (repeatable)")
+    add("--wheelhouse", default=files.ROOT / "wheelhouse", metavar="DIR", help="its universal wheels")
+    torches, pythons = (
+        "torch versions; each minor version there is by default",
+        "versions or paths; those here",
     )
-    parser.add_argument(
-        "--wheelhouse", default=str(ROOT / "wheelhouse"), metavar="DIR", help="its abi3 wheels"
-    )
-    parser.add_argument(
-        "--torch",
-        type=_versions,
-        metavar="A,B",
-        help="torch versions; each minor version there is by default",
-    )
-    parser.add_argument(
-        "--python",
-        type=_versions_or_paths,
-        metavar="A,B",
-        help="versions or paths; those that are here by default",
-    )
-    parser.add_argument("--torch-index", metavar="URL", help="package index to take torch from")
-    parser.add_argument("--keep", action="store_true", help="keep the environments in build/compatibility")
-    parser.add_argument("--json", metavar="FILE", help="write all findings there")
+    add("--torch", type=_versions, metavar="A,B", help=torches)
+    add("--python", type=_versions_or_paths, metavar="A,B", help=pythons)
+    add("--torch-index", metavar="URL", help="package index to take torch from")
+    add("--keep", action="store_true", help="keep the environments in build/compatibility")
+    add("--json", metavar="FILE", help="write all findings there")
     return parser
 
 
 def _versions(text: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if "/" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version")
+    return _versions_or_paths(text)
+
+
+def _versions_or_paths(text: str) -> list[str]:
+    parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for part in parts:
         try:
-            Version(part)
+            Version("0" if "/" in part else part)
         except InvalidVersion:
             raise argparse.ArgumentTypeError(f"{part!r} is not a version") from None
     if not parts:
         raise argparse.ArgumentTypeError("the value is empty")
-    return list(dict.fromkeys(parts))
+    return parts
 
 
-def _versions_or_paths(text: str) -> list[str]:
-    paths = [part.strip() for part in text.split(",") if "/" in part]
-    rest = ",".join(part for part in text.split(",") if "/" not in part)
-    return [*(_versions(rest) if rest or not paths else []), *paths]
+def _wheels(options: argparse.Namespace) -> list[WheelResults]:
+    paths = [Path(path).resolve() for path in options.wheel]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise UsageError(f"No such wheel: {', '.join(missing)}.", "Give the path of a wheel to --wheel.")
+    in_wheelhouse = sorted(Path(options.wheelhouse).resolve().glob("*.whl"))
+    wheels = []
+    for path in paths or [path for path in in_wheelhouse if WheelLabel.parse(path.name).universal]:
+        if reason := why_not_here(WheelLabel.parse(path.name)):
+            say(f"{path.name} {reason}: not tested")
+        else:
+            wheels.append(WheelResults(path))
+    return wheels
 
 
-def _reachable(index: str | None) -> str | None:
-    """The package index for torch: the wheels' own, where it can be reached."""
-    reason = why_not_index(index) if index else ""
-    if reason:
-        say(f"{index} can't be reached ({reason}): torch comes from the default index")
-    return None if reason else index
+def why_not_here(label: WheelLabel) -> str:
+    """Return why a wheel can't be installed on this machine; empty if it can."""
+    machine = machine_of(label.platform)
+    if machine and not machine.is_here:
+        return f"is for {machine.name}, and this machine is {platform.machine()}"
+    if label.platform == "any" or set(label.platform.split(".")) & set(platform_tags()):
+        return ""
+    return f"is for {label.platform}"
+
+
+def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[str]]:
+    """Return the Pythons by minor version, and the minor versions that are not here."""
+    pythons: dict[str, Path] = {}
+    absent = []
+    for entry in entries or _PYTHONS:
+        if "/" in entry:
+            if not (version := version_of(Path(entry))):
+                raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
+            pythons[minor_of(version)] = Path(entry).resolve()
+        elif (python := find_python(entry)) is not None:
+            pythons[minor_of(entry)] = python
+        else:
+            absent.append(minor_of(entry))
+    return dict(sorted(pythons.items(), key=lambda item: Version(item[0]))), absent
+
+
+def _torch_versions(index: str | None) -> tuple[str | None, TorchVersions]:
+    """Return the package index that torch comes from, None for the default one, and what it has."""
+    default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or _DEFAULT_INDEX
+    for name, address in ((index, index), (None, default)):
+        try:
+            page = http.get(f"{address.rstrip('/')}/torch/") if address else b""
+        except DownloadError as error:
+            say(f"torch can't come from {address}: {error.message}")
+            continue
+        if versions := torch_versions(page.decode("utf-8", "replace")):
+            return name, versions
+    return None, {}
+
+
+def torch_versions(page: str) -> dict[str, set[Version]]:
+    """Return the releases of torch for this machine by Python, from an index's page in HTML or JSON."""
+    versions: dict[str, set[Version]] = {}
+    for name in set(re.findall(r"torch-[\w.+%!-]+?\.whl", page)):
+        try:
+            _, version, _, tags = parse_wheel_filename(unquote(name))
+        except (InvalidWheelFilename, InvalidVersion):
+            continue
+        for tag in tags:
+            exact = re.fullmatch(r"cp3(\d+)", tag.abi)
+            here = "linux" in tag.platform and tag.platform.endswith(platform.machine())
+            if exact and here and not version.is_prerelease:
+                versions.setdefault(f"3.{exact[1]}", set()).add(Version(version.public))
+    return versions
+
+
+def _newest_of_each_minor(
+    wheels: Iterable[WheelResults], versions: TorchVersions, pythons: Iterable[str]
+) -> list[str]:
+    every = sorted({version for python in pythons for version in versions.get(python, ())})
+    claimed = [version for version in every if any(wheel.torch.contains(version) for wheel in wheels)]
+    return list({minor_of(str(version)): str(version) for version in claimed}.values())
+
+
+def _try(wheels: Sequence[WheelResults], torch: str, python: str, environments: Environments) -> None:
+    """Try wheels with one torch and one Python, and add to their results."""
+    claimed = []
+    for wheel in wheels:
+        result = Result(torch, python, Status.NOT_CLAIMED, wheel.why_not(torch, python))
+        wheel.results.append(result)
+        if not result.reason:
+            claimed.append((wheel, result))
+    versions = environments.versions.get(python, set())
+    fitting = [version for version in versions if torch in (str(version), minor_of(str(version)))]
+    status, reason = Status.NOT_TESTED, ""
+    if python not in environments.pythons:
+        status, reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
+    elif not environments.versions:
+        reason = "no index says which torches there are"
+    elif not fitting:
+        status, reason = Status.NO_TORCH, f"the index has no torch {torch} for Python {python}"
+    for _, result in claimed:
+        result.status, result.reason = status, reason
+    if reason or not claimed:
+        return
+    venv = files.ROOT / "build" / "compatibility" / f"torch{torch}-py{python}-{os.getpid()}"
+    try:
+        with step(f"torch {torch}, Python {python}"):
+            requirement = f"torch=={max(fitting)}"
+            inside = make_clean_venv(venv, environments.pythons[python], [requirement], environments.index)
+            for wheel, result in claimed:
+                _try_wheel(wheel, result, inside)
+                say(f"  {result.status.value}: {result.reason or wheel.path.name}")
+    except BuilderError as error:
+        for _, result in claimed:
+            result.reason = result.reason or error.message
+    finally:
+        if not environments.keep:
+            shutil.rmtree(venv, ignore_errors=True)
+
+
+def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
+    start = time.monotonic()
+    # No GPU, so that the result is the same wherever there is one. Isolated: neither this file's folder nor
+    # a PYTHONPATH stands in for what is installed.
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    command: list[str | Path] = [python, "-I", _HERE / "compatibility_probe.py"]
+    try:
+        install_wheel(python, wheel.path)
+        done = run(command, env=env, cwd=python.parent, timeout_seconds=_PROBE_SECONDS, check=False)
+        judge(result, found := read_probe(done, python), wheel.label)
+    except BuilderError as error:
+        result.status, result.reason = Status.FAILED, _short_paths(error.message, python)
+        return
+    finally:
+        result.seconds = round(time.monotonic() - start, 1)
+    triton = found.get("triton")
+    if triton and all(kernels["triton"] != triton for kernels in wheel.triton):
+        with step(f"Compiling the kernels with Triton {triton}"):
+            command[-1] = _HERE / "triton_limits.py"
+            done = run(command, timeout_seconds=_TRITON_SECONDS, check=False)
+        try:
+            kernels = json.loads(done.output)
+        except json.JSONDecodeError:
+            kernels = {"compiled": 0, "problems": [f"ended with {done.ending}:{done.last_lines()}"]}
+        wheel.triton.append({**kernels, "triton": triton, "torch": result.installed})
+
+
+def _short_paths(text: str, python: Path) -> str:
+    """Return text without the part of its paths that only says where the environment lies."""
+    return re.sub(rf"{re.escape(str(python.parent.parent))}/(lib/python[\d.]+/site-packages/)?", "", text)
+
+
+def read_probe(done: Finished, python: Path) -> dict[str, Any]:
+    """Return the probe's answer, the last line that it printed, or how it ended without one."""
+    output, errors = (_short_paths(text, python).strip() for text in (done.output, done.errors))
+    try:
+        answer: dict[str, Any] = json.loads(output.rpartition("\n")[2])
+    except json.JSONDecodeError:
+        last_line = (errors or output or "it printed nothing").rpartition("\n")[2]
+        return {"problems": [f"the interpreter ended with {done.ending}: {last_line}"]}
+    # Only findings are worth an exit status of 1.
+    if done.status != 0 and not (done.status == 1 and answer["problems"]):
+        answer["problems"] = [*answer["problems"], f"the interpreter ended with {done.ending} afterwards"]
+    return answer
+
+
+def judge(result: Result, found: Mapping[str, Any], label: WheelLabel) -> None:
+    """Fill in a result from what the probe found; whether the schemas agree is seen later."""
+    torch = found.get("torch") or {}
+    result.installed, result.cuda = str(torch.get("version", "")), str(torch.get("cuda") or "")
+    result.python_version = str(found.get("python", ""))
+    result.operators = dict(found.get("operators", {}))
+    result.cudart = [path for path in found.get("libraries", ()) if "libcudart" in path]
+    problems = faults(found)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    result.status = Status.FAILED if problems else Status.OK
+    result.reason = f"{problems[0]}{more}" if problems else ""
+    wanted = label.cuda.split(".")[0]
+    if result.installed and wanted and result.cuda.split(".")[0] != wanted:
+        # A wheel is for one CUDA version; a torch for another can't show anything.
+        built = f"for CUDA {result.cuda}" if result.cuda else "without CUDA"
+        seen = f"with it: {result.reason}" if problems else "it loads, which shows nothing"
+        result.status = Status.NOT_TESTED
+        result.reason = f"the index's torch is built {built}, the wheel for CUDA {wanted}; {seen}"
+
+
+def faults(found: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong in what the probe found, one line each."""
+    if problems := [text.splitlines()[0] for text in found.get("problems", ())]:
+        return problems
+    if not found.get("operators"):
+        return ["no operator is registered"]
+    for name, extension in found["extensions"].items():
+        if extension["library"] and not extension["loaded"]:
+            problems.append(f"{name}: loaded in part only")
+    for name in found["operators"]:
+        if not found["kernels"].get(name):
+            problems.append(f"{name}: no code for CUDA is registered")
+        for what, code in (("fake", "its fake implementation"), ("host", "its host code")):
+            if error := found[what].get(name, "it was not called"):
+                problems.append(f"{name}: {code}: {error}")
+    return problems
+
+
+def agree(results: Sequence[Result]) -> None:
+    """Compare each result's schemas with those of the first that is ok; one that differs has failed."""
+    passed = [result for result in results if result.status is Status.OK]
+    for result in passed[1:]:
+        here, there = result.operators, passed[0].operators
+        if names := sorted(name for name in here | there if here.get(name) != there.get(name)):
+            schemas = [operators.get(names[0], f"no {names[0]}") for operators in (here, there)]
+            where = f"torch {passed[0].torch}, Python {passed[0].python}"
+            result.reason = f"{schemas[0]} here, {schemas[1]} there ({where})"
+            result.status = Status.FAILED
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """Return the table: rows of torch, columns of Python, then the notes by number and the counts."""
+    reasons = dict.fromkeys(result.reason for result in results if result.reason)
+    numbers = {reason: number for number, reason in enumerate(reasons, start=1)}
+    pythons = list(dict.fromkeys(result.python for result in results))
+    rows: dict[str, dict[str, str]] = {}
+    for result in results:
+        note = f" [{numbers[result.reason]}]" if result.reason in numbers else ""
+        rows.setdefault(result.torch, {})[result.python] = f"{result.status.value}{note}"
+    header = ["torch", *(f"Python {python}" for python in pythons)]
+    lines = [header, *([torch, *(row.get(python, "") for python in pythons)] for torch, row in rows.items())]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    counts = Counter(result.status for result in results)
+    return [
+        *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
+        *(f"[{number}] {reason}" for reason, number in numbers.items()),
+        ", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status]),
+    ]
+
+
+def worst(results: Iterable[Result]) -> int:
+    """Return the exit code: 1 for a failure, 40 where something was not tested or nothing was ok, else 0."""
+    statuses = {result.status for result in results}
+    if Status.FAILED in statuses:
+        return 1
+    return NOTHING_TESTED if Status.NOT_TESTED in statuses or Status.OK not in statuses else 0
+
+
+def _as_json(wheel: WheelResults, absent: Sequence[str]) -> dict[str, Any]:
+    first = next((result for result in wheel.results if result.status is Status.OK), None)
+    cells = [{**asdict(result), "status": result.status.value} for result in wheel.results]
+    for cell in cells:
+        if cell["status"] == Status.OK.value:
+            cell["operators"] = len(cell["operators"])
+    return {
+        "wheel": wheel.path.name,
+        "sha256": files.file_sha256(wheel.path),
+        "schemas": first.operators if first else {},
+        "schemas_of": f"torch {first.torch}, Python {first.python}" if first else "",
+        "pythons_not_here": list(absent),
+        "counts": {status.value: sum(cell["status"] == status.value for cell in cells) for status in Status},
+        "cells": cells,
+        "triton": wheel.triton,
+    }

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from builder.check import audit, audit_report, import_check
+from builder.check import audit, import_check
 from builder.finish.store import IMPORTED
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
@@ -38,8 +38,8 @@ def check_new(
     """
     checks: set[str] = set()
     for wheel in wheels:
-        report = audit.audit_wheel(wheel, expect=target, house_rules=True)
-        say(audit_report.table([report]))
+        report = audit.audit_wheel(wheel, expect=target)
+        say(audit.table([report]))
         report.raise_if_failed()
         checks.update(report.checks)
     if target.machine.is_here:

@@ -1,176 +1,416 @@
-"""The audit: a good wheel passes, and what fails it."""
+"""The audit: good wheels pass, and each mistake is found by the check that is for it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_audits import (
-    BUNDLED,
-    EXTENSIONS,
-    NAME,
+from fakes.audited import (
+    ALL,
+    GOOD,
+    METADATA,
     NATIVE,
-    RUNTIME,
     STABLE,
-    TARGETS,
-    found,
-    only_error,
+    TORCH,
+    Library,
+    changed,
+    fatbin,
+    findings,
     ours,
     raw_wheel,
-    stable,
-    tamper,
-    told,
+    universal,
 )
-from made_up_libraries import Elf, fatbin, make_elf, pack_wheel
+from fakes.libraries import INFO, NAME, compile_library, container, entry, pack_wheel
+from fakes.provenance import PROVENANCE
 
-from builder.check.audit import CHECKS, UNPATCHED, audit_wheel, main, target_of
-from builder.finish.finalize import finalize
+from builder.check.audit import CHECKS, audit_wheel, main, table, target_of
+from builder.finish.embed import embed
+from builder.finish.store import record_path
+from builder.target.architectures import Architecture
+from builder.target.targets import load_targets
 from builder.util.errors import AuditError, UsageError
+from builder.util.files import file_sha256
+from builder.wheel.sbom import Component
+
+CXX = "_ZN3c105ErrorC1E"  # of libtorch's C++ interface
+
+
+def errors_of(wheel: Path) -> list[str]:
+    return findings(audit_wheel(wheel))
 
 
 def test_a_good_wheel_passes_with_nothing_to_say(tmp_path: Path) -> None:
     report = audit_wheel(ours(tmp_path), expect=NATIVE)
-    assert found(report) == found(report, "warning") == []
+    assert findings(report) == findings(report, "warning") == []
     assert report.passed
     assert report.checks == tuple(CHECKS)
     report.raise_if_failed()
-    assert report.facts is not None
-    assert report.facts.torch_requirement == "torch==2.11.*"
-    assert report.facts.torch_symbols == ("aoti_torch_get_sizes", "aoti_torch_library_impl")
-    assert report.facts.unstable_symbols == 0
-    assert report.facts.architectures["_qattn_sm89"] == ("8.9", "9.0a", "12.0", "PTX 8.9")
-    assert report.facts.needs == {"libcudart.so.13": "the CUDA runtime", "libtorch_cpu.so": "torch"}
+    facts = report.facts
+    assert facts is not None
+    assert facts["torch_requirement"] == "torch==2.11.*"
+    assert facts["torch_symbols"] == [*TORCH]
+    assert facts["unstable_symbols"] == 0
+    assert facts["architectures"]["_qattn_sm89"] == ("8.9", "9.0a", "12.0", "PTX 8.9")
+    assert facts["needs"] == {"libcudart.so.13": "the CUDA runtime", "libtorch_cpu.so": "torch"}
+    assert "      _fused         8.0 8.6 8.9 9.0a 12.0 PTX 8.0" in table([report]).splitlines()
+
+
+def test_a_good_universal_wheel_passes(tmp_path: Path) -> None:
+    report = audit_wheel(universal(tmp_path), expect=STABLE)
+    assert findings(report) == findings(report, "warning") == []
 
 
 def test_a_good_pep_600_wheel_passes(tmp_path: Path) -> None:
-    inside = replace(
-        EXTENSIONS["_fused"],
-        needed=["libtorch_cpu.so", "libcudart-12345678.so.13"],
-        rpath="$ORIGIN/../../sageattention.libs",
-    )
-    files = {RUNTIME: make_elf(Elf(soname="libcudart-12345678.so.13"))}
+    runtime = "libcudart-12345678.so.13"
+    search = "-Wl,-rpath,$ORIGIN/../../sageattention.libs"
+    needed = ("libtorch_cpu.so", runtime)
+    libraries = {stem: replace(library, needed=needed, flags=(search,)) for stem, library in GOOD.items()}
+    data = compile_library(tmp_path / runtime).read_bytes()
+    files = {f"sageattention.libs/{runtime}": data}
     name = NAME.replace("linux_x86_64", "manylinux_2_34_x86_64")
-    wheel = raw_wheel(tmp_path, name, dict.fromkeys(EXTENSIONS, inside) | only_archs(inside), files=files)
-    made = finalize(wheel, told(), tmp_path / "ours", bundled=[BUNDLED], runtime_license=b"terms")
+    wheel = raw_wheel(tmp_path, libraries, files=files, name=name)
+    licence = "LicenseRef-NVIDIA-Proprietary"
+    path = {"path": f"sageattention.libs/{runtime}"}
+    sha256 = hashlib.sha256(data).hexdigest()
+    part = Component("library", "libcudart.so.13", "13.0.96", sha256, license=licence, properties=path)
+    made = embed(wheel, PROVENANCE, tmp_path / "ours", bundled=[part], runtime_license=b"terms")
     report = audit_wheel(made, expect=NATIVE)
-    assert found(report) == found(report, "warning") == []
-
-
-def only_archs(base: Elf) -> dict[str, Elf]:
-    return {stem: replace(base, fatbin=elf.fatbin) for stem, elf in EXTENSIONS.items()}
-
-
-def test_a_good_stable_wheel_passes(tmp_path: Path) -> None:
-    report = audit_wheel(stable(tmp_path), expect=STABLE)
-    assert found(report) == found(report, "warning") == []
+    assert findings(report) == findings(report, "warning") == []
+    without = findings(audit_wheel(wheel), "warning")
+    assert f"licence: sageattention.libs/{runtime} is NVIDIA's, and its licence text is not in it" in without
 
 
 def test_the_full_wheel_that_aborts_the_interpreter(tmp_path: Path) -> None:
     """The shape that `auditwheel repair` makes of upstream's wheel with nothing excluded but the driver."""
-    bundled = {
-        f"sageattention.libs/{name}": make_elf(Elf(soname=name, fatbin=fatbin("75")))
-        for name in (
-            "libtorch_cpu-0e1a2b3c.so",
-            "libc10-0e1a2b3c.so",
-            "libcublas-0e1a2b3c.so.13",
-            RUNTIME[19:],
-        )
-    }
-    extension = Elf(["libtorch_cpu-0e1a2b3c.so", "libc10-0e1a2b3c.so", "libcuda.so.1"], fatbin=fatbin("90a"))
+    names = ("libtorch_cpu-0e1a2b3c.so", "libc10-0e1a2b3c.so", "libcublas-0e1a2b3c.so.13")
+    files = {f"sageattention.libs/{name}": compile_library(tmp_path / name).read_bytes() for name in names}
+    extension = Library((*names[:2], "libcuda.so.1"), (), fatbin("90a"))
     name = "sageattention-2.2.0-cp312-cp312-manylinux_2_34_x86_64.whl"
-    wheel = raw_wheel(tmp_path, name, {"_qattn_sm90": extension}, (), bundled)
-    report = audit_wheel(wheel)
-    errors = [text for text in found(report) if text.startswith("bundled:")]
-    assert len(errors) == 1
-    assert "it contains its own torch, so importing it aborts the interpreter: " in errors[0]
-    assert "libtorch_cpu-0e1a2b3c.so, libc10-0e1a2b3c.so (" in errors[0]
-    assert report.facts is not None
-    assert report.facts.architectures == {"_qattn_sm90": ("9.0a",)}
-    warnings = found(report, "warning")
-    assert any("it contains second copies: libcublas-0e1a2b3c.so.13 (" in text for text in warnings)
-    with pytest.raises(AuditError, match=r"(?s)failed its audit.*aborts the interpreter"):
+    report = audit_wheel(raw_wheel(tmp_path, {"_qattn_sm90": extension}, (), files, name=name))
+    (error,) = [text for text in findings(report) if text.startswith("bundled:")]
+    copies = "its own copy of torch: libc10-0e1a2b3c.so, libtorch_cpu-0e1a2b3c.so: a process has one torch"
+    assert copies in error
+    warnings = findings(report, "warning")
+    assert any("copy of torch's CUDA packages: libcublas-0e1a2b3c.so.13: " in text for text in warnings)
+    with pytest.raises(AuditError, match=r"(?s)failed its audit.*a process has one torch"):
         report.raise_if_failed()
 
 
 def test_somebody_elses_wheel_is_judged_and_not_a_crash(tmp_path: Path) -> None:
     """Upstream's own: pybind, no local version, no requirement, debug sections, paths of the builder."""
-    elf = Elf(
-        ["libc10.so", "libtorch_python.so", "libcuda.so.1"],
-        undefined=["_ZN3c105ErrorC1E", "PyObject_Call"],
-        fatbin=fatbin("90a"),
-        debug=True,
-        data=b"/home/someone/build/torch/include/ATen/Tensor.h\0",
+    library = Library(
+        ("libc10.so", "libtorch_python.so", "libcuda.so.1"),
+        (CXX, "PyObject_Call"),
+        fatbin("90a"),
+        ("-g", "-Wl,--build-id=none"),
+        'const char *path = "/home/someone/build/torch/include/ATen/Tensor.h";\n',
     )
-    files = {f"sageattention/{stem}.cpython-312-x86_64-linux-gnu.so": make_elf(elf) for stem in EXTENSIONS}
-    wheel = pack_wheel(tmp_path, "sageattention-2.2.0-cp312-cp312-linux_x86_64.whl", files)
+    files = {f"sageattention/{stem}.cpython-312-x86_64-linux-gnu.so": library.build() for stem in GOOD}
+    wheel = pack_wheel(tmp_path, files, name="sageattention-2.2.0-cp312-cp312-linux_x86_64.whl")
     report = audit_wheel(wheel)
-    assert only_error(report).startswith("requirement: uses 4 symbols of libtorch's C++ interface")
-    warnings = "\n".join(found(report, "warning"))
+    (error,) = findings(report)
+    assert error.startswith("requirement: uses 4 symbols of libtorch's C++ interface")
+    warnings = "\n".join(findings(report, "warning"))
     for part in (
         "libraries: _fused.cpython-312-x86_64-linux-gnu.so needs libcuda.so.1: it can't be imported",
-        "version: it contains code only for 9.0a, and its version doesn't say so (no 8.0, 8.6, 8.9, 12.0)",
-        "version: the version 2.2.0 doesn't say which CUDA it is for",
-        "version: the version 2.2.0 doesn't say which torch it is for",
+        "requirement: _fused.cpython-312-x86_64-linux-gnu.so uses symbols of CPython",
         "sbom: it contains no SBOM",
         "licence: METADATA has no License-Expression",
-        "1 path of the machine that built it: /home/someone/build/torch/include/ATen/Tensor.h",
-        "debug: _qattn_sm90.cpython-312-x86_64-linux-gnu.so has debug sections (.debug_info",
+        "of the machine that built it: ",
+        "debug: _qattn_sm90.cpython-312-x86_64-linux-gnu.so has debug sections (.debug_",
     ):
         assert part in warnings
 
 
 def test_house_rules_are_errors_in_our_wheels_only(tmp_path: Path) -> None:
-    wheel = ours(tmp_path, _fused=replace(EXTENSIONS["_fused"], debug=True))
-    assert only_error(audit_wheel(wheel)).startswith("debug: _fused.so has debug sections")
-    report = audit_wheel(wheel, house_rules=False)
-    assert report.passed
-    assert len(found(report, "warning")) == 1
+    debug = changed(flags=("-Wl,--build-id=none", "-g", "-fdebug-prefix-map=/=/usr/"))
+    errors = errors_of(ours(tmp_path, _fused=debug))
+    assert any(text.startswith("debug: _fused.so has debug sections") for text in errors)
+    others = audit_wheel(raw_wheel(tmp_path / "theirs", {**GOOD, "_fused": debug}))
+    assert others.passed
+    assert any(text.startswith("debug:") for text in findings(others, "warning"))
 
 
-def test_waived_checks_are_warnings(tmp_path: Path) -> None:
-    wheel = raw_wheel(tmp_path, metadata=["Requires-Dist: torch"])
-    plain = audit_wheel(wheel, expect=NATIVE)
-    assert only_error(plain) == "requirement: requires torch, and the target says torch==2.11.*"
-    waived = audit_wheel(wheel, expect=NATIVE, waive=UNPATCHED)
-    assert waived.passed
-    assert "requirement: requires torch, and the target says torch==2.11.*" in found(waived, "warning")
-    with pytest.raises(UsageError, match="No check nonsense"):
-        audit_wheel(wheel, waive=["nonsense"])
-
-
-def test_no_wheel_at_all(tmp_path: Path) -> None:
-    path = tmp_path / NAME
-    path.write_bytes(b"PK")
-    report = audit_wheel(path)
-    assert "can't be read as a wheel" in only_error(report)
-    assert report.facts is None
-
-
-def test_the_target_is_found_by_the_sbom(tmp_path: Path) -> None:
-    assert target_of(ours(tmp_path), TARGETS.values()) == NATIVE
-    assert target_of(raw_wheel(tmp_path), TARGETS.values()) is None
-    assert target_of(tmp_path / "absent.whl", TARGETS.values()) is None
+@pytest.mark.parametrize("content", [b"PK", b""])
+def test_what_is_no_wheel_is_one_line_of_the_report(
+    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (NAME, "what-ever.whl"):
+        (tmp_path / name).write_bytes(content)
+    ours(tmp_path).rename(tmp_path / NAME.replace("linux_", "manylinux_2_34_"))
+    with zipfile.ZipFile(tmp_path / NAME.replace("cp312", "cp311"), "w") as archive:
+        archive.writestr("a", b"")
+    assert main([str(tmp_path), "--json"]) == AuditError.exit_code
+    reports = json.loads(capsys.readouterr().out)
+    assert len(reports) == 4
+    broken = [report for report in reports if report["facts"] is None]
+    assert [len(report["findings"]) for report in broken] == [1, 1, 1]
+    assert all(report["findings"][0]["check"] == "record" for report in broken)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wheel = ours(tmp_path)
-    assert main([str(wheel)]) == 0
+    record_path(wheel).write_text(json.dumps({"sha256": file_sha256(wheel)}))
+    assert main([*map(str, wheel.parent.iterdir())]) == 0  # wheelhouse/* names the records too
     assert "1 checked, 0 failed" in capsys.readouterr().out
-    tamper(wheel, "core.py", b"")
-    assert main([str(wheel.parent)]) == AuditError.exit_code
-    assert "1 checked, 1 failed" in capsys.readouterr().out
-    assert main([str(wheel), "--waive", "record", "--waive", "sbom"]) == 0
-    capsys.readouterr()
+    assert main([str(wheel.parent), "--verbose"]) == 0
+    assert "  ok       build_record" in capsys.readouterr().out
+    assert target_of(wheel, load_targets().values()) == NATIVE
+    assert target_of(raw_wheel(tmp_path), load_targets().values()) is None
+    replace_member(wheel, "sageattention/core.py", b"")
     assert main([str(wheel), "--json"]) == AuditError.exit_code
     (report,) = json.loads(capsys.readouterr().out)
     assert report["passed"] is False
-    assert report["findings"][0]["check"] == "record"
-    with pytest.raises(UsageError, match="nrecognized arguments: --nonsense"):
-        main(["--nonsense"])
+    checks = [finding["check"] for finding in report["findings"] if finding["level"] == "error"]
+    assert checks == ["record", "sbom", "build_record"]
     with pytest.raises(UsageError, match="not found"):
         main([str(tmp_path / "absent.whl")])
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no wheel to check"):
         main([str(tmp_path / "empty")])
+
+
+def replace_member(wheel: Path, name: str, data: bytes) -> None:
+    """Replace one member and nothing else, as a mistake does."""
+    with zipfile.ZipFile(wheel) as source:
+        members = {info.filename: source.read(info) for info in source.infolist()}
+    members[name] = data
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for member, content in members.items():
+            archive.writestr(member, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (
+            {"needed": ("libodd.so.1",)},
+            "libraries: _fused.so needs libodd.so.1, which neither torch nor the dri",
+        ),
+        (
+            {"needed": ("libpython3.12.so.1.0",)},
+            "libraries: _fused.so needs libpython3.12.so.1.0: the interp",
+        ),
+        (
+            {"needed": ("libcuda.so.1",)},
+            "libraries: _fused.so needs libcuda.so.1: it can't be imported where",
+        ),
+        (
+            {"needed": ("libcudart.so.12",)},
+            "libraries: _fused.so needs libcudart.so.12, and the wheel is for",
+        ),
+        ({"flags": ("-Wl,-z,execstack",)}, "stack: _fused.so makes the process's stack executable"),
+        ({"flags": ("-Wl,-rpath,/usr/lib",)}, "rpath: sageattention/lib/_fused.so searches /usr/lib for"),
+        (
+            {"flags": ("-Wl,-rpath,$ORIGIN/../../../up",)},
+            "rpath: sageattention/lib/_fused.so searches $ORIGIN",
+        ),
+        (
+            {"flags": ("-Wl,-rpath,$ORIGIN/../../torch/lib",)},
+            "rpath: sageattention/lib/_fused.so searches $OR",
+        ),
+        ({"machine": 183}, "tag: _fused.so is for AArch64, and the tag says x86_64"),
+        ({"undefined": (CXX,)}, ""),
+        (
+            {"undefined": ("aoti_torch_unheard_of",)},
+            "requirement: _fused.so uses what is not known of torch's",
+        ),
+        (
+            {"undefined": ("PyErr_Occurred",)},
+            "requirement: _fused.so uses symbols of CPython, so it is for one",
+        ),
+        (
+            {"code": 'const char *path = "/home/me/x.cu";\n'},
+            "paths: sageattention/lib/_fused.so contains 1 path",
+        ),
+        (
+            {"fatbin": fatbin("80", "86", "89", "90a", ptx="80")},
+            "architectures: _fused.so has no cubin for 12.0",
+        ),
+        (
+            {"fatbin": fatbin(*ALL, ptx="89")},
+            "architectures: _fused.so has no PTX for 8.0 of the 1. of its sour",
+        ),
+        (
+            {"fatbin": fatbin(*ALL, ptx="80") + fatbin("80", ptx="80")},
+            "architectures: _fused.so has no cubin for",
+        ),
+        (
+            {"fatbin": container(*map(entry, ALL), entry("80", debug=True), entry("80", "ptx"))},
+            "architectures: _fused.so has GPU code made for a debugger",
+        ),
+    ],
+)
+def test_a_library_with_a_mistake(tmp_path: Path, change: dict[str, object], error: str) -> None:
+    errors = findings(audit_wheel(ours(tmp_path, _fused=changed(**change)), expect=NATIVE))
+    assert len(errors) == bool(error)
+    assert "".join(errors).startswith(error)
+
+
+def test_a_universal_wheel_uses_nothing_that_changes(tmp_path: Path) -> None:
+    mistaken = changed(undefined=(CXX, "PyErr_Occurred"), needed=("libtorch_python.so",))
+    errors = errors_of(universal(tmp_path, _fused=mistaken))
+    for part in (
+        "requirement: _fused.so uses symbols of CPython, so it is for one Python: PyErr_Occurred",
+        "requirement: _fused.so uses symbols of libtorch's C++ interface, which a stable wheel may not use: "
+        + CXX,
+        "requirement: _fused.so needs libtorch_python.so, which is built for one Python",
+    ):
+        assert part in errors
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        (["Requires-Dist: torch"], "requires torch, without the oldest torch whose stable interface it uses"),
+        (["Requires-Dist: torch>=2.9", "Requires-Dist: numpy"], "requires numpy besides torch"),
+        (
+            ["Requires-Dist: torch>=2.9", "Requires-Python: <3.13"],
+            "Requires-Python: <3.13 excludes newer Pyt",
+        ),
+        (["Requires-Dist: torch>=2.9", "Requires-Python: >=3.12"], "Requires-Python: >=3.12 excludes the Py"),
+        (["Requires-Dist: torch>=nine"], "requires-dist: 'torch>=nine' is invalid"),
+        (["Requires-Dist: torch @ https://example.org/t.whl"], "requires torch from an address"),
+        ([], "METADATA requires no torch"),
+    ],
+)
+def test_requirements(tmp_path: Path, lines: list[str], error: str) -> None:
+    python = [] if "Requires-Python" in "".join(lines) else ["Requires-Python: >=3.10"]
+    name = "sageattention-2.2.0+cu130.universal-cp310-abi3-linux_x86_64.whl"
+    report = audit_wheel(raw_wheel(tmp_path, metadata=[*lines, *python], name=name))
+    texts = [*findings(report), *findings(report, "warning")]
+    assert any(text.startswith(f"requirement: {error}") for text in texts), texts
+
+
+@pytest.mark.parametrize(
+    ("requirement", "passes"),
+    [
+        ("torch>=2.9", True),
+        ("torch>2.8.9999", True),
+        ("torch==2.9.*", True),
+        ("torch>=2.8", False),
+        ("torch<3", False),
+    ],
+)
+def test_each_torch_that_is_allowed_has_what_is_used(tmp_path: Path, requirement: str, passes: bool) -> None:
+    newer = changed(undefined=("aoti_torch_aten_pad",))  # in torch 2.9 and later
+    metadata = [f"Requires-Dist: {requirement}", "Requires-Python: >=3.10"]
+    errors = errors_of(universal(tmp_path, metadata, _fused=newer))
+    expected = "_fused.so uses aoti_torch_aten_pad, for which torch 2.9 is needed; requires "
+    assert (f"requirement: {expected}{requirement}" not in errors) == passes
+
+
+def test_a_native_wheel_of_the_c_interface_names_one_torch(tmp_path: Path) -> None:
+    wheel = raw_wheel(
+        tmp_path, {**GOOD, "_fused": changed(undefined=(CXX,))}, ["Requires-Dist: torch==2.10.*"]
+    )
+    assert "requirement: requires torch 2.10 and its version says 2.11" in errors_of(wheel)
+
+
+def test_symbols_beyond_the_tag(tmp_path: Path) -> None:
+    libc = compile_library(tmp_path / "libc.so.6", "void __isoc23_strtol(void) {}", version="GLIBC_2.38")
+    new = changed(needed=(), undefined=("__isoc23_strtol",), flags=(str(libc),))
+    name = NAME.replace("linux_x86_64", "manylinux_2_34_x86_64")
+    errors = errors_of(raw_wheel(tmp_path, {**GOOD, "_fused": new}, name=name))
+    start = (
+        "tag: _fused.so needs GLIBC_2.38 of libc.so.6 (__isoc23_strtol); Build in the manylinux_2_34 image"
+    )
+    assert any(text.startswith(start) for text in errors)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("cp312-cp312", "cp311-cp311", "names: the file WHEEL has the tags cp312-cp312-linux_x86_64, unlike"),
+        ("cu130", "cu128", "names: METADATA has the version 2.2.0+cu130.torch2.11 and the file name has"),
+        ("linux_x86_64", "manylinux_9_9_x86_64", "tag: manylinux_9_9_x86_64 is not a platform tag that"),
+        ("linux_x86_64", "macosx_11_0_x86_64", "tag: it has shared libraries for Linux, and the tag says"),
+    ],
+)
+def test_a_renamed_wheel(tmp_path: Path, old: str, new: str, error: str) -> None:
+    wheel = ours(tmp_path)
+    errors = errors_of(wheel.rename(wheel.with_name(NAME.replace(old, new))))
+    assert any(text.startswith(error) for text in errors), errors
+
+
+def test_a_wheel_of_another_target(tmp_path: Path) -> None:
+    errors = findings(audit_wheel(ours(tmp_path), expect=STABLE))
+    for start in (
+        "tag: the target abi3-cu130 makes wheels tagged",
+        "version: the version",
+        "requirement: requires",
+    ):
+        assert any(text.startswith(start) for text in errors)
+
+
+def test_a_missing_extension(tmp_path: Path) -> None:
+    rest = {stem: library for stem, library in GOOD.items() if stem != "_qattn_sm80"}
+    made = embed(raw_wheel(tmp_path, rest), PROVENANCE, tmp_path / "ours")
+    assert findings(audit_wheel(made, expect=NATIVE)) == [
+        "architectures: the extension _qattn_sm80 is missing"
+    ]
+    none = errors_of(raw_wheel(tmp_path / "none", {"_other": Library()}))
+    assert none == ["architectures: no library in it contains GPU code"]
+
+
+def test_a_wheel_for_some_architectures_says_so(tmp_path: Path) -> None:
+    names = ("_fused", "_qattn_sm80", "_qattn_sm89")
+    some = {stem: replace(GOOD[stem], fatbin=fatbin("89", ptx="89")) for stem in names}
+    provenance = replace(PROVENANCE, architectures=(Architecture(8, 9),))
+    silent = embed(raw_wheel(tmp_path, some), provenance, tmp_path / "ours")
+    expected = "version: the version 2.2.0+cu130.torch2.11 should end in +cu130.torch2.11.sm89, by its target"
+    (error,) = findings(audit_wheel(silent, expect=NATIVE))
+    assert error.startswith(expected)
+    name = NAME.replace("torch2.11", "torch2.11.sm89")
+    honest = embed(raw_wheel(tmp_path, some, name=name), provenance, tmp_path / "ours")
+    assert audit_wheel(honest, expect=NATIVE).passed
+    assert audit_wheel(honest).passed
+    errors = errors_of(raw_wheel(tmp_path, some, name=NAME.replace("torch2.11", "torch2.11.sm89.sm90a")))
+    assert "architectures: no extension has a cubin for 9.0a" in errors
+    assert "architectures: the extension _qattn_sm90 is missing" in errors
+
+
+@pytest.mark.parametrize(
+    ("files", "error"),
+    [
+        ({"triton/core.py": b"1"}, "names: it installs triton beside sageattention"),
+        ({"sageattention/a.pyc": b"1"}, "files: sageattention/a.pyc is byte code"),
+        ({"sageattention/a.so": b"1"}, "files: sageattention/a.so is not a shared library"),
+        (
+            {"sageattention/a.py": b"x = '/tmp/build/x.py'"},
+            "paths: sageattention/a.py contains 1 path of the",
+        ),
+        ({f"{INFO}/licenses/NOTICE": b""}, f"licence: {INFO}/licenses/NOTICE is empty"),
+    ],
+)
+def test_files_that_do_not_belong_there(tmp_path: Path, files: dict[str, bytes], error: str) -> None:
+    errors = errors_of(ours(tmp_path, files))
+    assert any(text.startswith(error) for text in errors), errors
+
+
+def test_changes_after_the_build_show_in_record_and_sbom(tmp_path: Path) -> None:
+    wheel = ours(tmp_path)
+    record_path(wheel).write_text("{}")
+    assert errors_of(wheel) == [f"build_record: {wheel.name}.json is not the record of a build"]
+    record_path(wheel).unlink()
+    replace_member(wheel, "sageattention/core.py", b"")
+    assert errors_of(wheel) == [
+        "record: sageattention/core.py has a different digest in RECORD",
+        "sbom: sageattention/core.py has a different SHA-256 in the SBOM",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "error"),
+    [
+        ([*METADATA, "Name: other"], "names: METADATA: name: "),
+        ([*METADATA, "Metadata-Version: 9.1"], "names: METADATA: metadata-version"),
+    ],
+)
+def test_metadata_that_installers_refuse(tmp_path: Path, metadata: list[str], error: str) -> None:
+    errors = errors_of(raw_wheel(tmp_path, metadata=metadata))
+    assert any(text.startswith(error) for text in errors), errors

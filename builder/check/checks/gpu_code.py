@@ -5,16 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-from builder.check.checks.audited_wheel import (
-    ERROR,
-    HOUSE_RULE,
-    LEAST,
-    ONLY,
-    WARNING,
-    AuditedWheel,
-    Found,
-)
-from builder.check.checks.evidence import stem
+from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, LEAST, ONLY, WARNING, AuditedWheel, Found
+from builder.check.checks.symbols import stem
 from builder.target.architectures import Architecture, join
 from builder.util.errors import ArchitectureError
 from builder.wheel.fatbin import cubin_architectures, ptx_architectures
@@ -29,14 +21,14 @@ def architectures(audited: AuditedWheel) -> Found:
         return
     if not audited.extensions:
         yield ERROR, "no library in it contains GPU code"
-    for path, part in sorted(audited.extensions.items()):
+    for path, part in audited.extensions.items():
         name, cubins = PurePosixPath(path).name, frozenset(cubin_architectures(part.codes))
         if not cubins:
             yield ERROR, f"{name} contains no GPU code"
         expected = expected_architectures(stem(path), claimed)
         if expected is not None and (missing := expected - cubins):
             yield ERROR, f"{name} has no cubin for {join(sorted(missing))}"
-        base = Architecture.parse(LEAST.get(stem(path), ONLY.get(stem(path), "9.0a")))
+        base = Architecture.parse(LEAST.get(stem(path), "9.0a"))
         for container in sorted({code.container for code in part.codes}):
             own = [code for code in part.codes if code.container == container]
             file = f"the {container + 1}. of its source files"
@@ -80,6 +72,7 @@ def claimed_architectures(audited: AuditedWheel) -> frozenset[Architecture]:
     """
     if audited.label.architectures:
         return frozenset(Architecture.parse(f"sm_{number}") for number in audited.label.architectures)
-    if told := audited.provenance.fact("architectures"):
-        return frozenset(map(Architecture.parse, told.split()))
+    properties = audited.sbom.subject.properties if audited.sbom else {}
+    if stated := properties.get("architectures"):
+        return frozenset(map(Architecture.parse, stated.split()))
     return frozenset(audited.expect.architectures) if audited.expect is not None else audited.architectures

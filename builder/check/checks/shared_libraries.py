@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from os.path import normpath
 from pathlib import PurePosixPath
 
 from builder.check.checks.audited_wheel import (
@@ -16,11 +17,11 @@ from builder.check.checks.audited_wheel import (
     Found,
     listed,
 )
-from builder.check.checks.evidence import owner_of_copy, stem
+from builder.check.checks.symbols import owner_of_copy, stem
 from builder.target.machines import machine_of
 from builder.util.errors import RepairError
-from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, Owner, owner_of
-from builder.wheel.manylinux import load_policy, reached_tag, violations, way_out
+from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, owner_of
+from builder.wheel.manylinux import load_policy, reached_tag, too_new, way_out
 
 _EXTENSION_SUFFIX = re.compile(r"\.cpython-(?P<number>\d+)(?:-[\w-]+)?\.so")
 
@@ -37,25 +38,20 @@ def tag(audited: AuditedWheel) -> Found:
                 yield ERROR, error.message
                 continue
             for name, library in audited.named_libraries:
-                for violation in violations(library, policy):
-                    yield ERROR, f"{name} needs {violation}; {way_out([violation], policy)}"
-    if audited.policy is None and audited.platforms == [f"linux_{audited.machine.name}"]:
+                for symbols in too_new(library, policy):
+                    yield ERROR, f"{name} needs {symbols}; {way_out(policy)}"
+    if audited.label.platform.startswith("linux_"):
         yield NOTE, f"its symbols fit {reached_tag(audited.libraries.values()) or 'no manylinux tag'}"
-    abi = audited.wheel.name.abi
+    machines = {machine for machine in map(machine_of, audited.platforms) if machine}
     for name, library in audited.named_libraries:
-        machines = {machine for machine in map(machine_of, audited.platforms) if machine}
         if others := sorted(machine.name for machine in machines if machine.elf != library.machine):
             yield ERROR, f"{name} is for {library.machine}, and the tag says {', '.join(others)}"
         match = _EXTENSION_SUFFIX.search(name)
-        if match and f"cp{match['number']}" not in abi.split("."):
-            yield ERROR, f"{name} is for CPython {match['number']}, and the tag says {abi}"
-    yield from _of_target(audited)
-
-
-def _of_target(audited: AuditedWheel) -> Found:
+        if match and f"cp{match['number']}" not in audited.label.abi.split("."):
+            yield ERROR, f"{name} is for CPython {match['number']}, and the tag says {audited.label.abi}"
     if (expect := audited.expect) is not None:
         allowed = [expect.wheel_tag(end) for end in (f"linux_{expect.machine.name}", expect.platform_tag)]
-        if audited.wheel.name.tag not in allowed:
+        if audited.label.tag not in allowed:
             yield ERROR, f"the target {expect.name} makes wheels tagged {' or '.join(allowed)}"
 
 
@@ -64,8 +60,10 @@ def libraries(audited: AuditedWheel) -> Found:
     for name, library in audited.named_libraries:
         for soname in library.needed:
             needs = f"{name} needs {soname}"
-            if owner_of_copy(soname) is CUDA_RUNTIME:
-                yield from _runtime(audited, soname, needs)
+            major, cuda = soname.rpartition(".")[2], audited.label.cuda
+            other_cuda = cuda and major.isdigit() and major != cuda.split(".")[0]
+            if owner_of_copy(soname) is CUDA_RUNTIME and other_cuda:
+                yield ERROR, f"{needs}, and the wheel is for CUDA {cuda}"
             if soname in audited.inside:
                 continue
             owner = owner_of(soname, audited.system_libraries)
@@ -75,32 +73,17 @@ def libraries(audited: AuditedWheel) -> Found:
                 yield ERROR, f"{needs}: {PYTHON.why}"
             elif owner is DRIVER:
                 yield HOUSE_RULE, f"{needs}: it can't be imported where there is no driver"
-            elif owner is CUDA_RUNTIME and audited.policy is not None:
-                yield HOUSE_RULE, f"{needs}, which the tag {audited.policy.tag} doesn't promise"
-
-
-def _runtime(audited: AuditedWheel, soname: str, needs: str) -> Found:
-    major = soname.rpartition(".")[2]
-    cuda = audited.expect.cuda if audited.expect else audited.label.cuda
-    if cuda and major.isdigit() and major != cuda.split(".")[0]:
-        yield ERROR, f"{needs}, and the wheel is for CUDA {cuda}"
+            elif owner is CUDA_RUNTIME and audited.label.platform.startswith("manylinux"):
+                yield HOUSE_RULE, f"{needs}, which the tag {audited.label.platform} doesn't promise"
 
 
 def bundled(audited: AuditedWheel) -> Found:
     """The wheel contains SageAttention's libraries and the CUDA runtime, and no torch or driver."""
-    copies: dict[Owner, list[str]] = {}
-    for name in audited.contents:
-        owner = owner_of_copy(name)
-        if owner in (TORCH, DRIVER, TORCH_CUDA, PYTHON):
-            copies.setdefault(owner, []).append(PurePosixPath(name).name)
-    for owner, names in copies.items():
-        which = f"{', '.join(names)} ({owner.why})"
-        if owner is TORCH:
-            yield ERROR, f"it contains its own torch, so importing it aborts the interpreter: {which}"
-        elif owner is TORCH_CUDA:
-            yield WARNING, f"it contains second copies: {which}"
-        else:
-            yield ERROR, f"it contains what a wheel must not contain: {which}"
+    names = [(PurePosixPath(name).name, owner_of_copy(name)) for name in audited.contents]
+    for owner in (TORCH, DRIVER, TORCH_CUDA, PYTHON):
+        if copies := [name for name, brought_by in names if brought_by is owner]:
+            level = WARNING if owner is TORCH_CUDA else ERROR
+            yield level, f"it contains its own copy of {owner.name}: {', '.join(copies)}: {owner.why}"
     for name in audited.libraries:
         if stem(name) not in LEAST | ONLY and owner_of_copy(name) is None:
             yield HOUSE_RULE, f"{name} is not a library of SageAttention"
@@ -123,31 +106,13 @@ def debug(audited: AuditedWheel) -> Found:
 def rpath(audited: AuditedWheel) -> Found:
     """Libraries are searched for only inside the wheel."""
     folders = {str(parent) for name in audited.contents for parent in PurePosixPath(name).parents}
-    for name, library in sorted(audited.libraries.items()):
+    for name, library in audited.libraries.items():
         for entry in (*library.rpath, *library.runpath):
-            inside = resolve_origin(entry, name)
-            if inside is None:
+            origin = re.match(r"\$(?:ORIGIN|\{ORIGIN\})(?=/|$)", entry)
+            if origin is None:
                 yield ERROR, f"{name} searches {entry or 'the current folder'} for libraries"
-            elif inside not in folders:
-                yield HOUSE_RULE, f"{name} searches {entry} for libraries, which is not in the wheel"
-
-
-def resolve_origin(entry: str, library: str) -> str | None:
-    """Return where in the installed environment an RPATH entry leads; None if it doesn't start at $ORIGIN.
-
-    Args:
-        entry: One entry: `$ORIGIN/../sageattention.libs`.
-        library: Archive name of the library that has it.
-    """
-    start = re.match(r"\$(?:ORIGIN|\{ORIGIN\})(?=/|$)", entry)
-    if start is None:
-        return None
-    parts = list(PurePosixPath(library).parent.parts)
-    for part in PurePosixPath(entry[start.end() :].lstrip("/")).parts:
-        if part != "..":
-            parts.append(part)
-        elif parts:
-            parts.pop()
-        else:
-            return None
-    return str(PurePosixPath(*parts))
+                continue
+            place = normpath(f"{PurePosixPath(name).parent}/{entry[origin.end() :]}")
+            if place not in folders:
+                level = ERROR if place.startswith("..") else HOUSE_RULE
+                yield level, f"{name} searches {entry} for libraries, which is not in the wheel"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from builder.util.errors import AuditError
-from builder.util.toml import read
+from builder.util.toml import tomllib
 from builder.wheel.elf import SharedLibrary
 from builder.wheel.libraries import Owner, owner_of
 
@@ -37,58 +35,34 @@ def stem(name: str) -> str:
 
 
 def owner_of_copy(name: str) -> Owner | None:
-    """Return who brings the library that a file of the wheel is a copy of; None where nobody does.
-
-    Args:
-        name: The file's name in the wheel, perhaps with the digest that auditwheel adds.
-    """
+    """Return who brings the library that a file of the wheel is a copy of; None where nobody does."""
     file = _COPY.sub("", PurePosixPath(name).name)
     return owner_of(file, frozenset()) if ".so" in file else None
 
 
-def unstable_torch_symbols(library: SharedLibrary) -> tuple[str, ...]:
+def unstable_torch_symbols(library: SharedLibrary) -> list[str]:
     """Return the undefined symbols of libtorch's C++ interface, which changes with each torch version."""
-    return tuple(symbol.name for symbol in library.undefined if _TORCH_CXX.match(symbol.name))
+    return [symbol.name for symbol in library.undefined if _TORCH_CXX.match(symbol.name)]
 
 
-def stable_torch_symbols(library: SharedLibrary) -> tuple[str, ...]:
+def stable_torch_symbols(library: SharedLibrary) -> list[str]:
     """Return the undefined symbols of torch's stable C interface."""
-    return tuple(symbol.name for symbol in library.undefined if _TORCH_C.fullmatch(symbol.name))
+    return [symbol.name for symbol in library.undefined if _TORCH_C.fullmatch(symbol.name)]
+
+
+def python_symbols(library: SharedLibrary) -> list[str]:
+    """Return the undefined symbols of CPython."""
+    return [symbol.name for symbol in library.undefined if _PYTHON.fullmatch(symbol.name)]
 
 
 @lru_cache
 def torch_functions() -> dict[str, str]:
     """Return the first torch series, `2.7`, that has each function of torch's stable C interface."""
-    table = read(Path(__file__).with_name("torch_functions.toml"), AuditError)
-    return {name: series for series in table.values for name in table.texts(series, "names of functions")}
+    table = tomllib.loads(Path(__file__).with_name("torch_functions.toml").read_text(encoding="utf-8"))
+    return {name: series for series, names in table.items() for name in names}
 
 
-def unlimited_python_symbols(library: SharedLibrary, python: tuple[int, int]) -> tuple[str, ...]:
-    """Return the undefined symbols of CPython that a version's limited API lacks (PEP 384).
-
-    Args:
-        library: The extension.
-        python: The oldest Python that it is for, `(3, 10)`.
-
-    Raises:
-        ImportError: The package abi3info is not installed.
-    """
-    taken = [symbol.name for symbol in library.undefined if _PYTHON.fullmatch(symbol.name)]
-    if not taken:
-        return ()
-    # Only here, since this project's own wheels take no such symbol.
-    limited = importlib.import_module("abi3info")
-    models = importlib.import_module("abi3info.models")
-
-    def is_limited(name: str) -> bool:
-        symbol = models.Symbol(name)
-        entry = limited.FUNCTIONS.get(symbol) or limited.DATAS.get(symbol)
-        return entry is not None and bool(entry.added <= models.PyVersion(*python))
-
-    return tuple(name for name in taken if not is_limited(name))
-
-
-def build_paths(data: bytes) -> tuple[str, ...]:
+def build_paths(data: bytes) -> list[str]:
     """Return the absolute paths in a file that only the machine that built it can have, sorted, each once."""
     found = {match[0] for match in _BUILD_PATH.finditer(data)}
-    return tuple(sorted(path.decode() for path in found if not path.startswith(_HARMLESS_PATHS)))
+    return sorted(path.decode() for path in found if not path.startswith(_HARMLESS_PATHS))
