@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import sysconfig
 import time
 from collections.abc import Mapping, Sequence
@@ -15,16 +13,15 @@ from typing import Any
 
 from builder import preflight
 from builder.check.new_wheels import check_new
-from builder.compile import compiler_cache
 from builder.compile import jobs as resources
-from builder.compile.frontend import Compiled, run_build
-from builder.compile.variables import patched_variables, upstream_variables
+from builder.compile import pep517
+from builder.compile.ccache import Stats, open_cache
 from builder.finish import repair
 from builder.finish.finalize import finalize, runtime_license_text
 from builder.finish.fingerprint import make_fingerprint
 from builder.finish.provenance import PatchFile, Provenance, read_patch_files
-from builder.finish.record import for_wheel, learnt_costs, make_record
-from builder.finish.wheelhouse import locked, publish, read_record, up_to_date, wheels_in
+from builder.finish.record import for_wheel, make_record
+from builder.finish.wheelhouse import locked, publish, up_to_date
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Applied, apply_series
 from builder.source.series import Series, load_series
@@ -34,12 +31,10 @@ from builder.target.project import Project, load_project
 from builder.target.selection import Selection, local_architectures, select
 from builder.target.targets import Target, find_target
 from builder.target.upstream import PATCHES_DIR, Release, load_release
-from builder.toolchain import machine_packages, torch_packages
-from builder.toolchain.choice import resolve
-from builder.toolchain.compilers import Toolchain, build_environment
-from builder.toolchain.host_compiler import host_sha256
-from builder.toolchain.materials import Material, installed_packages
-from builder.util import limits
+from builder.toolchain import torch_env
+from builder.toolchain.cuda_home import Toolchain, resolve
+from builder.toolchain.installed import installed_packages
+from builder.toolchain.materials import Material
 from builder.util.digest import file_sha256
 from builder.util.log import Durations, say, show_details, warn
 from builder.util.paths import ROOT
@@ -92,9 +87,9 @@ class Job:
 class Made:
     """A compiled wheel, how many compiler processes ran at once, and what the compiler cache did."""
 
-    compiled: Compiled
+    compiled: pep517.Compiled
     jobs: int
-    cache: compiler_cache.Stats
+    cache: Stats
 
 
 def main(argv: Sequence[str]) -> int:
@@ -186,14 +181,14 @@ def _build(job: Job) -> list[Path]:
         patches=job.patches,
         project=job.project,
         cuda_version=job.compilers.cuda_version,
-        host_compiler=host_sha256(job.compilers.host),
+        host_compiler=job.compilers.host.digest(),
     )
     shared = bool(job.options.cache_remote)
     there = [] if job.options.force else up_to_date(job.options.wheelhouse, fingerprint, shared=shared)
     if there and not job.options.check:
         say("\nUp to date (--force builds again):")
         return there
-    room = preflight.needs(job.target, job.options, job.work, _site_packages())
+    room = preflight.needs(job.target, job.options, job.work)
     preflight.check_room(room)
     source = source or _obtain(job)
     applied = _patch(job, source)
@@ -238,7 +233,7 @@ def _patch(job: Job, source: Source) -> list[Applied]:
 
 
 def _show_plan(job: Job, room: Sequence[preflight.Need], there: Sequence[Path]) -> None:
-    installed = torch_packages.is_installed(job.target, job.options, _site_packages())
+    installed = torch_env.is_installed(job.target)
     say("\nPlan:")
     say(f"  torch {job.target.torch}: {'is installed' if installed else 'to be installed'}")
     say(f"  disk: {', '.join(map(str, room))}")
@@ -247,22 +242,18 @@ def _show_plan(job: Job, room: Sequence[preflight.Need], there: Sequence[Path]) 
 
 
 def _job_plan(job: Job) -> resources.JobPlan:
-    per_job = limits.PATCHED_JOB_BYTES if job.patched else limits.UNPATCHED_JOB_BYTES
-    return resources.plan_jobs(
-        resources.cores(), resources.available_memory_bytes(), per_job, job.options.jobs
-    )
+    return resources.plan_jobs(resources.cores(), resources.available_memory_bytes(), job.options.jobs)
 
 
 def _prepare(job: Job) -> tuple[str, Toolchain]:
     """Install torch and the compilers; return torch's version, and the compilers."""
     target = job.target
     with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
-        torch_version = torch_packages.install(target, job.options, Path(sys.executable))
-        if not target.machine.is_here:
-            torch_version = machine_packages.unpack(target, job.options)
+        torch_version = torch_env.install(target, job.options)
+        say(f"  torch {torch_version}")
     with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
-        tools = resolve(target, job.options, _sites(job))
-        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.host.version}")
+        tools = resolve(target, job.options, torch_env.sites(target))
+        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.gxx.version}")
     return torch_version, tools
 
 
@@ -271,47 +262,29 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> Made:
     log = job.work / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
     say(f"\n{plan.reason}\n  compiler output: {log}")
     # In here, since a compiler that is killed removes nothing.
-    temporary = job.scratch / "tmp"
+    temporary, settings = job.scratch / "tmp", job.scratch / "build.json"
     temporary.mkdir()
-    events, costs = job.scratch / "events.jsonl", job.scratch / "costs.json"
-    costs.write_text(json.dumps(learnt_costs(_records(job.options.wheelhouse))))
-    # Upstream's own build does not know how to use a compiler cache.
-    asked = job.options if job.patched else replace(job.options, cache=False)
-    site = _sites(job)[0]
-    with compiler_cache.open_cache(asked, tools, source.tree, site) as cache:
-        if job.patched:
-            variables = patched_variables(
-                job.target,
-                job.selection,
-                plan.jobs,
-                torch=site / "torch",
-                launcher=cache.launcher,
-                costs=costs,
-                events=events,
-            )
-        else:
-            variables = upstream_variables(job.selection, plan.jobs)
-        env = {
-            **build_environment(tools, os.environ),
-            **cache.env,
-            **variables,
-            "SOURCE_DATE_EPOCH": str(job.release.source_date_epoch),
-            "TMPDIR": str(temporary),
-            "PYTHONHASHSEED": str(job.hash_seed),
-        }
+    site = torch_env.sites(job.target)[0]
+    with open_cache(job.options, tools, source.tree, site) as cache:
+        pep517.write_settings(
+            settings, job.target, job.selection, tools, cache, torch=site / "torch", jobs=plan.jobs
+        )
+        env = pep517.environment(
+            tools,
+            os.environ,
+            settings=settings,
+            machine=job.target.machine.name,
+            epoch=job.release.source_date_epoch,
+            hash_seed=job.hash_seed,
+        )
+        env = {**env, **cache.env, "TMPDIR": str(temporary)}
         title = f"Compiling for {architectures.join(job.selection.architectures)}"
         with job.durations.step("compile", title):
-            compiled = run_build(
-                source.tree,
-                job.scratch / "wheel",
-                log,
-                env,
-                jobs=plan.jobs,
-                events=events if job.patched else None,
-                echo=job.options.verbose,
+            compiled = pep517.run_build(
+                source.tree, job.scratch / "wheel", log, env, jobs=plan.jobs, echo=job.options.verbose
             )
         stats = cache.stats()
-    if asked.cache:
+    if job.options.cache:
         say(f"  compiler cache: {stats}")
     say(f"  {compiled.cpu_seconds:.0f} CPU s, at most {compiled.peak_memory_bytes / 1e6:.0f} MB a process")
     return Made(compiled, plan.jobs, stats)
@@ -322,7 +295,7 @@ def _provenance(job: Job, source: Source, applied: Sequence[Applied], tools: Too
     summaries = {patch.name: patch.summary for patch in applied}
     packages = [package for site in reversed(_sites(job)) for package in installed_packages(site)]
     used = [*(package.material() for package in packages), *tools.components]
-    used.append(Material("build-tool", "g++", tools.host.version))
+    used.append(Material("build-tool", "g++", tools.gxx.version))
     return Provenance(
         target=job.target,
         architectures=job.selection.architectures,
@@ -352,7 +325,7 @@ def _finish(
             say(f"  bundled: {library.soname}")
         for soname, owner in repaired.left_out.items():
             say(f"  left to the process: {soname} ({owner})")
-    with job.durations.step("check", "Checking both wheels, in a new environment with only torch"):
+    with job.durations.step("check", "Checking both wheels, with only torch beside them"):
         checks = check_new([basic, full], job.target, job.options, job.scratch, contract=job.contract)
     bundled = [{"name": library.path, "sha256": library.original_sha256} for library in repaired.bundled]
     return [
@@ -361,16 +334,9 @@ def _finish(
     ]
 
 
-def _records(wheelhouse: Path) -> list[dict[str, Any]]:
-    read = (read_record(wheel) for wheel in wheels_in(wheelhouse))
-    return [record for record in read if record]
-
-
 def _sites(job: Job) -> tuple[Path, ...]:
-    """Return the folders of packages that a build takes: that with torch, and the environment's."""
-    if job.target.machine.is_here:
-        return (_site_packages(),)
-    return machine_packages.machine_site(job.target, job.options.cache_dir), _site_packages()
+    """Return the folders of a build's packages: that with torch, the compiler's, the environment's own."""
+    return (*torch_env.sites(job.target), _site_packages())
 
 
 def _site_packages() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -14,10 +13,10 @@ from builder.target.architectures import refuse_uncompilable
 from builder.target.options import BuildOptions
 from builder.target.selection import Selection
 from builder.target.targets import Target
-from builder.toolchain import machine_packages, torch_packages
-from builder.toolchain.choice import check_cuda_home
+from builder.toolchain import torch_env
+from builder.toolchain.cuda_home import check_cuda_home
 from builder.toolchain.emulator import find_emulator
-from builder.toolchain.host_compiler import HostCompiler, find_host_compiler
+from builder.toolchain.gxx import Gxx, find_gxx
 from builder.toolchain.venv import cache_folder
 from builder.util import limits
 from builder.util.errors import UsageError
@@ -28,7 +27,7 @@ class Compilers:
     """What will compile: the CUDA compiler's version, and the g++."""
 
     cuda_version: str
-    host: HostCompiler
+    host: Gxx
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def check_compilers(
     find_emulator(target, options)
     version = check_cuda_home(options.cuda_home, target, options) if options.cuda_home else target.cuda
     refuse_uncompilable(selection.architectures, version)
-    return Compilers(version, find_host_compiler(version, environ, target.machine))
+    return Compilers(version, find_gxx(version, environ, target.machine))
 
 
 def check_folders(options: BuildOptions, work: Path) -> None:
@@ -98,16 +97,15 @@ def refuse_unwritable(folder: Path, remedy: str) -> None:
         raise UsageError(f"{folder} can't be written: {error.strerror}.", remedy) from None
 
 
-def needs(target: Target, options: BuildOptions, work: Path, site_packages: Path) -> list[Need]:
+def needs(target: Target, options: BuildOptions, work: Path) -> list[Need]:
     """Return the room that a build takes, folder by folder.
 
     uv links what it installs from its cache, so that it takes no room of its own on the same disk.
 
     Args:
         target: What is built.
-        options: `wheelhouse`, `cache_dir`, `cuda_home` and `torch_index` count.
+        options: `wheelhouse`, `cache_dir` and `cuda_home` count.
         work: The folder for scratch trees and logs.
-        site_packages: Where torch is installed.
     """
     found = [
         Need("the build", work, limits.BUILD_ROOM_BYTES),
@@ -117,16 +115,11 @@ def needs(target: Target, options: BuildOptions, work: Path, site_packages: Path
     for archive in () if options.cuda_home else target.toolchain_archives:
         if not list(downloads.glob(f"{archive.sha256[:16]}-*")):
             found.append(Need(archive.name, downloads, archive.size_bytes))
-    if torch_packages.is_installed(target, options, site_packages) and (
-        target.machine.is_here or machine_packages.is_unpacked(target, options)
-    ):
+    if torch_env.is_installed(target):
         return found
     what, size_bytes = f"torch {target.torch} and the CUDA compiler", _environment_bytes(target, options)
-    uv_cache = cache_folder()
-    places = [] if torch_packages.is_cached(target, options, Path(sys.executable)) else [uv_cache]
-    used = (site_packages, work) if target.machine.is_here else (site_packages, options.cache_dir)
-    places += [folder for folder in used if _disk(folder) != _disk(uv_cache)]
-    return [*found, *(Need(what, folder, size_bytes) for folder in places)]
+    places = {_disk(folder): folder for folder in (torch_env.PACKAGES, cache_folder())}
+    return [*found, *(Need(what, folder, size_bytes) for folder in places.values())]
 
 
 def check_room(

@@ -21,7 +21,7 @@ from builder.check.combinations import claimed_torches, read_claim
 from builder.check.matrix import NOTHING_TESTED, agree, as_json, table, worst
 from builder.check.pythons import find_pythons
 from builder.check.smoketest_choice import why_not_here
-from builder.toolchain.venv import why_unreachable
+from builder.toolchain.venv import why_not_index
 from builder.util import files
 from builder.util.arguments import Parser
 from builder.util.errors import UsageError
@@ -131,7 +131,7 @@ def _versions_or_paths(text: str) -> list[str]:
 
 def _reachable(index: str | None) -> str | None:
     """The package index for torch: the wheels' own, where it can be reached."""
-    reason = why_unreachable(index) if index else ""
+    reason = why_not_index(index) if index else ""
     if reason:
         say(f"{index} can't be reached ({reason}): torch comes from the default index")
     return None if reason else index

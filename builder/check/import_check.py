@@ -1,9 +1,12 @@
 """Imports SageAttention and each of its extensions by itself, and prints in JSON what happened.
 
-The Python of a clean environment runs this file, so it uses the standard library only, and of this project
-the smoke test's `contract.py`, but for `check`, which is for the caller. Upstream's `core.py` swallows the
-errors of its extensions' imports and treats their kernels as unavailable, so each extension is imported here
-explicitly.
+    python -I -S import_check.py [--contract] [FOLDER...]
+
+The folders come first on the path: that with torch, and an unpacked wheel. Without any, the environment's own
+packages are imported, and `-S` is left out. The interpreter may be of a clean environment, or of another
+machine, so this uses the standard library only, and of this project the smoke test's `contract.py`, but for
+`check`, which is for the caller. A front may swallow the errors of its extensions' imports and treat
+their kernels as unavailable, so each extension is imported here explicitly.
 """
 
 from __future__ import annotations
@@ -21,30 +24,7 @@ from typing import Any
 
 PACKAGE = "sageattention"
 CONTRACT = "--contract"
-NO_DRIVER = "libcuda.so.1: cannot open shared object file"
-# Runs a file with the packages of a folder that is not of the interpreter's environment.
-_IN_SITE = (
-    "import runpy, sys; site, *sys.argv = sys.argv[1:]; sys.path.insert(0, site); "
-    "runpy.run_path(sys.argv[0], run_name='__main__')"
-)
-# Libraries whose second copy in a process matters.
-_WATCHED = ("libtorch", "libc10", "libcudart", "libcuda.so")
-
-
-def extension_modules(files: list[str]) -> dict[str, bool]:
-    """Return the extensions' modules, sorted, and whether each has a shared library: `{"_fused": True}`.
-
-    Args:
-        files: Names of the distribution's files, as RECORD has them.
-    """
-    parts = [(*file.rpartition("/")[::2], file.endswith(".so")) for file in files]
-    libraries = {
-        name.split(".")[0] for folder, name, so in parts if so and folder in (PACKAGE, f"{PACKAGE}/lib")
-    }
-    modules = {
-        name.split(".")[0] for folder, name, so in parts if folder == PACKAGE and (so or name.endswith(".py"))
-    }
-    return {name: name in libraries for name in sorted(modules) if name.startswith(("_qattn_", "_fused"))}
+_IMPORT_SECONDS = 600  # torch and a wheel, from cold disks
 
 
 def inspect(*, contract: bool = False) -> dict[str, Any]:
@@ -54,10 +34,10 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
         contract: See too that every name and call of the smoke test's `contract.json` is there.
     """
     distribution = importlib.metadata.distribution(PACKAGE)
-    files = [str(file) for file in distribution.files or ()]
     result: dict[str, Any] = {
         "python": platform.python_version(),
         "version": distribution.version,
+        "functions": [],
         "extensions": {},
         "operators": {},
         "problems": [],
@@ -68,31 +48,42 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
     result["torch"] = {"version": str(torch.__version__), "cuda": torch.version.cuda}
     before = _operators(torch)
     module = _import(PACKAGE, result)
-    result["functions"] = (
-        sorted(name for name in vars(module) if name.startswith("sageattn")) if module else []
-    )
-    if module is not None and not result["functions"]:
-        result["problems"].append(f"{PACKAGE} has no function sageattn*")
-    modules = extension_modules(files)
+    if module is not None:
+        result["functions"] = sorted(name for name in vars(module) if name.startswith("sageattn"))
+        if not result["functions"]:
+            result["problems"].append(f"{PACKAGE} has no function sageattn*")
+    modules = extension_modules([str(file) for file in distribution.files or ()])
     if not modules:
         result["problems"].append(f"{PACKAGE} has no extension")
     for name, has_library in modules.items():
         # A wheel for some architectures has no library for the other kernels, and its module raises.
         loaded = _import(f"{PACKAGE}.{name}", result, expected=not has_library)
+        functions = sorted(_functions(loaded)) if loaded is not None else []
         result["extensions"][name] = {
-            "library": has_library,
-            "loaded": loaded is not None,
-            "functions": sorted(_functions(loaded)) if loaded is not None else [],
-        }
+            "library": has_library, "loaded": loaded is not None, "functions": functions,
+        }  # fmt: skip
     if contract and module is not None:
         libraries = [name for name, has_library in modules.items() if has_library]
         path = Path(__file__).parents[1] / "smoketest" / "attention" / "contract.py"
         result["problems"] += runpy.run_path(str(path))["problems"](libraries)
-    result["operators"] = {
-        name: schema for name, schema in sorted(_operators(torch).items()) if name not in before
-    }
-    result["libraries"] = _mapped_libraries()
+    after = _operators(torch)
+    result["operators"] = {name: schema for name, schema in sorted(after.items()) if name not in before}
     return result
+
+
+def extension_modules(files: Sequence[str]) -> dict[str, bool]:
+    """Return the extensions' modules, sorted, and whether each has a shared library: `{"_fused": True}`.
+
+    Args:
+        files: Names of the distribution's files, as RECORD has them.
+    """
+    names = {Path(file).name.split(".")[0] for file in files if Path(file).parent == Path(PACKAGE)}
+    libraries = {
+        path.name.split(".")[0]
+        for path in map(Path, files)
+        if path.suffix == ".so" and path.parent in (Path(PACKAGE), Path(PACKAGE, "lib"))
+    }
+    return {name: name in libraries for name in sorted(names) if name.startswith(("_qattn_", "_fused"))}
 
 
 def _import(name: str, result: dict[str, Any], *, expected: bool = False) -> Any:
@@ -100,8 +91,8 @@ def _import(name: str, result: dict[str, Any], *, expected: bool = False) -> Any
         return importlib.import_module(name)
     except BaseException as error:  # any exception is what this looks for
         if not (expected and isinstance(error, ImportError)):
-            said = traceback.format_exception_only(type(error), error)[-1].strip()
-            result["problems"].append(f"import {name}: {said}")
+            message = traceback.format_exception_only(type(error), error)[-1].strip()
+            result["problems"].append(f"import {name}: {message}")
         return None
 
 
@@ -119,55 +110,32 @@ def _functions(module: Any) -> list[str]:
 
 
 def _operators(torch: Any) -> dict[str, str]:
-    schemas = {}
-    for schema in torch._C._jit_get_all_schemas():
-        name = f"{schema.name}.{schema.overload_name}".rstrip(".")
-        schemas[name] = str(schema)
-    return schemas
-
-
-def _mapped_libraries() -> list[str]:
-    """Return the paths of the watched libraries in this process (proc(5), /proc/PID/maps)."""
-    try:
-        lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    paths = {line.split(None, 5)[5] for line in lines if len(line.split(None, 5)) == 6}
-    return sorted(path for path in paths if Path(path).name.startswith(_WATCHED))
+    schemas = torch._C._jit_get_all_schemas()
+    return {f"{schema.name}.{schema.overload_name}".rstrip("."): str(schema) for schema in schemas}
 
 
 def check(
-    python: Path,
-    tolerate: Sequence[str] = (),
-    *,
-    contract: bool = False,
-    emulator: Sequence[str] = (),
-    site: Path | None = None,
+    command: Sequence[str | Path], folders: Sequence[Path] = (), *, contract: bool = False
 ) -> list[str]:
     """Run this file with another Python, and return what it found as lines to print.
 
     Args:
-        python: The interpreter of an environment with torch and the wheel.
-        tolerate: Problems whose text has one of these are printed and are not errors: `NO_DRIVER` for the
-            unpatched release, whose Hopper extension can't be imported on a machine without a driver.
+        command: What runs the interpreter: its path, perhaps after an emulator's.
+        folders: Where torch and the unpacked wheel are; none if they are installed there.
         contract: See too that clients find every name and can make every call of the smoke test's contract.
-        emulator: What runs the interpreter, if this machine can't.
-        site: Where torch and the wheel are, if not in that environment.
 
     Raises:
         AuditError: Something can't be imported, or the interpreter died over it.
     """
     # This file also runs where there is no builder.
     from builder.util.errors import AuditError  # noqa: PLC0415
-    from builder.util.limits import IMPORT_SECONDS  # noqa: PLC0415
     from builder.util.process import CommandError, run  # noqa: PLC0415
 
-    # Isolated, so that neither this file's folder nor a PYTHONPATH stands in for what is installed.
-    command: list[str | Path] = [*emulator, python, "-I"]
-    command += ["-c", _IN_SITE, site] if site else []
-    command += [Path(__file__).resolve(), *([CONTRACT] if contract else [])]
+    # Isolated, so that no PYTHONPATH, and with folders no other package, stands in for what they have.
+    arguments: list[str | Path] = ["-I", *(["-S"] if folders else []), Path(__file__).resolve()]
+    arguments += [*([CONTRACT] if contract else []), *folders]
     try:
-        done = run(command, timeout_seconds=IMPORT_SECONDS, check=False)
+        done = run([*command, *arguments], timeout_seconds=_IMPORT_SECONDS, check=False)
     except CommandError as error:
         raise AuditError(f"import {PACKAGE}: {error.message}") from None
     try:
@@ -175,28 +143,19 @@ def check(
     except json.JSONDecodeError:
         ended = f"Importing {PACKAGE} ended the interpreter ({done.ending}):{done.last_lines()}"
         raise AuditError(ended) from None
-    problems = [text for text in result["problems"] if not any(part in text for part in tolerate)]
-    if problems:
-        raise AuditError(f"{PACKAGE} can't be used:\n    " + "\n    ".join(problems))
-    return lines(result)
-
-
-def lines(result: dict[str, Any]) -> list[str]:
-    """Return what `inspect` found as lines to print."""
+    if result["problems"]:
+        raise AuditError(f"{PACKAGE} can't be used:\n    " + "\n    ".join(result["problems"]))
     torch = result["torch"]
     where = f"Python {result['python']}, torch {torch['version']} (CUDA {torch['cuda']})"
-    found = [f"{where}: {result['version']} imported, {len(result['operators'])} operators"]
+    lines = [f"{where}: {result['version']} imported, {len(result['operators'])} operators"]
     for name, extension in result["extensions"].items():
-        if extension["loaded"]:
-            found.append(f"{name}: loaded, {len(extension['functions'])} functions")
-        elif extension["library"]:
-            found.append(f"{name}: not loaded")
-        else:
-            found.append(f"{name}: not in this wheel")
-    return found + [f"tolerated: {problem}" for problem in result["problems"]]
+        loaded = f"loaded, {len(extension['functions'])} functions"
+        lines.append(f"{name}: {loaded if extension['loaded'] else 'not in this wheel'}")
+    return lines
 
 
 if __name__ == "__main__":
+    sys.path[:0] = [argument for argument in sys.argv[1:] if argument != CONTRACT]
     answer = inspect(contract=CONTRACT in sys.argv[1:])
     print(json.dumps(answer), flush=True)
     sys.exit(1 if answer["problems"] else 0)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from builder.finish.provenance import PatchFile
 from builder.source.obtain import Source
 from builder.target.options import BuildOptions
 from builder.target.project import Project
 from builder.target.selection import Selection
 from builder.target.targets import Target
 from builder.target.upstream import Release
-from builder.util.digest import file_sha256
-from builder.util.paths import ROOT
+from builder.util.files import ROOT, file_sha256
 
 BUILDER = ROOT / "builder"
-# The steps after a finished wheel, the commands, and what only ends a build: no change of theirs changes a
-# wheel. All else counts.
-_AFTER_THE_WHEEL = {"smoketest", "check", "publish", "__main__.py", "preflight.py", "reproduce.py"}
+# Code that can't affect a wheel's bytes. Everything else is part of the fingerprint.
+_NOT_COUNTED = {"smoketest", "check", "publish", "__main__.py", "reproduce.py"}
 # Code, the project's name and address, and the pins of the build's tools.
 _COUNTED_SUFFIXES = {".py", ".toml", ".txt"}
 
@@ -32,7 +29,7 @@ def make_fingerprint(
     options: BuildOptions,
     release: Release,
     source: Source | None,
-    patches: Sequence[PatchFile],
+    patches: Mapping[str, bytes],
     project: Project,
     cuda_version: str,
     host_compiler: str,
@@ -43,14 +40,8 @@ def make_fingerprint(
     is the project's revision, or each commit would make all wheels stale.
 
     Args:
-        target: What is built.
-        selection: For which architectures.
-        options: What was asked for.
-        release: The pinned upstream release.
-        source: What is built, where it was named with --source. Wherever the release comes from, it is the
-            same.
-        patches: The files of the patch series; none for an unpatched build.
-        project: This project, which the wheels name.
+        source: The `--source` tree; None for the pinned release, whichever mirror it came from.
+        patches: Name -> content of each file of the patch series.
         cuda_version: The CUDA compiler's.
         host_compiler: The digest of the g++.
     """
@@ -59,7 +50,7 @@ def make_fingerprint(
         "architectures": [str(architecture) for architecture in selection.architectures],
         "release": repr(release),
         "source": [source.location, source.sha256, source.commit] if source and not source.verified else [],
-        "patches": [(patch.name, patch.sha256) for patch in patches],
+        "patches": {name: hashlib.sha256(content).hexdigest() for name, content in patches.items()},
         "compilers": [str(options.cuda_home), cuda_version, host_compiler],
         "torch_index": options.torch_index,
         "project": [project.name, project.url],
@@ -69,14 +60,10 @@ def make_fingerprint(
 
 
 def code_digests(builder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file of the builder that can change a wheel, by its path.
-
-    Args:
-        builder: The folder of the package `builder`.
-    """
+    """Return the SHA-256 of each file of the package `builder` that can change a wheel, by its path."""
     paths = sorted(path.relative_to(builder) for path in builder.rglob("*") if path.is_file())
     return {
         path.as_posix(): file_sha256(builder / path)
         for path in paths
-        if path.suffix in _COUNTED_SUFFIXES and path.parts[0] not in _AFTER_THE_WHEEL
+        if path.suffix in _COUNTED_SUFFIXES and path.parts[0] not in _NOT_COUNTED
     }

@@ -1,1 +1,1 @@
-"""The CUDA compiler, the host compiler and the build's environment."""
+"""The compilers of a build, and torch: each in a folder with a marker that is written last."""

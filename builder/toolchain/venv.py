@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import requests
-
-from builder.util import process
-from builder.util.answers import send
-from builder.util.errors import TorchEnvironmentError
-from builder.util.limits import REACHABLE_SECONDS
+from builder.util import http, process
+from builder.util.errors import DownloadError, TorchEnvironmentError
 from builder.util.log import warn
+
+_INDEX_SECONDS = 10
 
 
 def make_clean_venv(
     path: Path, python: str | Path, requirements: Sequence[str], torch_index: str | None = None
 ) -> Path:
-    """Make a virtual environment that holds only what is asked for.
+    """Make a virtual environment that holds only what is asked for, and return its Python.
 
     Args:
         path: Its folder; an older one is replaced.
         python: A version (`3.12`) or the path of a Python.
         requirements: What is installed: requirements, or paths of wheels.
-        torch_index: Package index for torch, tried before the default one; None is the default one.
-
-    Returns:
-        The venv's Python.
+        torch_index: Package index for torch, used besides the default one if it can be reached.
 
     Raises:
         TorchEnvironmentError: The venv can't be made, or something can't be installed.
@@ -39,7 +35,7 @@ def make_clean_venv(
             f"Install Python {python}.",
         )
     executable = path / "bin" / "python"
-    index = torch_index if torch_index and not why_unreachable(torch_index) else None
+    index = torch_index if torch_index and not why_not_index(torch_index) else None
     if requirements and pip_install(executable, requirements, index) != 0:
         raise TorchEnvironmentError(
             f"{' '.join(requirements)} could not be installed for Python {python}; see above.",
@@ -50,10 +46,6 @@ def make_clean_venv(
 
 def install_wheel(python: Path, wheel: Path) -> None:
     """Install a wheel into an environment that meets its requirements, in place of an older one.
-
-    Args:
-        python: The environment's Python.
-        wheel: The wheel.
 
     Raises:
         TorchEnvironmentError: It does not fit this Python, or the environment does not meet its requirements.
@@ -73,49 +65,30 @@ def pip_install(python: Path, arguments: Sequence[str | Path], index: str | None
         arguments: Requirements, paths of wheels, and options of `uv pip install`.
         index: Package index that is used besides the default one.
     """
-    return _uv(*_install(python, arguments, index))
-
-
-def is_cached(python: Path, arguments: Sequence[str | Path], index: str | None = None) -> bool:
-    """Return whether uv's cache has all that `pip_install` would install with the same arguments."""
-    command = [sys.executable, "-m", "uv", *_install(python, arguments, index), "--dry-run", "--offline"]
-    try:
-        return "Would download" not in process.run(command).errors
-    except process.CommandError:
-        return False
+    # The best version of all indexes, as pip does. By uv's own rule an index that mirrors one of the
+    # compiler's packages in other versions would hide those of the default index.
+    more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
+    return _uv("pip", "install", "--python", python, *more, *arguments)
 
 
 def cache_folder() -> Path:
     """Return the folder of uv's cache."""
-    return Path(process.answer([sys.executable, "-m", "uv", "cache", "dir"]) or tempfile.gettempdir())
+    return Path(process.output_of([sys.executable, "-m", "uv", "cache", "dir"]) or tempfile.gettempdir())
 
 
-def pip_uninstall(python: Path, name: str) -> int:
-    """Remove a package from an environment, and return the exit status."""
-    return _uv("pip", "uninstall", "--python", python, name)
+def why_not_index(index: str, torch: str = "") -> str:
+    """Return why torch (of a version, `2.11.0`) can't come from a package index; empty if it can.
 
-
-def why_unreachable(index: str) -> str:
-    """Return why a package index can't serve torch; empty if it can.
-
-    Args:
-        index: Its address.
+    A login page answers with status 200 too, so the page has to list such a torch.
     """
     try:
-        address = f"{index.rstrip('/')}/torch/"
-        with send(requests.Session(), "GET", address, timeout=REACHABLE_SECONDS, stream=True) as answer:
-            return "" if answer.ok else f"it answers {answer.status_code} {answer.reason}"
-    except requests.ConnectionError:
-        return "no connection"
-    except requests.RequestException as error:
-        return type(error).__name__
-
-
-def _install(python: Path, arguments: Sequence[str | Path], index: str | None) -> list[str | Path]:
-    # The best version of all indexes, as pip does. By uv's own rule an index that mirrors one of the
-    # compiler's packages in other versions would hide those of the default index.
-    more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
-    return ["pip", "install", "--python", python, *more, *arguments]
+        page = http.get(f"{index.rstrip('/')}/torch/", timeout_seconds=_INDEX_SECONDS)
+    except DownloadError as error:
+        return error.message.rstrip(".")
+    pattern = rf"torch-{re.escape(torch)}(?!\.?\d)" if torch else "torch-"
+    if re.search(pattern.encode(), page) is None:
+        return f"its page of torch lists no torch {torch}".rstrip()
+    return ""
 
 
 def _uv(*arguments: str | Path) -> int:

@@ -49,22 +49,10 @@ CUDA_RUNTIME = Owner(
 TORCH_CUDA = Owner(
     "torch's CUDA packages",
     (
-        "libcublas.so*",
-        "libcublasLt.so*",
-        "libcudnn*.so*",
-        "libcufft*.so*",
-        "libcufile*.so*",
-        "libcupti.so*",
-        "libcurand.so*",
-        "libcusolver*.so*",
-        "libcusparse*.so*",
-        "libnccl.so*",
-        "libnvJitLink.so*",
-        "libnvrtc*.so*",
-        "libnvshmem*.so*",
-        "libnvToolsExt.so*",
-        "libnvtx3interop.so*",
-        "libnvvm.so*",
+        *("libcublas.so*", "libcublasLt.so*", "libcudnn*.so*", "libcufft*.so*", "libcufile*.so*"),
+        *("libcupti.so*", "libcurand.so*", "libcusolver*.so*", "libcusparse*.so*", "libnccl.so*"),
+        *("libnvJitLink.so*", "libnvrtc*.so*", "libnvshmem*.so*", "libnvToolsExt.so*"),
+        *("libnvtx3interop.so*", "libnvvm.so*"),
     ),
     "torch requires their packages, in the versions that it was tested with",
 )
@@ -73,6 +61,8 @@ PYTHON = Owner(
     ("libpython3*.so*",),
     "the interpreter itself defines its symbols (PEP 513)",
 )
+# How NVIDIA's own packages of the CUDA runtime name its terms.
+RUNTIME_LICENSE = "LicenseRef-NVIDIA-Proprietary"
 SYSTEM = Owner("the system", (), "every system that the platform tag stands for has it")
 
 _OWNERS = (TORCH, DRIVER, CUDA_RUNTIME, TORCH_CUDA, PYTHON)
@@ -83,7 +73,7 @@ def owner_of(soname: str, allowed: frozenset[str]) -> Owner | None:
 
     Args:
         soname: As DT_NEEDED has it.
-        allowed: The libraries that a wheel of its platform tag may expect (`manylinux.Policy.libraries`).
+        allowed: The libraries that a wheel of its platform tag may expect (`Policy.whitelist` of auditwheel).
     """
     if soname in allowed or _LOADER.fullmatch(soname):
         return SYSTEM

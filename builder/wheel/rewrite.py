@@ -16,17 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import deflate
-from packaging.tags import parse_tag
 
 from builder.util import files
-from builder.wheel.wheelfile import (
-    SIGNATURES,
-    Wheel,
-    WheelError,
-    WheelName,
-    record_digest,
-    refuse_unsafe_name,
-)
+from builder.wheel.label import WheelError
+from builder.wheel.wheelfile import RECORD_FILES, Wheel, record_digest
 
 # libdeflate's levels reach from 1 to 12; from 10 on, five times the time saves 0.2% of compressed GPU code.
 _COMPRESSION_LEVEL = 9
@@ -45,7 +38,6 @@ def rewrite(
     *,
     add: Mapping[str, bytes] | None = None,
     remove: Iterable[str] = (),
-    tag: str | None = None,
     epoch: int,
 ) -> Path:
     """Write a wheel again so that equal content gives equal bytes, and return the new wheel.
@@ -62,39 +54,22 @@ def rewrite(
         out_dir: Where the new one goes.
         add: Archive name -> bytes of files to add or replace.
         remove: Archive names of files to omit.
-        tag: The whole new tag, such as `cp312-cp312-manylinux_2_34_x86_64`, for WHEEL and the file name.
         epoch: The members' time, seconds since 1970 (SOURCE_DATE_EPOCH); before 1980 counts as 1980.
 
     Raises:
-        WheelError: The wheel can't be read, a name to add is unsafe, or one to remove is not there.
+        WheelError: The wheel can't be read.
     """
     with Wheel(wheel) as source:
-        for member in add or ():
-            refuse_unsafe_name(member, "files to add")
-        omitted = set(remove)
-        if unknown := omitted - set(source.names):
-            raise WheelError(f"{wheel}: can't omit {', '.join(sorted(unknown))}: not in it.")
-        omitted |= {source.in_dist_info(file) for file in ("RECORD", *SIGNATURES)}
+        omitted = {*remove, *map(source.in_dist_info, RECORD_FILES)}
         content = {member: source.read(member) for member in source.names if member not in omitted}
         content.update(add or {})
-        name = source.name
-        if tag is not None:
-            about = source.in_dist_info("WHEEL")
-            content[about] = _with_tag(content[about], tag)
-            name = WheelName.parse(f"{name.distribution}-{name.version}-{tag}.whl")
         prefix = f"{source.dist_info}/"
     order = sorted(content, key=lambda member: (member.startswith(prefix), member))
     members = [(member, content[member]) for member in order]
     members.append((f"{prefix}RECORD", _record(members, f"{prefix}RECORD")))
-    made = out_dir / f"{name.distribution}-{name.version}-{name.tag}.whl"
+    made = out_dir / wheel.name
     files.write(made, _archive(members, epoch))
     return made
-
-
-def _with_tag(about: bytes, tag: str) -> bytes:
-    lines = [line for line in about.decode().splitlines() if line and not line.startswith("Tag:")]
-    lines += [f"Tag: {single}" for single in sorted(map(str, parse_tag(tag)))]
-    return ("\n".join(lines) + "\n").encode()
 
 
 def _record(members: Sequence[tuple[str, bytes]], own_name: str) -> bytes:

@@ -1,8 +1,8 @@
-"""`python guard.py COMMAND...`: runs a command, and ends it with all that it started when it is to end.
+"""`python kill_tree.py COMMAND...`: runs a command; at the end no process of its tree is left.
 
-That is when this process gets SIGTERM, when its parent dies in any way, and when the command has ended. A
-build's processes start sessions of their own, so no process group holds all of them. But each one whose
-parent has gone becomes a child of this process (prctl(2), PR_SET_CHILD_SUBREAPER).
+The end is when the command has ended, on SIGTERM, or when our parent dies in any way. A build's processes
+start sessions of their own, so no process group holds all of them. But each one whose parent has gone
+becomes a child of this process (prctl(2), PR_SET_CHILD_SUBREAPER).
 
 It runs as a script, and needs nothing but Python.
 """
@@ -34,7 +34,7 @@ def main(command: list[str]) -> int:
     stopping = False
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
-        # A command that has started, but has no name here yet, could not be ended.
+        # SIGTERM may arrive before `child` is assigned; then only set the flag.
         nonlocal stopping
         first, stopping = not stopping, True
         if child is not None and first:
@@ -42,7 +42,7 @@ def main(command: list[str]) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before it was asked to tell
+    if os.getppid() != parent:  # it died before PR_SET_PDEATHSIG
         return 1
     try:
         child = subprocess.Popen(command, start_new_session=True)

@@ -1,0 +1,204 @@
+"""Runs the PEP 517 build of the source tree, and says why it failed; the compiler's output goes to a log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.compile import kill_tree
+from builder.compile.ccache import CompilerCache
+from builder.target.selection import Selection
+from builder.target.targets import Target, local_version
+from builder.toolchain.cuda_home import Toolchain
+from builder.util.errors import CompileError, OutOfMemoryError
+from builder.util.log import detail, say
+
+# What the user's environment may pass on to the build. All else stays out: a NVCC_APPEND_FLAGS, CPATH or
+# LIBRARY_PATH that nobody remembers would change the wheel without a trace. So would the user's HOME: in
+# ~/.pydistutils.cfg are options of setuptools.
+_PASSED_ON = (
+    *("USER", "LOGNAME", "TERM", "COLUMNS", "NO_COLOR", "TMPDIR", "TMP", "TEMP"),
+    *("CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
+)
+_NINJA_STATUS = re.compile(r"\[\d+/\d+\] ")
+_TAIL_LINES = 30
+# The kernel ends a process that finds no memory with SIGKILL; ninja, g++, nvcc and shells each report it
+# otherwise.
+_NO_MEMORY = re.compile(
+    r"signal 9\b|code=137\b|(?-i:\bKilled\b)|std::bad_alloc|out of memory|memory exhausted|"
+    r"cannot allocate memory|memory allocation failure",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A finished PEP 517 build.
+
+    Attributes:
+        wheel: The wheel that the build backend wrote.
+        seconds: Wall time of the build.
+        cpu_seconds: User and system time of the build's processes.
+        peak_memory_bytes: Largest resident set of one process of the build.
+    """
+
+    wheel: Path
+    seconds: float
+    cpu_seconds: float
+    peak_memory_bytes: int
+
+
+def write_settings(
+    path: Path,
+    target: Target,
+    selection: Selection,
+    tools: Toolchain,
+    cache: CompilerCache,
+    *,
+    torch: Path,
+    jobs: int,
+) -> None:
+    """Write what `patches/v2.2.0/files/build_extensions.py` builds, and how; its docstring says what is what.
+
+    Args:
+        path: The file, `build.json`.
+        target: What is built.
+        selection: For which architectures.
+        tools: The compilers.
+        cache: Its launcher goes before each compiler.
+        torch: The folder of torch, with its headers and libraries.
+        jobs: Compiler processes at once.
+    """
+    settings = {
+        "architectures": [str(architecture) for architecture in selection.architectures],
+        "cuda_home": str(tools.cuda_home),
+        "cxx": str(tools.gxx.path),
+        "torch": str(torch),
+        "jobs": jobs,
+        "launcher": list(cache.launcher),
+        "local_version": local_version(target, selection),
+        "requirement": target.torch_requirement,
+        "abi": target.abi,
+    }
+    path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def environment(
+    tools: Toolchain, environ: Mapping[str, str], *, settings: Path, machine: str, epoch: int, hash_seed: int
+) -> dict[str, str]:
+    """Return the environment variables that a build runs with, but for those of the compiler cache.
+
+    Args:
+        tools: The compilers.
+        environ: The user's environment, of which only those pass that can't change what is built.
+        settings: What `write_settings` wrote.
+        machine: The machine that the wheel is for.
+        epoch: `SOURCE_DATE_EPOCH`, the time of all files in the wheel.
+        hash_seed: Python's.
+    """
+    return {
+        **{name: environ[name] for name in _PASSED_ON if name in environ},
+        "PATH": tools.path(),
+        "LC_ALL": "C.UTF-8",
+        "HOME": "/nonexistent",  # unset, it would be looked up
+        "SAGEATTENTION_BUILD": str(settings),
+        # The wheel's tag is for this platform: that is how a Python is told that it builds for another one.
+        "_PYTHON_HOST_PLATFORM": f"linux-{machine}",
+        "SOURCE_DATE_EPOCH": str(epoch),
+        "PYTHONHASHSEED": str(hash_seed),
+    }
+
+
+def run_build(
+    tree: Path, out_dir: Path, log: Path, env: Mapping[str, str], *, jobs: int, echo: bool = False
+) -> Compiled:
+    """Build a wheel of a source tree with `python -m build`, without isolation.
+
+    Args:
+        tree: The patched source tree.
+        out_dir: Where the wheel goes; must be empty.
+        log: File that gets the compiler's output; ninja's lines are printed too.
+        env: The build's whole environment.
+        jobs: Compiler processes at once; for the message where memory ran out.
+        echo: Print the compiler's output as well.
+
+    Raises:
+        OutOfMemoryError: A compiler process was killed.
+        CompileError: Any other failure.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-I", kill_tree.__file__]  # the compilers are not to outlive this process
+    command += [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--skip-dependency-check"]
+    command += ["--outdir", str(out_dir), str(tree)]
+    detail(f"+ {shlex.join(command)}")
+    start = time.monotonic()
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=tree,
+        env=dict(env),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        with log.open("wb") as output, process.stdout as lines:
+            for line in lines:
+                output.write(line)
+                output.flush()
+                text = line.decode(errors="replace").rstrip()
+                if echo or _NINJA_STATUS.match(text):
+                    say(f"  {text}")
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+        if isinstance(error, OSError):
+            raise CompileError(f"{log} can't be written: {error.strerror}.", "Make room there.") from error
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise failure(log, process.returncode, jobs)
+    wheels = sorted(out_dir.glob("*.whl"))
+    if len(wheels) != 1:
+        raise CompileError(f"The build wrote {len(wheels)} wheels instead of one.", f"The whole log: {log}")
+    return Compiled(
+        wheel=wheels[0],
+        seconds=time.monotonic() - start,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_memory_bytes=usage.ru_maxrss * 1024,
+    )
+
+
+def failure(log: Path, returncode: int, jobs: int) -> CompileError:
+    """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines.
+
+    Args:
+        log: The build's log.
+        returncode: Exit status of the build; negative for a signal, as `subprocess` has it.
+        jobs: Compiler processes that ran at once.
+    """
+    end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+    if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
+        remedy = (
+            f"Run again with fewer compiler processes (--jobs {max(1, jobs // 2)}; it ran {jobs}), "
+            "or give the machine or container more memory."
+            if jobs > 1
+            else "Even one compiler process needs more memory than is free: give the machine more memory."
+        )
+        return OutOfMemoryError(
+            f"A compiler process was killed: the machine ran out of memory.\n{end}", f"{remedy} Log: {log}"
+        )
+    how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
+    return CompileError(f"The compiler failed ({how}).\n{end}", f"The whole log: {log}")

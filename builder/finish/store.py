@@ -1,0 +1,104 @@
+"""Keeps the wheelhouse: finished wheels, and beside each the JSON record of its build.
+
+Each file is written beside its place and then moved there, the record after its wheel. Wheels are up to date
+only with records that have their digests, so what a killed build left is built again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from builder.util import files
+from builder.util.errors import UsageError
+from builder.util.files import file_sha256
+
+
+def record_path(wheel: Path) -> Path:
+    """Return the path of a wheel's record: `<wheel file name>.json` beside it."""
+    return wheel.with_name(wheel.name + ".json")
+
+
+def read_record(wheel: Path) -> dict[str, Any]:
+    """Return a wheel's record; empty where there is none that can be read."""
+    try:
+        record = json.loads(record_path(wheel).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def wheels_in(wheelhouse: Path) -> list[Path]:
+    """Return the wheels of a wheelhouse, sorted."""
+    return sorted(wheelhouse.glob("*.whl"))
+
+
+def store(wheels: list[Path], build: dict[str, Any], wheelhouse: Path) -> list[Path]:
+    """Put the wheels of a build and their records into the wheelhouse; return the wheels' new paths.
+
+    Args:
+        wheels: The finished wheels.
+        build: What their records have in common: `fingerprint`, and what no SBOM says, such as the cost.
+        wheelhouse: The folder; made if missing.
+
+    Raises:
+        UsageError: The wheelhouse can't be written.
+    """
+    stored = [wheelhouse / wheel.name for wheel in wheels]
+    try:
+        for wheel, place in zip(wheels, stored, strict=True):
+            record_path(place).unlink(missing_ok=True)  # of an earlier wheel
+            with files.beside(place) as new:
+                shutil.copyfile(wheel, new)
+            record = {
+                **build,
+                "wheels_of_build": len(wheels),
+                "name": wheel.name,
+                "sha256": file_sha256(place),
+            }
+            files.write(record_path(place), json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"The wheelhouse {wheelhouse} can't be written: {error}.",
+            "Choose another one with --wheelhouse DIR.",
+        ) from error
+    return stored
+
+
+def up_to_date(wheelhouse: Path, fingerprint: str, *, shared: bool = True) -> list[Path]:
+    """Return the wheels of an earlier build with the same inputs.
+
+    Args:
+        wheelhouse: The folder.
+        fingerprint: Digest of all that goes into the build.
+        shared: Whether it may have taken objects from a remote compiler cache.
+
+    Returns:
+        Their paths, sorted; empty if one is missing, or its SHA-256 is not that of its record.
+    """
+    wheels: list[Path] = []
+    wheels_of_build = 0
+    for wheel in wheels_in(wheelhouse):
+        record = read_record(wheel)
+        if record.get("fingerprint") != fingerprint or (record.get("cache_remote") and not shared):
+            continue
+        wheels_of_build = record.get("wheels_of_build", 0)
+        if wheel.is_file() and file_sha256(wheel) == record.get("sha256"):
+            wheels.append(wheel)
+    return wheels if len(wheels) == wheels_of_build else []
+
+
+def locked(folder: Path) -> AbstractContextManager[None]:
+    """Return a lock on a folder, to hold in a `with` statement: one build at a time works in it.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+
+    def busy() -> None:
+        raise UsageError(f"Another build is running in {folder}.", "Wait for it, or stop it and run again.")
+
+    return files.locked(folder / ".lock", busy)

@@ -1,0 +1,278 @@
+"""The CUDA compiler of a build: the user's with `--cuda-home`, else one made of the target's packages.
+
+NVIDIA's packages hold the compiler in pieces that don't make a `CUDA_HOME`: there is no `lib64`, no
+unversioned `libcudart.so`, and for CUDA 12 each library has a folder of its own, and the compiler's driver
+is not in a package at all but in NVIDIA's redistributable archives. So the pieces are copied together once
+(215 MB for CUDA 13.0), to a folder of the cache that is named for what it is made of. It outlives the
+environment that the pieces come from. It is moved into place when it is whole, with a marker in it; a folder
+without the marker is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from builder.target.architectures import major_minor
+from builder.target.options import BuildOptions
+from builder.target.targets import Target
+from builder.toolchain.gxx import Gxx, find_gxx
+from builder.toolchain.installed import Installed, installed_packages
+from builder.toolchain.materials import Material
+from builder.util import files, http, process
+from builder.util.archive import unpack
+from builder.util.errors import DownloadError, ToolchainError
+from builder.util.files import file_sha256
+from builder.util.log import say
+
+SYSTEM_PATH = ("/usr/bin", "/bin")
+_LAYOUT = "2"  # raised when something else is made of the same pieces
+_MARKER = ".complete"
+# The programs and data that decide what a compile makes of the same headers.
+_COMPILING = (
+    *("bin/nvcc", "bin/nvcc.profile", "bin/cudafe++", "bin/fatbinary", "bin/ptxas"),
+    *("nvvm/bin/cicc", "nvvm/libdevice/libdevice.10.bc"),
+)
+# What a compile and a link need besides.
+_NEEDED = (*_COMPILING, "include/cuda_runtime.h", "include/crt/host_config.h", "lib64/libcudart.so")
+_LINKED_LIBRARIES = ("libcudart", "libcudadevrt")
+# The folders of the packages' `nvidia/` that hold the compiler of CUDA 12; all of CUDA 13 is in `cu13`.
+_PARTS = ("cuda_nvcc", "cuda_runtime", "cuda_cccl")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The compilers of a build.
+
+    Attributes:
+        cuda_home: The CUDA toolkit.
+        nvcc_version: `13.0.88`.
+        origin: `packages`, `packages+archives` or `cuda-home`.
+        components: What the toolkit is made of, beside installed packages.
+        gxx: The host compiler.
+        identity: A digest that changes with anything that can change what a compile makes.
+    """
+
+    cuda_home: Path
+    nvcc_version: str
+    origin: str
+    components: tuple[Material, ...]
+    gxx: Gxx
+    identity: str
+
+    @property
+    def nvcc(self) -> Path:
+        """The compiler driver."""
+        return self.cuda_home / "bin" / "nvcc"
+
+    @property
+    def cuda_version(self) -> str:
+        """`13.0` of nvcc `13.0.88`."""
+        return ".".join(self.nvcc_version.split(".")[:2])
+
+    def path(self) -> str:
+        """Return a `PATH` on which no other nvcc is found, nor a Python but this one."""
+        # A g++ outside the system's folders may need the assembler and linker that lie beside it.
+        folders = (self.nvcc.parent, Path(sys.executable).parent, self.gxx.path.parent)
+        return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
+
+
+def resolve(
+    target: Target, options: BuildOptions, sites: Sequence[Path], environ: Mapping[str, str] | None = None
+) -> Toolchain:
+    """Return the compilers for a target; make its `CUDA_HOME` in the cache if it isn't there yet.
+
+    Args:
+        target: What is built.
+        options: `cuda_home`, `cuda_home_from`, `allow_cuda_minor` and `cache_dir` count.
+        sites: The folders with torch and the target's toolchain packages. What the first one has counts.
+        environ: Where `PATH` and `CXX` are looked up, for g++; None is this process's environment.
+
+    Raises:
+        ToolchainError: There is no usable CUDA compiler, or the cache can't be written.
+        HostCompilerError: g++ is missing, or of a version that this nvcc does not accept.
+        DownloadError: An archive of the target can't be downloaded.
+    """
+    folder, option = options.cache_dir, "--cache-dir"
+    if options.cuda_home:
+        folder, option = options.cuda_home, "--cuda-home"
+    # nvcc passes its own path through a shell and PATH unquoted; these characters break it.
+    if odd := sorted(set(str(folder)) & set(':"$`')):
+        raise ToolchainError(
+            f"nvcc does not run from {folder}: its path has {' and '.join(odd)} in it.",
+            f"Choose another folder with {option} DIR.",
+        )
+    if options.cuda_home:
+        version = check_cuda_home(options.cuda_home, target, options)
+        home, gxx = options.cuda_home.resolve(), find_gxx(version, environ)
+        digests = [file_sha256(home / name) for name in _COMPILING if (home / name).is_file()]
+        nvcc = Material("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
+        say(f"  CUDA {version} of {options.cuda_home}, for a target of CUDA {target.cuda}")
+        identity = _digest([version, *digests, gxx.digest()])
+        return Toolchain(home, version, "cuda-home", (nvcc,), gxx, identity)
+    gxx = find_gxx(target.cuda, environ, target.machine)
+    packages: dict[str, tuple[Path, Installed]] = {}
+    for site in sites:
+        for package in installed_packages(site):
+            if any(_place(path) for path in package.files):
+                packages.setdefault(package.name, (site, package))
+    archives = target.toolchain_archives
+    key = _digest(
+        [
+            *(_LAYOUT, target.cuda, target.machine.name),
+            *(f"{package.name} {package.sha256}" for _, package in packages.values()),
+            *(archive.sha256 for archive in archives),
+        ]
+    )
+    home = options.cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
+    try:
+        with files.locked(home.with_name(f".{home.name}.lock"), lambda: say("  waiting for another build")):
+            if not (home / _MARKER).is_file() or _missing(home):
+                _make(home, target, list(packages.values()), options.cache_dir / "downloads")
+                say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
+    except OSError as error:
+        raise ToolchainError(
+            f"The cache {options.cache_dir} can't be written: {error}.",
+            "Make room there, or choose another folder with --cache-dir DIR.",
+        ) from error
+    return Toolchain(
+        cuda_home=home,
+        nvcc_version=nvcc_version(home / "bin" / "nvcc"),
+        origin="packages+archives" if archives else "packages",
+        components=tuple(
+            _archive_material(archive.name, archive.url, archive.sha256) for archive in archives
+        ),
+        gxx=gxx,
+        identity=_digest([key, gxx.digest()]),
+    )
+
+
+def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
+    """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use.
+
+    Raises:
+        ToolchainError: It is not a toolkit, or its version does not fit.
+    """
+    where = f"{options.cuda_home_from or '--cuda-home'} is {home}"
+    without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
+    instead = f"{without} to build with the target's own CUDA {target.cuda} packages"
+    if not target.machine.is_here:
+        raise ToolchainError(
+            f"{where}, which can't be used to build for {target.machine.name}.", f"{instead}."
+        )
+    if not os.access(home / "bin" / "nvcc", os.X_OK):
+        reason = "there is no bin/nvcc in it" if home.is_dir() else "there is no such folder"
+        raise ToolchainError(f"{where}, and {reason}.", f"{instead}, or give a CUDA {target.cuda} toolkit.")
+    version = nvcc_version(home.resolve() / "bin" / "nvcc")
+    own, wanted = major_minor(version), major_minor(target.cuda)
+    if own == wanted or (own[0] == wanted[0] and options.allow_cuda_minor):
+        return version
+    reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}"
+    allow = ", or use it nevertheless with --allow-cuda-minor"
+    if own[0] != wanted[0]:
+        reason, allow = f"{reason}: a different major version never fits", ""
+    raise ToolchainError(
+        f"{where}, which can't be used: {reason}.", f"{instead}, or give a CUDA {target.cuda} toolkit{allow}."
+    )
+
+
+def nvcc_version(nvcc: Path) -> str:
+    """Return an nvcc's version, such as `13.0.88`.
+
+    Raises:
+        ToolchainError: It does not run, or prints nothing that looks like a version.
+    """
+    try:
+        output = process.run([nvcc, "--version"], env={"PATH": os.pathsep.join(SYSTEM_PATH)}).output
+    except process.CommandError as error:
+        raise ToolchainError(f"{nvcc}: {error.message}", "Check that it is for this machine.") from None
+    match = re.search(r"^Cuda compilation tools, release \d+\.\d+, V(\d+\.\d+\.\d+)$", output, re.MULTILINE)
+    if match is None:
+        raise ToolchainError(f"{nvcc} does not print its version: {output.strip()[-200:]!r}.")
+    return match[1]
+
+
+def _digest(parts: Sequence[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _make(home: Path, target: Target, packages: Sequence[tuple[Path, Installed]], downloads: Path) -> None:
+    """Copy a home together, beside its place, and move it there when it is whole."""
+    with files.beside(home) as new:
+        for archive in target.toolchain_archives:
+            path = downloads / f"{archive.sha256[:16]}-{archive.url.rpartition('/')[2]}"
+            try:
+                http.download(archive.url, path, archive.sha256)
+            except DownloadError as error:
+                instead = f"Or give a CUDA {target.cuda} toolkit with --cuda-home DIR."
+                raise DownloadError(error.message, f"{error.remedy} {instead}".strip()) from None
+            unpacked = new.with_name(archive.name)
+            unpack(path, unpacked)
+            for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
+                _copy(source, new, _place_of(source.relative_to(unpacked).as_posix()))
+        for site, package in packages:
+            for name in package.files:
+                _copy(site / name, new, _place(name))
+        libraries = new / "lib64"
+        libraries.mkdir(parents=True, exist_ok=True)
+        (new / "lib").symlink_to("lib64")
+        versions = sorted(path.name for path in libraries.glob("libcudart.so.*"))
+        if versions and not (libraries / "libcudart.so").exists():
+            (libraries / "libcudart.so").symlink_to(versions[0])
+        sources = f"{', '.join(target.toolchain_packages)} and the target's archives"
+        if missing := _missing(new):
+            raise ToolchainError(
+                f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}.",
+                f"They come from {sources}: remove the environment and build again.",
+            )
+        version = nvcc_version(new / "bin" / "nvcc")
+        if major_minor(version) != major_minor(target.cuda):
+            raise ToolchainError(
+                f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}.",
+                f"Correct {sources}: they are of a different release.",
+            )
+        (new / _MARKER).touch()
+
+
+def _place(path: str) -> str | None:
+    """Return where a package's file goes in a `CUDA_HOME`: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
+    match = re.match(rf"nvidia/(?:cu\d\d|{'|'.join(_PARTS)})/", path)
+    return _place_of(path[match.end() :]) if match else None
+
+
+def _place_of(path: str) -> str | None:
+    """Return where a file of a package's part or of an archive goes; None if no compile needs it."""
+    top, _, rest = path.partition("/")
+    if not rest or rest.endswith((".py", ".pyc")):
+        return None
+    if top in ("bin", "include", "nvvm"):
+        return path
+    return f"lib64/{rest}" if top in ("lib", "lib64") and rest.startswith(_LINKED_LIBRARIES) else None
+
+
+def _copy(source: Path, home: Path, place: str | None) -> None:
+    """Copy a file into a home, unless it is there already."""
+    if place is None or (home / place).is_symlink() or (home / place).exists():
+        return
+    (home / place).parent.mkdir(parents=True, exist_ok=True)
+    beside = source.is_symlink() and len(source.readlink().parts) == 1
+    shutil.copy2(source, home / place, follow_symlinks=not beside)
+
+
+def _missing(home: Path) -> list[str]:
+    return [name for name in _NEEDED if not (home / name).is_file()]
+
+
+def _archive_material(name: str, url: str, sha256: str) -> Material:
+    match = re.search(r"-(\d+(?:\.\d+)+)", url.rpartition("/")[2])
+    version = match[1] if match else ""
+    qualifiers = f"checksum=sha256:{sha256}&download_url={quote(url, safe='')}"
+    purl = f"pkg:generic/{name}@{version}?{qualifiers}" if version else ""
+    return Material("build-tool", name, version, sha256, purl)

@@ -1,0 +1,127 @@
+"""Finds a g++ that the CUDA compiler accepts.
+
+nvcc refuses a g++ that is newer than it knows, by its major version (CUDA Installation Guide for Linux,
+"Host Compiler Support Policy"; the same figure stands in nvcc's own `crt/host_config.h`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.target.machines import Machine, this_machine
+from builder.util.errors import HostCompilerError
+from builder.util.files import file_sha256
+from builder.util.log import say
+from builder.util.process import output_of
+
+# From which CUDA version on which major version of g++ is the newest that nvcc accepts.
+_NEWEST = (((13, 0), 15), ((12, 8), 14), ((12, 4), 13), ((12, 0), 12), ((11, 0), 11))
+# torch's headers are C++17 as g++ 9 has it (PyTorch's README asks for 9.4).
+OLDEST = 9
+
+
+@dataclass(frozen=True)
+class Gxx:
+    """A g++: the program, and its version such as `12.2.0`."""
+
+    path: Path
+    version: str
+
+    @property
+    def major(self) -> int:
+        """`12` of `12.2.0`."""
+        return int(self.version.partition(".")[0])
+
+    def digest(self) -> str:
+        """Return the version and the digests of the driver and the compiler; the path does not count."""
+        digests = [self.version, file_sha256(self.path.resolve())]
+        inner = Path(output_of([self.path, "-print-prog-name=cc1plus"]) or "")
+        if inner.is_absolute() and inner.is_file():
+            digests.append(file_sha256(inner))
+        return "-".join(digests)
+
+
+def newest_accepted(nvcc_version: str) -> int:
+    """Return the newest major version of g++ that an nvcc accepts.
+
+    For an nvcc newer than the table it is what the newest in the table accepts.
+    """
+    major, minor = (int(part) for part in nvcc_version.split(".")[:2])
+    for cuda, newest in _NEWEST:
+        if (major, minor) >= cuda:
+            return newest
+    raise HostCompilerError(f"CUDA {major}.{minor} is too old to build with.", "Use CUDA 12 or newer.")
+
+
+def find_gxx(
+    nvcc_version: str, environ: Mapping[str, str] | None = None, machine: Machine | None = None
+) -> Gxx:
+    """Find a g++ that an nvcc accepts, for a machine (this one by default).
+
+    `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used, or if that one doesn't
+    fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does. For another machine it is the cross
+    compiler, `aarch64-linux-gnu-g++`.
+
+    Raises:
+        HostCompilerError: None fits; the message names the package to install with apt and dnf.
+    """
+    environ = os.environ if environ is None else environ
+    machine = machine or this_machine()
+    path = environ.get("PATH", os.defpath)
+    cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
+    name = environ.get("CXX", "").strip()
+    program = shutil.which(name or machine.gxx, path=path)
+    gxx = inspect(Path(program)) if program else None
+    if name:
+        remedy = "Set it to the name or path of a g++, without arguments, or unset it."
+        if gxx is None:
+            reason = "which is not a g++ that works" if program else "and there is no such program"
+            raise HostCompilerError(f"CXX is {name!r}, {reason}.", remedy)
+        makes = output_of([gxx.path, "-dumpmachine"]) or machine.name
+        if makes.partition("-")[0] != machine.name:
+            raise HostCompilerError(
+                f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
+                f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
+            )
+    if gxx and OLDEST <= gxx.major <= newest:
+        return gxx
+    for candidate in () if name else _versioned(path, newest, machine):
+        other = inspect(candidate)
+        if other and OLDEST <= other.major <= newest:
+            why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {machine.gxx}"
+            say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {cuda}")
+            return other
+    if gxx is None:
+        what = f"{program} is not a g++ that works" if program else f"No {machine.gxx} was found"
+        raise HostCompilerError(f"{what}, and nvcc needs one.", f"Install it: {machine.how_to_install_gxx}.")
+    relation, limit = ("newer", newest) if gxx.major > newest else ("older", OLDEST)
+    raise HostCompilerError(
+        f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
+        f"Install g++ {limit} beside it: `apt install {machine.apt_gxx(limit)}` (Debian, Ubuntu) or "
+        f"`dnf install gcc-toolset-{limit}-gcc-c++` (RHEL and relatives). It is then found."
+        + (" Or unset CXX, or set it to one that fits." if name else ""),
+    )
+
+
+def inspect(path: Path) -> Gxx | None:
+    """Return a g++ with its version; None if it is something else, or does not run."""
+    about = output_of([path, "--version"])
+    # Before g++ 7 there is only -dumpversion; a newer one answers the first of the two.
+    version = output_of([path, "-dumpfullversion", "-dumpversion"]) or ""
+    if about is None or "clang" in about.lower() or re.fullmatch(r"\d+(\.\d+)*", version) is None:
+        return None
+    return Gxx(path, version)
+
+
+def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
+    for major in range(newest, OLDEST - 1, -1):
+        if program := shutil.which(f"{machine.gxx}-{major}", path=path):
+            yield Path(program)
+        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
+        if machine.is_here and toolset.exists():
+            yield toolset

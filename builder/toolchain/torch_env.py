@@ -1,0 +1,173 @@
+"""Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
+
+`uv pip install --target` fills a folder, which is moved into place when it is whole, with a marker that says
+what it was made from. While the marker says what is wanted, nothing is installed and no network is needed;
+otherwise the folder is made anew, which takes seconds where uv's cache has the files.
+
+torch comes from the target's package index, or from the default index if that one can't be reached. An index
+that `--torch-index` names is the one that is used. Either way the torch that was installed decides: its
+`torch.version.cuda` has to equal the target's.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.target.options import BuildOptions
+from builder.target.targets import Target
+from builder.toolchain.venv import pip_install, why_not_index
+from builder.util import files
+from builder.util.errors import ToolchainError, TorchEnvironmentError
+from builder.util.files import ROOT, file_sha256
+from builder.util.log import say, warn
+
+PACKAGES = Path(sys.prefix) / "packages"
+_LOCK = ROOT / "builder" / "requirements.txt"
+_MARKER = ".installed.json"
+
+
+def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
+    """Return the folders that `install` fills: the one with torch first, then that of the compiler."""
+    return tuple(dict.fromkeys([root / target.machine.name, root / platform.machine()]))
+
+
+def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str:
+    """Install the target's torch, and the packages of its CUDA compiler unless there is a `--cuda-home`.
+
+    For another machine, that machine's torch and CUDA runtime are unpacked beside the compiler: nothing of
+    them runs here, but a build compiles with their headers and links with their libraries.
+
+    Returns:
+        torch's own version: `2.11.0+cu130`.
+
+    Raises:
+        ToolchainError: The target's toolchain names no CUDA runtime for other machines.
+        TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
+    """
+    torch = f"torch=={target.torch}"
+    compiler = [] if options.cuda_home else [*target.toolchain_packages]
+    if target.machine.is_here:
+        return _fill(sites(target, root)[0], [[torch, *compiler]], target, options)
+    if not target.toolchain_runtime:
+        raise ToolchainError(
+            f"The toolchain of CUDA {target.cuda} can't build for another machine: it has no `runtime`.",
+            f"Build on a machine of {target.machine.name}.",
+        )
+    theirs, ours = sites(target, root)
+    _fill(ours, [compiler], target, options)
+    steps = [[*target.toolchain_runtime], ["--no-deps", torch]]
+    return _fill(theirs, steps, target, options, python=target.python)
+
+
+def install_to_import(target: Target, options: BuildOptions, python: str, root: Path = PACKAGES) -> Path:
+    """Install another machine's torch with all that it imports, for its Python `3.11`; returns the folder."""
+    site = root / f"{target.machine.name}-to-import"
+    _fill(site, [[f"torch=={target.torch}"]], target, options, python=python)
+    return site
+
+
+def is_installed(target: Target, root: Path = PACKAGES) -> bool:
+    """Return whether torch is there, as far as a quick look tells."""
+    return all((site / _MARKER).is_file() for site in sites(target, root))
+
+
+def _fill(
+    site: Path, steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str = ""
+) -> str:
+    """Fill a folder with packages, unless it is so already; returns the version of torch in it, if any.
+
+    Args:
+        site: The folder.
+        steps: The requirements, and options, of each `uv pip install`.
+        target: Its platform tag says for which machine and glibc.
+        options: `torch_index` counts.
+        python: The target's machine's Python that they are for, `3.12`; empty for this Python.
+    """
+    inputs = {
+        "steps": [list(step) for step in steps],
+        "for": [python or platform.python_version(), target.platform_tag],
+        "torch_index": options.torch_index or target.torch_index,
+        "lock_sha256": file_sha256(_LOCK),
+    }
+    wanted = json.dumps(inputs, indent=1) + "\n"
+    lock = files.locked(site.with_name(f".{site.name}.lock"), lambda: say("  waiting for another build"))
+    has_torch = any(word.startswith("torch==") for step in steps for word in step)
+    with lock:
+        marker = site / _MARKER
+        if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+            say(f"  {site}: already installed")
+        else:
+            with files.beside(site) as new:
+                _install(new, steps, target, options, python)
+                if has_torch:
+                    _check_torch(new, target)
+                (new / _MARKER).write_text(wanted, encoding="utf-8")
+        return _check_torch(site, target) if has_torch else ""
+
+
+def _install(
+    site: Path, steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str
+) -> None:
+    into: list[str | Path] = ["--target", site]
+    if python:
+        # `manylinux_2_34_aarch64` is uv's `aarch64-manylinux_2_34`
+        machine = target.machine.name
+        floor = target.platform_tag.removesuffix(f"_{machine}")
+        into += ["--python-platform", f"{machine}-{floor}", "--python-version", python]
+        into += ["--only-binary", ":all:"]
+    index: str | None = options.torch_index or target.torch_index
+    if index and (reason := why_not_index(index, target.torch)):
+        if options.torch_index:
+            raise TorchEnvironmentError(
+                f"torch can't be installed from {index}: {reason}.",
+                f"Correct --torch-index, or omit it to use {target.torch_index}.",
+            )
+        warn(f"{index} can't be used ({reason}); installing torch from the default index")
+        index = None
+    if options.torch_index:
+        # First, and with no other index: the best version of all indexes could be another one's.
+        steps = [["--no-deps", "--default-index", options.torch_index, f"torch=={target.torch}"], *steps]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
+        # The versions of the build's lock, without the hashes: an index may have rebuilt what it mirrors.
+        constraints.write(re.sub(r" \\\n +--hash=\S+", "", _LOCK.read_text(encoding="utf-8")))
+        constraints.flush()
+        for step in steps:
+            command = [*into, "--constraint", constraints.name, *step]
+            if pip_install(Path(sys.executable), command, index) == 0:
+                continue
+            # Its pages can be reached and its files can't: they may be on a different host.
+            if index and not options.torch_index:
+                warn(f"{index} does not deliver torch {target.torch}; installing it from the default index")
+                if pip_install(Path(sys.executable), command) == 0:
+                    continue
+            raise TorchEnvironmentError(
+                f"{' and '.join(step)} could not be installed; see above.",
+                "Check that a package index can be reached, and that the disk has room (up to 7 GB).",
+            )
+
+
+def _check_torch(site: Path, target: Target) -> str:
+    """Return the version of the torch in a folder, checked to be the target's, without importing it."""
+    try:
+        text = (site / "torch" / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        text = ""
+    values: dict[str, str] = dict(
+        re.findall(r"^(__version__|cuda)\b[^=\n]*= *'([^'\n]*)'", text, re.MULTILINE)
+    )
+    version, cuda = values.get("__version__", ""), values.get("cuda", "")
+    if version.partition("+")[0] == target.torch and cuda.split(".")[:2] == target.cuda.split(".")[:2]:
+        return version
+    is_for = f"for CUDA {cuda}" if cuda else "without CUDA"
+    raise TorchEnvironmentError(
+        f"The torch that was installed does not fit: it is torch {version or 'of no known version'}, built "
+        f"{is_for}, and the target is torch {target.torch} for CUDA {target.cuda}.",
+        f"Name an index of builds for CUDA {target.cuda} with --torch-index URL (the target's is "
+        f"{target.torch_index}).",
+    )
