@@ -14,13 +14,14 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.finish.sbom import Bill, own_sbom
-from builder.finish.wheelhouse import wheels_in
+from builder.finish.store import wheels_in
 from builder.smoketest.report.outcome import ExitCode
 from builder.util.errors import UsageError
 from builder.util.files import file_sha256
-from builder.wheel.label import WheelLabel, torch_requirement
-from builder.wheel.wheelfile import Wheel, WheelError
+from builder.wheel import sbom
+from builder.wheel.label import WheelError, WheelLabel, torch_requirement
+from builder.wheel.sbom import Sbom
+from builder.wheel.wheelfile import Wheel
 
 METADATA_SUFFIX = ".metadata"
 REPORT_SUFFIX = ".json"
@@ -232,19 +233,19 @@ def read_entry(path: Path) -> IndexEntry:
         ForeignWheelError: It is not a wheel, or not one of this project.
         UsageError: The report is not of this wheel.
     """
-    sbom, sha256 = read_sbom(path), file_sha256(path)
+    provenance, sha256 = read_sbom(path), file_sha256(path)
     try:
         with Wheel(path) as wheel:
-            headers = wheel.metadata
-        torch = torch_requirement(headers.get_all("Requires-Dist"))
+            metadata = wheel.metadata
+        torch = torch_requirement(metadata.get("requires_dist"))
         return IndexEntry(
             filename=path.name,
             torch=str(torch.specifier) if torch else "",
-            requires_python=str(headers["Requires-Python"] or ""),
-            summary=" ".join(str(headers["Summary"] or "").split()),
-            architectures=tuple(sbom.subject.fact("architectures").split()),
+            requires_python=metadata.get("requires_python", ""),
+            summary=metadata.get("summary", ""),
+            architectures=tuple(provenance.subject.properties.get("architectures", "").split()),
             complete=WheelLabel.parse(path.name).complete,
-            verified=[source.fact("verified") for source in sbom.sources] == ["true"],
+            verified=provenance.verified,
             sha256=sha256,
             size_bytes=path.stat().st_size,
             metadata_sha256=hashlib.sha256(read_metadata(path)).hexdigest(),
@@ -254,7 +255,7 @@ def read_entry(path: Path) -> IndexEntry:
         raise ForeignWheelError(f"{path}: {error.message}", "Build it again.") from None
 
 
-def read_sbom(path: Path) -> Bill:
+def read_sbom(path: Path) -> Sbom:
     """Return a wheel's SBOM.
 
     Raises:
@@ -262,12 +263,12 @@ def read_sbom(path: Path) -> Bill:
     """
     try:
         with Wheel(path) as wheel:
-            sbom = own_sbom(wheel)
-    except (WheelError, ValueError, OSError) as error:
-        raise ForeignWheelError(f"{path} can't be read as a wheel: {error}.") from None
-    if sbom is None:
+            found = sbom.read(wheel)
+    except WheelError as error:
+        raise ForeignWheelError(error.message) from None
+    if found is None:
         raise ForeignWheelError(f"{path} has no SBOM of this project.", "Build it here.")
-    return sbom
+    return found
 
 
 def read_metadata(path: Path) -> bytes:

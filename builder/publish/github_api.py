@@ -16,6 +16,11 @@ from builder.util.errors import ReleaseError, UsageError
 
 API_URL = "https://api.github.com"
 _TIMEOUT_SECONDS = 120  # to connect, to send the next piece, and for the answer to an upload
+# What PyGithub raises over an answer that is not what it expects.
+_UNEXPECTED = (
+    *(BadAttributeException, AssertionError, AttributeError),
+    *(LookupError, RuntimeError, TypeError, ValueError),
+)
 _AGAIN = "Run the same command again: it continues where it stopped."
 
 
@@ -70,6 +75,7 @@ def connect(url: str, token: str | None, *, longest_wait_seconds: float = 900) -
         retry=retry,
         seconds_between_requests=None,
         seconds_between_writes=None,
+        lazy=True,
     )
 
 
@@ -89,14 +95,7 @@ def github_errors() -> Iterator[None]:
         raise ReleaseError(message, remedy) from None
     except requests.RequestException as error:
         raise TransientError(f"GitHub's API does not answer: {error}.", _AGAIN) from None
-    except (
-        AssertionError,
-        AttributeError,
-        BadAttributeException,
-        LookupError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _UNEXPECTED as error:
         raise ReleaseError(
             f"GitHub's API gives an answer of another form: {error!r}.",
             "Check that --api-url is the address of GitHub's API, or try again later.",

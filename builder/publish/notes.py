@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
-from builder.finish.sbom import Bill
 from builder.publish.entries import IndexEntry, human_size, newest_first, newest_of_each_cuda
+from builder.wheel.sbom import Sbom
 
 _BASIC = (
     "Basic wheels, with nothing bundled. Install one by its address: their tag does not say which glibc they "
@@ -15,12 +15,12 @@ _BASIC = (
 )
 _CHECK = (
     "Each file's SHA-256 is in `SHA256SUMS`, and each wheel holds an SBOM and the patches. The JSON file "
-    "beside a wheel is the report of its build."
+    "beside a wheel is the record of its build."
 )
 
 
 def release_notes(
-    entries: Sequence[IndexEntry], sboms: Iterable[Bill], *, repository: str, tag: str, index_url: str = ""
+    entries: Sequence[IndexEntry], sboms: Iterable[Sbom], *, repository: str, tag: str, index_url: str = ""
 ) -> str:
     """Return Markdown that says what a release holds, what it was made from, and how to check that.
 
@@ -94,23 +94,21 @@ def _smoke_tests(entries: Sequence[IndexEntry]) -> str:
     return _table(["File", "Result", "On", "Report"], rows)
 
 
-def _provenance(sboms: Iterable[Bill]) -> list[str]:
+def _provenance(sboms: Iterable[Sbom]) -> list[str]:
     """Return what the wheels were made from: the sources, the patches, and the tools of each target."""
     sources, patches, builds = set(), set(), set()
     for sbom in sboms:
-        for source in sbom.sources:
-            place = source.url or source.purl or source.fact("source")
-            digest = f", SHA-256 `{source.sha256}`" if source.sha256 else ""
-            verified = "" if source.fact("verified") == "true" else ", **not verified**"
-            sources.add(f"- SageAttention {_plain(source.version)}: {_plain(place)}{digest}{verified}")
-        tools = {}
-        for part in sbom.materials:
-            if part.kind == "patch":
-                patches.add(f"- `{part.name.rpartition('/')[2]}`: {_plain(part.fact('summary'))}")
-            elif part.kind == "build-tool":
-                tools["nvcc" if "nvcc" in part.name else part.name] = part.version
-        row = [sbom.subject.fact("target"), tools.get("torch"), tools.get("nvcc"), tools.get("g++")]
-        builds.add(tuple(_plain(value) or "not stated" for value in row))
+        source = sbom.source
+        place = source.url or source.purl or source.properties.get("source", "")
+        digest = f", SHA-256 `{source.sha256}`" if source.sha256 else ""
+        verified = "" if sbom.verified else ", **not verified**"
+        sources.add(f"- SageAttention {_plain(source.version)}: {_plain(place)}{digest}{verified}")
+        for patch in sbom.of_kind("patch"):
+            summary = _plain(patch.properties.get("summary", ""))
+            patches.add(f"- `{patch.name.rpartition('/')[2]}`: {summary}")
+        nvcc = [tool.version for tool in sbom.of_kind("build-tool") if "nvcc" in tool.name]
+        tools = [sbom.tool_version("torch"), *nvcc[:1], sbom.tool_version("g++")]
+        builds.add((sbom.subject.properties.get("target", ""), *tools))
     listed = "With these patches:\n\n" + "\n".join(sorted(patches)) if patches else "No patches."
     table = _table(["Target", "Built with torch", "nvcc", "g++"], sorted(builds))
     return ["\n".join(sorted(sources)), listed, table]
@@ -121,9 +119,9 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _plain(value: str | None) -> str:
+def _plain(text: str) -> str:
     """Return a text as one line in which nothing is Markdown or HTML."""
-    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join((value or "").split()))
+    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join(text.split()))
 
 
 def _code(*lines: str) -> str:

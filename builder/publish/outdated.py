@@ -124,7 +124,7 @@ def _change(file: str, key: str, old: str, new: str, note: str = "") -> str:
 
 def _releases(github: Github, name: str, file: str, release: Release) -> list[str]:
     """Return the newest tag, if it is newer, and the pinned one, if it is no longer at the pinned commit."""
-    tags = {tag.name: tag.commit.sha for tag in github.get_repo(name, lazy=True).get_tags()}
+    tags = {tag.name: tag.commit.sha for tag in github.get_repo(name).get_tags()}
     if release.tag not in tags:
         raise DownloadError(f"{name} has {len(tags)} tags, and {release.tag} is not one of them.")
     changes = []
@@ -151,14 +151,15 @@ def _releases(github: Github, name: str, file: str, release: Release) -> list[st
 def _commits(github: Github, name: str, file: str, release: Release) -> list[str]:
     """Return the newest commit of the default branch, if it is not the pinned one."""
     repository = github.get_repo(name)
-    branch = repository.default_branch
-    ahead = repository.compare(release.commit, branch).ahead_by
+    ahead = repository.compare(release.commit, "HEAD").ahead_by
     if ahead == 0:
         return []
-    newest = repository.get_commit(branch)
+    newest = repository.get_commit("HEAD")
     subject = newest.commit.message.partition("\n")[0]
-    count = f"{ahead} commit{'' if ahead == 1 else 's'} on {branch}, newest: {subject}"
-    note = f"{count}. They are not released. See whether they fix what the patches fix."
+    note = (
+        f"{ahead} commit{'' if ahead == 1 else 's'} on the default branch, newest: {subject}. They are not "
+        "released. See whether they fix what the patches fix."
+    )
     return [_change(file, "commit", release.commit[:12], newest.sha[:12], note)]
 
 

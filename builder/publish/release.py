@@ -87,7 +87,7 @@ def main(argv: Sequence[str], *, audit: Callable[[Sequence[Path]], int] | None =
     )
     with TemporaryDirectory() as folder, github_errors():
         files = gather(entries, Path(folder))
-        remote = github.get_repo(options.repository, lazy=True) if token else None
+        remote = github.get_repo(options.repository) if token else None
         if options.dry_run or remote is None:
             _dry_run(options, files, notes, remote)
             return 0
@@ -240,7 +240,7 @@ def _create(options: argparse.Namespace, notes: str, remote: Repository) -> GitR
     """Make a draft, for a tag that exists, or that is to be made at a commit."""
     if options.target is None:
         try:
-            remote.get_git_ref(f"tags/{options.tag}")
+            remote.get_git_ref(f"tags/{options.tag}").complete()
         except UnknownObjectException:
             raise ReleaseError(
                 f"The repository has no tag {options.tag}.",
@@ -265,10 +265,9 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
                 say(f"  there:   {path.name}")
                 continue
             say(f"  sending: {path.name} ({human_size(path.stat().st_size)})")
-            content_type = {".whl": "application/zip", ".json": "application/json"}.get(
-                path.suffix, "text/plain"
-            )
-            asset = release.upload_asset(str(path), content_type=content_type)
+            kind = {".whl": "application/zip", ".json": "application/json"}.get(path.suffix, "text/plain")
+            with path.open("rb") as file:
+                asset = release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
             if _sha256(asset) != files[path]:
                 asset.delete_asset()
                 raise TransientError(f"{path.name} arrived with a different SHA-256.", "Run again.")

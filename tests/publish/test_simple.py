@@ -12,16 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_up_site import WHEELS_URL, Links, sha256, write_site
-from made_up_wheels import (
-    NATIVE,
-    OLDER_CUDA,
-    UNIVERSAL,
-    UNIVERSAL_ARM,
-    make_ours,
-    make_wheel,
-)
+from fakes.site import WHEELS_URL, Links, write_site
+from fakes.wheels import NATIVE, OLDER_CUDA, UNIVERSAL, UNIVERSAL_ARM, make_ours, make_wheel
 from static_server import StaticServer
+
+from builder.util.files import file_sha256
 
 MINOR = sys.version_info.minor
 
@@ -30,23 +25,23 @@ def test_a_folder_for_each_cuda_version_offers_its_pep_600_wheels_alone(
     wheelhouse: Path, tmp_path: Path
 ) -> None:
     site = write_site(wheelhouse, tmp_path / "site")
-    assert Links(site / "cu130" / "index.html").found == [{"href": "sageattention/"}]
-    assert Links(site / "cu130" / "sageattention" / "index.html").text == [UNIVERSAL, NATIVE]
-    assert Links(site / "cu128" / "sageattention" / "index.html").text == [OLDER_CUDA]
+    assert Links(site / "cu130" / "index.html").anchors == [{"href": "sageattention/"}]
+    assert Links(site / "cu130" / "sageattention" / "index.html").texts == [UNIVERSAL, NATIVE]
+    assert Links(site / "cu128" / "sageattention" / "index.html").texts == [OLDER_CUDA]
 
 
 def test_links_carry_encoded_addresses_hashes_and_metadata(wheelhouse: Path, tmp_path: Path) -> None:
     site = write_site(wheelhouse, tmp_path / "site")
     links = Links(site / "cu130" / "sageattention" / "index.html")
-    native = links.found[links.text.index(NATIVE)]
-    metadata = (site / "cu130" / "sageattention" / f"{NATIVE}.metadata").read_bytes()
+    native = links.anchors[links.texts.index(NATIVE)]
+    metadata = site / "cu130" / "sageattention" / f"{NATIVE}.metadata"
     assert native == {
-        "href": NATIVE.replace("+", "%2B") + "#sha256=" + sha256((wheelhouse / NATIVE).read_bytes()),
+        "href": NATIVE.replace("+", "%2B") + "#sha256=" + file_sha256(wheelhouse / NATIVE),
         "data-requires-python": "==3.12.*",
-        "data-core-metadata": f"sha256={sha256(metadata)}",
-        "data-dist-info-metadata": f"sha256={sha256(metadata)}",
+        "data-core-metadata": f"sha256={file_sha256(metadata)}",
+        "data-dist-info-metadata": f"sha256={file_sha256(metadata)}",
     }
-    assert b"Requires-Dist: torch==2.11.*" in metadata
+    assert b"Requires-Dist: torch==2.11.*" in metadata.read_bytes()
     assert (site / "cu130" / "sageattention" / NATIVE).read_bytes() == (wheelhouse / NATIVE).read_bytes()
 
 
@@ -66,7 +61,7 @@ def test_the_json_pages_say_what_the_html_pages_say(wheelhouse: Path, tmp_path: 
                 "data-dist-info-metadata": f"sha256={file['dist-info-metadata']['sha256']}",
             }
             for file in answer["files"]
-        ] == Links(page / "index.html").found
+        ] == Links(page / "index.html").anchors
         for file in answer["files"]:
             assert file["size"] == (wheelhouse / file["filename"]).stat().st_size
         root = json.loads((site / cuda / "index.v1_json").read_text())
@@ -83,13 +78,11 @@ def universal_name() -> str:
 
 
 def make_native(folder: Path, torch: str = "2.11", *, minor: int = MINOR, **name: str) -> Path:
-    return make_wheel(
-        folder, native_name(torch, minor=minor, **name), [f"torch=={torch}.*"], f"==3.{minor}.*"
-    )
+    return make_ours(folder, native_name(torch, minor=minor, **name))[0]
 
 
 def make_universal(folder: Path) -> Path:
-    return make_wheel(folder, universal_name(), ["torch>=2.10"], ">=3.10")
+    return make_ours(folder, universal_name())[0]
 
 
 def clean_environment(tmp_path: Path) -> dict[str, str]:
