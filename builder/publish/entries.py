@@ -20,13 +20,11 @@ from builder.util.errors import UsageError
 from builder.util.files import file_sha256
 from builder.wheel import sbom
 from builder.wheel.label import WheelError, WheelLabel, torch_requirement
-from builder.wheel.sbom import Sbom
 from builder.wheel.wheelfile import Wheel
 
 METADATA_SUFFIX = ".metadata"
-REPORT_SUFFIX = ".json"
 SMOKETEST_SUFFIX = ".smoketest.json"
-BASIC = "basic"
+_NOT_RUN = {"outcome": "not run", "detail": "", "on": ""}
 
 
 class ForeignWheelError(UsageError):
@@ -34,26 +32,11 @@ class ForeignWheelError(UsageError):
 
 
 @dataclass(frozen=True)
-class SmokeTest:
-    """The result of a wheel's smoke test on a GPU.
-
-    Attributes:
-        outcome: `passed`, `failed` or `not run`.
-        detail: The report's own one line, or empty.
-        on: The GPU and the torch that it ran on, or empty.
-    """
-
-    outcome: str = "not run"
-    detail: str = ""
-    on: str = ""
-
-
-@dataclass(frozen=True)
 class IndexEntry:
     """A wheel in the index.
 
     Attributes:
-        filename: The wheel's file name, from which its version, Python, CUDA and folder are read.
+        filename: Its file name, from which its version, Python, CUDA and folder are read.
         torch: Version specifier of the torch that it requires, `==2.11.*`, or empty.
         requires_python: Its `Requires-Python`, or empty.
         summary: Its `Summary`, or empty.
@@ -61,33 +44,23 @@ class IndexEntry:
         complete: Whether it holds all architectures of its target.
         verified: Whether its SBOM says that it was built from the verified release.
         metadata_sha256: The SHA-256 of its METADATA (PEP 658).
+        smoke_test: Its `outcome` (`passed`, `failed` or `not run`), the report's one line as `detail`, and
+            the GPU and the torch that it ran `on`.
         url: Its address in the index, absolute or relative to the site; empty until it has one.
-
-    Raises:
-        WheelError: The file name is not that of a wheel, in its normal form and for one CUDA version.
     """
 
     filename: str
     torch: str
     requires_python: str
     summary: str
-    architectures: tuple[str, ...]
+    architectures: Sequence[str]
     complete: bool
     verified: bool
     sha256: str
     size_bytes: int
     metadata_sha256: str
-    smoke_test: SmokeTest
+    smoke_test: Mapping[str, str]
     url: str = ""
-
-    def __post_init__(self) -> None:
-        # pip and uv take two spellings of a name for one wheel, and folders of the site are made from it.
-        label = self.label
-        normal = f"{self.project.replace('-', '_')}-{self.version}-{label.tag}.whl"
-        if self.filename != normal:
-            raise WheelError(f"{self.filename} is not a wheel's normal name, which is {normal}.")
-        if not label.cuda:
-            raise WheelError(f"The version of {self.filename} does not say which CUDA version it is for.")
 
     @property
     def label(self) -> WheelLabel:
@@ -100,14 +73,9 @@ class IndexEntry:
         return canonicalize_name(self.label.distribution)
 
     @property
-    def version(self) -> str:
-        """With its local version label: `2.2.0+cu130.torch2.11`."""
-        return str(Version(self.label.version))
-
-    @property
     def release(self) -> str:
         """The version without its local label: `2.2.0`."""
-        return Version(self.version).public
+        return Version(self.label.version).public
 
     @property
     def python(self) -> str:
@@ -132,8 +100,8 @@ class IndexEntry:
 
     @property
     def folder(self) -> str:
-        """The site's folder for it and its METADATA."""
-        return f"{self.cuda}/{self.project}" if self.portable else BASIC
+        """The site's folder for it and its METADATA, made from parts of its file name alone."""
+        return f"{self.cuda}/{self.project}" if self.portable else "basic"
 
     @property
     def beside_the_index(self) -> bool:
@@ -143,11 +111,10 @@ class IndexEntry:
     @property
     def oldest_python(self) -> tuple[int, bool] | None:
         """The minor version of the oldest Python 3 that it is for, and whether it is for newer ones too."""
-        label = self.label
-        if match := re.fullmatch(r"cp3(\d+)", label.python):
-            return int(match[1]), label.abi == "abi3"
+        if match := re.fullmatch(r"cp3(\d+)", self.label.python):
+            return int(match[1]), self.label.abi == "abi3"
         match = re.fullmatch(r">=3\.(\d+)", self.requires_python)
-        return (int(match[1]), True) if match and label.python == "py3" else None
+        return (int(match[1]), True) if match and self.label.python == "py3" else None
 
     @property
     def human_python(self) -> str:
@@ -167,8 +134,9 @@ class IndexEntry:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `wheels.json` has it: with the parts of its file name."""
-        parts = {key: getattr(self, key) for key in ("project", "version", "python", "cuda")}
-        return {**dataclasses.asdict(self), **parts, "platform": self.label.platform}
+        parts = {key: getattr(self, key) for key in ("project", "python", "cuda")}
+        label = {"version": self.label.version, "platform": self.label.platform}
+        return {**dataclasses.asdict(self), **parts, **label}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IndexEntry:
@@ -177,9 +145,8 @@ class IndexEntry:
         Raises:
             LookupError, TypeError, WheelError: It is something else.
         """
-        own = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-        smoke_test, architectures = SmokeTest(**values["smoke_test"]), tuple(values["architectures"])
-        return cls(**{**own, "smoke_test": smoke_test, "architectures": architectures})
+        WheelLabel.parse(values["filename"])
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 
 def human_size(size_bytes: int) -> str:
@@ -213,17 +180,19 @@ def find_wheels(names: Sequence[str], wheelhouse: Path) -> list[Path]:
     Raises:
         UsageError: A named file is not a wheel, is missing or is named twice, or the wheelhouse is empty.
     """
-    paths = [Path(name) for name in names] or wheels_in(wheelhouse)
+    paths = {Path(name).name: Path(name) for name in names} or {
+        path.name: path for path in wheels_in(wheelhouse)
+    }
     if not paths:
         raise UsageError(f"There is no wheel in {wheelhouse}.", "Build one: `nox -l` lists the targets.")
-    for path in paths:
+    if names and len(paths) < len(names):
+        raise UsageError("A wheel was given twice.", "Give each wheel once.")
+    for path in paths.values():
         if path.suffix != ".whl" or not path.is_file():
             raise UsageError(
                 f"{path} is not a wheel file (*.whl).", "Give files, or none for the whole wheelhouse."
             )
-        if [other.name for other in paths].count(path.name) > 1:
-            raise UsageError(f"{path.name} was given twice.", "Give each wheel once.")
-    return sorted(paths, key=lambda path: path.name)
+    return [paths[name] for name in sorted(paths)]
 
 
 def read_entry(path: Path) -> IndexEntry:
@@ -233,42 +202,43 @@ def read_entry(path: Path) -> IndexEntry:
         ForeignWheelError: It is not a wheel, or not one of this project.
         UsageError: The report is not of this wheel.
     """
-    provenance, sha256 = read_sbom(path), file_sha256(path)
     try:
+        label = WheelLabel.parse(path.name)
+        provenance = read_sbom(path)
         with Wheel(path) as wheel:
             metadata = wheel.metadata
-        torch = torch_requirement(metadata.get("requires_dist"))
-        return IndexEntry(
-            filename=path.name,
-            torch=str(torch.specifier) if torch else "",
-            requires_python=metadata.get("requires_python", ""),
-            summary=metadata.get("summary", ""),
-            architectures=tuple(provenance.subject.properties.get("architectures", "").split()),
-            complete=WheelLabel.parse(path.name).complete,
-            verified=provenance.verified,
-            sha256=sha256,
-            size_bytes=path.stat().st_size,
-            metadata_sha256=hashlib.sha256(read_metadata(path)).hexdigest(),
-            smoke_test=_smoke_test(path, sha256),
-        )
-    except WheelError as error:
-        raise ForeignWheelError(f"{path}: {error.message}", "Build it again.") from None
-
-
-def read_sbom(path: Path) -> Sbom:
-    """Return a wheel's SBOM.
-
-    Raises:
-        ForeignWheelError: It is not a wheel, or has no SBOM of this project.
-    """
-    try:
-        with Wheel(path) as wheel:
-            found = sbom.read(wheel)
     except WheelError as error:
         raise ForeignWheelError(error.message) from None
-    if found is None:
-        raise ForeignWheelError(f"{path} has no SBOM of this project.", "Build it here.")
-    return found
+    if not label.cuda:
+        raise ForeignWheelError(f"{path}: its version does not say which CUDA version it is for.")
+    sha256 = file_sha256(path)
+    torch = torch_requirement(metadata.get("requires_dist"))
+    return IndexEntry(
+        filename=path.name,
+        torch=str(torch.specifier) if torch else "",
+        requires_python=metadata.get("requires_python", ""),
+        summary=metadata.get("summary", ""),
+        architectures=provenance.subject.properties.get("architectures", "").split(),
+        complete=label.complete,
+        verified=provenance.verified,
+        sha256=sha256,
+        size_bytes=path.stat().st_size,
+        metadata_sha256=hashlib.sha256(read_metadata(path)).hexdigest(),
+        smoke_test=_smoke_test(path, sha256),
+    )
+
+
+def read_sbom(path: Path) -> sbom.Sbom:
+    """Return the SBOM of a wheel of this project.
+
+    Raises:
+        WheelError: It is not a wheel, or has no such SBOM.
+    """
+    with Wheel(path) as wheel:
+        provenance = sbom.read(wheel)
+    if provenance is None:
+        raise WheelError(f"{path} has no SBOM of this project.", "Build it here.")
+    return provenance
 
 
 def read_metadata(path: Path) -> bytes:
@@ -277,11 +247,11 @@ def read_metadata(path: Path) -> bytes:
         return wheel.read(wheel.in_dist_info("METADATA"))
 
 
-def _smoke_test(wheel: Path, sha256: str) -> SmokeTest:
+def _smoke_test(wheel: Path, sha256: str) -> dict[str, str]:
     """Return the result from the report beside a wheel; a run that only imported counts as not run."""
     path = wheel.with_name(wheel.name + SMOKETEST_SUFFIX)
     if not path.is_file():
-        return SmokeTest()
+        return _NOT_RUN
     try:
         report = json.loads(path.read_bytes())
         tested, exit_code, environment = report["wheel"]["sha256"], report["exit_code"], report["environment"]
@@ -299,4 +269,5 @@ def _smoke_test(wheel: Path, sha256: str) -> SmokeTest:
         outcome = "passed"
     torch = environment.get("torch")
     parts = (environment.get("gpu"), f"torch {torch}" if torch else "")
-    return SmokeTest(outcome, report.get("headline") or "", ", ".join(part for part in parts if part))
+    on = ", ".join(part for part in parts if part)
+    return {"outcome": outcome, "detail": report.get("headline") or "", "on": on}

@@ -82,9 +82,9 @@ def main(argv: Sequence[str]) -> int:
             "There is no PEP 600 wheel (manylinux): only basic wheels were given.",
             "Build a target on a system whose glibc is no newer than the target's platform tag.",
         )
-    builds = {(entry.version, entry.python, entry.machine) for entry in offered}
+    builds = {(entry.label.version, entry.python, entry.machine) for entry in offered}
     for entry in entries:
-        if (entry.version, entry.python, entry.machine) not in builds:
+        if (entry.label.version, entry.python, entry.machine) not in builds:
             warn(f"{entry.filename}: there is no PEP 600 wheel of this build, so only the page lists it.")
     page = page_html(entries, site_url=options.site_url or "", repository=options.repository or "")
     _write(options.out, page, entries, {path.name: path for path in paths})
@@ -233,7 +233,7 @@ def _write_index(site: Path, entries: Sequence[IndexEntry]) -> None:
     for cuda, listed in projects.items():
         _write_page(site / cuda, {"meta": _META, "projects": [{"name": name} for name in sorted(listed)]})
         for project, files in listed.items():
-            versions = sorted({entry.version for entry in files}, key=Version)
+            versions = sorted({entry.label.version for entry in files}, key=Version)
             page = {"meta": _META, "name": project, "versions": versions, "files": [*map(_file, files)]}
             _write_page(site / cuda / project, page)
     values = {"schema": _SCHEMA, "wheels": [entry.as_json() for entry in newest_first(entries)]}

@@ -87,7 +87,7 @@ def _wheel_table(entries: Sequence[IndexEntry]) -> str:
 def _smoke_tests(entries: Sequence[IndexEntry]) -> str:
     """Return a table with a row for each wheel, also for those that were not tested."""
     rows = [
-        [f"`{entry.filename}`", test.outcome, _plain(test.on), _plain(test.detail)]
+        [f"`{entry.filename}`", test["outcome"], _plain(test["on"]), _plain(test["detail"])]
         for entry in entries
         for test in [entry.smoke_test]
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from packaging.version import Version
 
-from builder.publish.entries import IndexEntry, SmokeTest, human_size, newest_first, newest_of_each_cuda
+from builder.publish.entries import IndexEntry, human_size, newest_first, newest_of_each_cuda
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _TORCH_INDEX = "https://download.pytorch.org/whl/"
@@ -82,10 +82,10 @@ def _csp_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _smoke_detail(test: SmokeTest) -> str:
+def _smoke_detail(test: Mapping[str, str]) -> str:
     """Return where a smoke test ran, and its counts where its report ends with them in brackets."""
-    counts = re.search(r"\((.+)\)$", test.detail)
-    return ": ".join(part for part in (test.on, counts[1] if counts else test.detail) if part)
+    counts = re.search(r"\((.+)\)$", test["detail"])
+    return ": ".join(part for part in (test["on"], counts[1] if counts else test["detail"]) if part)
 
 
 def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
             {
                 "cuda": entry.cuda,
                 "machine": entry.machine,
-                "requirement": f"{entry.project}=={entry.version}",
+                "requirement": f"{entry.project}=={entry.label.version}",
                 "python": oldest,
                 "newerPython": newer,
                 "torch": int(torch[2]),

@@ -24,7 +24,6 @@ from github.Repository import Repository
 
 from builder.publish.entries import (
     METADATA_SUFFIX,
-    REPORT_SUFFIX,
     SMOKETEST_SUFFIX,
     IndexEntry,
     find_wheels,
@@ -152,8 +151,8 @@ def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
             architectures = ", ".join(entry.architectures) or "some"
             reason = f"{entry.filename}: it holds only {architectures} of its target's architectures"
             reasons.append((reason, "--allow-incomplete"))
-        if entry.smoke_test.outcome == "failed" and not options.allow_failed_smoketest:
-            reason = f"{entry.filename}: its smoke test failed: {entry.smoke_test.detail}"
+        if entry.smoke_test["outcome"] == "failed" and not options.allow_failed_smoketest:
+            reason = f"{entry.filename}: its smoke test failed: {entry.smoke_test['detail']}"
             reasons.append((reason, "--allow-failed-smoketest"))
     if reasons:
         flags = ", ".join(dict.fromkeys(flag for _, flag in reasons))
@@ -181,7 +180,7 @@ def gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
     files: dict[Path, str] = {}
     for wheel, entry in entries.items():
         files[wheel] = entry.sha256  # of the bytes that were read before the audit
-        for suffix in (REPORT_SUFFIX, SMOKETEST_SUFFIX):
+        for suffix in (".json", SMOKETEST_SUFFIX):
             report = wheel.with_name(wheel.name + suffix)
             if report.is_file():
                 files[report] = file_sha256(report)
@@ -202,8 +201,6 @@ def _complete(options: argparse.Namespace, files: Mapping[Path, str], notes: str
     _retried(lambda: _upload(release, files, replace=options.replace))
     if release.draft:
         published = release.update_release(options.tag, notes, draft=False)
-        if published.draft:
-            raise ReleaseError(f"{published.html_url} is still a draft.", "Publish it by hand, or run again.")
         say(f"Published: {published.html_url}")
     elif (release.body or "").replace("\r\n", "\n").strip() == notes.strip():
         say("The release is complete.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def torch_names(version: str, python: str) -> list[str]:
 @pytest.fixture
 def sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[Path], StaticServer]
-) -> Iterator[Sources]:
+) -> Sources:
     made = Sources(tmp_path, serve(tmp_path / "www"))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     for name, value in {
@@ -127,7 +127,7 @@ def sources(
     made.package("nvidia-cuda-nvcc-cu12", "12.8.93", "12.9.86")
     made.links("redist/", "redistrib_12.8.1.json", "redistrib_12.80.1.json", "redistrib_12.9.0.json")
     made.manifest("12.8.1", ARCHIVE, SHA)
-    yield made
+    return made
 
 
 def tag(name: str, commit: str) -> dict[str, Any]:
