@@ -47,6 +47,7 @@ class IndexEntry:
         smoke_test: Its `outcome` (`passed`, `failed` or `not run`), the report's one line as `detail`, and
             the GPU and the torch that it ran `on`.
         url: Its address in the index, absolute or relative to the site; empty until it has one.
+        uploaded: When it was published, as PEP 700 writes a time: `2026-11-28T20:15:00Z`; empty if not known.
     """
 
     filename: str
@@ -61,6 +62,7 @@ class IndexEntry:
     metadata_sha256: str
     smoke_test: Mapping[str, str]
     url: str = ""
+    uploaded: str = ""
 
     @property
     def label(self) -> WheelLabel:
@@ -143,10 +145,11 @@ class IndexEntry:
         """Return what `as_json` returned.
 
         Raises:
-            LookupError, TypeError, WheelError: It is something else.
+            KeyError, TypeError, WheelError: It is something else.
         """
         WheelLabel.parse(values["filename"])
-        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: values[name] for name in names if name in values})
 
 
 def human_size(size_bytes: int) -> str:

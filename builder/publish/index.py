@@ -13,6 +13,9 @@ Each page of an index is written as `index.html` (PEP 503) and as `index.v1_json
 server or GitHub Pages serves `index.html`, which pip and uv accept. A server that negotiates (nginx's `map`,
 Apache's `MultiViews`) may serve the JSON as `application/vnd.pypi.simple.v1+json`.
 
+Each wheel has the time when it was published (PEP 700), which `wheels.json` keeps from one index to the next.
+uv takes it from the HTML too, for `exclude-newer`; pip takes it from JSON alone, for `--uploaded-prior-to`.
+
 The index lists only the PEP 600 wheel of a build. The basic wheel's tag, such as `linux_x86_64`, fits every
 glibc: pip would take it where the PEP 600 wheel is refused, and the import would fail. The page lists it, to
 be installed by its address.
@@ -20,11 +23,14 @@ be installed by its address.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -50,7 +56,8 @@ from builder.wheel.wheelfile import WheelError
 
 WHEELS_JSON = "wheels.json"
 _SCHEMA = 1
-_META = {"api-version": "1.1"}  # PEP 700, which adds `versions` and `size`
+_NO_INDEX = (ValueError, LookupError, TypeError, OSError, WheelError)  # by reading another file as one
+_META = {"api-version": "1.1"}  # PEP 700, which adds `versions`, `size` and `upload-time`
 
 
 def main(argv: Sequence[str]) -> int:
@@ -69,13 +76,18 @@ def main(argv: Sequence[str]) -> int:
             "pip would prefer them to the complete ones. Build with --arch all, name the wheels to list, "
             "or pass --allow-incomplete.",
         )
-    # The `+` of a local version is percent-encoded: in an address it may be taken for a space.
+    previous = read_previous(options.previous) if options.previous else []
+    times = {(entry.filename, entry.sha256): entry.uploaded for entry in [*_at(options.out), *previous]}
     entries = [
-        dataclasses.replace(entry, url=(options.base_url or f"{entry.folder}/") + quote(entry.filename))
+        dataclasses.replace(
+            entry,
+            # The `+` of a local version is percent-encoded: in an address it may be taken for a space.
+            url=(options.base_url or f"{entry.folder}/") + quote(entry.filename),
+            uploaded=times.get((entry.filename, entry.sha256)) or options.uploaded,
+        )
         for entry in entries
     ]
-    if options.previous:
-        entries += _kept(read_previous(options.previous), entries)
+    entries += _kept(previous, entries)
     offered = [entry for entry in entries if entry.portable]
     if not offered:
         raise UsageError(
@@ -115,6 +127,14 @@ def _parser() -> Parser:
         help=f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)",
     )
     parser.add_argument(
+        "--uploaded",
+        type=_time,
+        default=datetime.now(timezone.utc).isoformat(),
+        metavar="TIME",
+        help="when the wheels that no earlier index has were published, such as 2026-11-28T20:15:00Z, the "
+        "release's time (default: now)",
+    )
+    parser.add_argument(
         "--site-url",
         type=published_address,
         metavar="URL",
@@ -133,6 +153,28 @@ def _parser() -> Parser:
         help="list wheels that lack some of their target's architectures",
     )
     return parser
+
+
+def _time(text: str) -> str:
+    time = datetime.fromisoformat(re.sub("Z$", "+00:00", text))
+    if time.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no time zone, such as the Z at its end")
+    return f"{time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+
+
+def _at(out: Path) -> list[IndexEntry]:
+    """Return the entries of the site that is to be replaced; none if it can't be read."""
+    try:
+        return _parse((out / WHEELS_JSON).read_bytes())
+    except _NO_INDEX:
+        return []
+
+
+def _parse(document: bytes) -> list[IndexEntry]:
+    values = json.loads(document)
+    if values["schema"] != _SCHEMA:
+        raise ValueError(f"its schema is not {_SCHEMA}")
+    return [IndexEntry.from_json(entry) for entry in values["wheels"]]
 
 
 def _read(paths: Iterable[Path], *, skip_foreign: bool) -> list[IndexEntry]:
@@ -163,16 +205,13 @@ def read_previous(place: str) -> list[IndexEntry]:
     """
     remote = place.startswith(("http://", "https://"))
     try:
-        document = json.loads(http.get(place) if remote else Path(place).read_bytes())
-        if document["schema"] != _SCHEMA:
-            raise ValueError(f"its schema is not {_SCHEMA}")
-        entries = [IndexEntry.from_json(values) for values in document["wheels"]]
+        entries = _parse(http.get(place) if remote else Path(place).read_bytes())
     except http.StatusError as error:
         if error.status != 404:
             raise
         say(f"{place} does not exist yet: this is the site's first index.")
         return []
-    except (ValueError, LookupError, TypeError, OSError, WheelError) as error:
+    except _NO_INDEX as error:
         raise UsageError(
             f"{place}: it is not an index's {WHEELS_JSON}: {error}.",
             "Omit --previous, or give the right file.",
@@ -252,7 +291,8 @@ def _file(entry: IndexEntry) -> dict[str, Any]:
         "core-metadata": metadata,
         "dist-info-metadata": metadata,
     }
-    return {**values, "requires-python": entry.requires_python} if entry.requires_python else values
+    optional = {"requires-python": entry.requires_python, "upload-time": entry.uploaded}
+    return {**values, **{key: value for key, value in optional.items() if value}}
 
 
 def _write_page(folder: Path, page: dict[str, Any]) -> None:

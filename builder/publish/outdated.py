@@ -42,22 +42,7 @@ def main(argv: Sequence[str]) -> int:
     Raises:
         BuilderError: A target's file is wrong.
     """
-    parser = Parser(
-        prog="nox -s outdated --",
-        description="List what is newer than what this checkout pins.",
-        epilog="Exit status: 0 nothing is newer, 20 something is newer, 21 some source did not answer.",
-    )
-    parser.add_argument("--targets", type=Path, default=TARGETS_DIR, metavar="DIR")
-    parser.add_argument("--patches", type=Path, default=PATCHES_DIR, metavar="DIR")
-    parser.add_argument("--api-url", default=os.environ.get("GITHUB_API_URL") or API_URL, metavar="URL")
-    parser.add_argument(
-        "--ignore",
-        choices=KINDS,
-        action="append",
-        default=[],
-        help="omit a kind of source; may be given more than once",
-    )
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     targets = load_targets(options.targets, options.patches)
     github = connect(options.api_url, token_from_environment(), longest_wait_seconds=30)
     changes: list[str] = []
@@ -79,6 +64,25 @@ def main(argv: Sequence[str]) -> int:
     for change in dict.fromkeys(changes):
         say(f"  {change}")
     return NEWER if changes else NO_ANSWER if unanswered else UP_TO_DATE
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="nox -s outdated --",
+        description="List what is newer than what this checkout pins.",
+        epilog="Exit status: 0 nothing is newer, 20 something is newer, 21 some source did not answer.",
+    )
+    parser.add_argument("--targets", type=Path, default=TARGETS_DIR, metavar="DIR")
+    parser.add_argument("--patches", type=Path, default=PATCHES_DIR, metavar="DIR")
+    parser.add_argument("--api-url", default=os.environ.get("GITHUB_API_URL") or API_URL, metavar="URL")
+    parser.add_argument(
+        "--ignore",
+        choices=KINDS,
+        action="append",
+        default=[],
+        help="omit a kind of source; may be given more than once",
+    )
+    return parser
 
 
 def _sources(

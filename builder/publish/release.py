@@ -44,6 +44,7 @@ from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.files import ROOT, file_sha256
 from builder.util.log import say, step, warn
+from builder.wheel.label import WheelLabel
 
 _PAUSES_SECONDS = (1, 2, 4, 8)  # between tries
 _Result = TypeVar("_Result")
@@ -196,12 +197,12 @@ def gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
 
 def _complete(options: argparse.Namespace, files: Mapping[Path, str], notes: str, remote: Repository) -> None:
     """Make the release, or complete it."""
-    release = _retried(lambda: _find(remote, options.tag) or _create(options, notes, remote))
+    release = _retried(lambda: _find(remote, options.tag, files) or _create(options, notes, remote))
     say(f"Release {options.tag}: {'a draft' if release.draft else 'published'}, {release.html_url}")
     _retried(lambda: _upload(release, files, replace=options.replace))
     if release.draft:
-        published = release.update_release(options.tag, notes, draft=False)
-        say(f"Published: {published.html_url}")
+        release = release.update_release(options.tag, notes, draft=False)
+        say(f"Published: {release.html_url}")
     elif (release.body or "").replace("\r\n", "\n").strip() == notes.strip():
         say("The release is complete.")
     elif options.replace:
@@ -209,6 +210,11 @@ def _complete(options: argparse.Namespace, files: Mapping[Path, str], notes: str
         say("Replaced the notes.")
     else:
         warn("The published notes differ from those of these wheels; --replace replaces them.")
+    published = release.published_at.isoformat()
+    say(f"For the index: --uploaded {published}")
+    if output := os.environ.get("GITHUB_OUTPUT"):
+        with Path(output).open("a") as file:
+            file.write(f"published={published}\n")
 
 
 def _retried(act: Callable[[], _Result]) -> _Result:
@@ -223,14 +229,37 @@ def _retried(act: Callable[[], _Result]) -> _Result:
     return act()
 
 
-def _find(remote: Repository, tag: str) -> GitRelease | None:
-    """Return the release of a tag, a published one before a draft; None if there is none."""
-    # Only the list of all releases shows drafts.
-    releases = [release for release in remote.get_releases() if release.tag_name == tag]
+def _find(remote: Repository, tag: str, files: Mapping[Path, str]) -> GitRelease | None:
+    """Return the release of a tag, a published one before a draft; None if there is none.
+
+    Raises:
+        ReleaseError: The release of another tag has other content for one of these wheels.
+    """
+    wheels = {_build(path.name): sha256 for path, sha256 in files.items() if path.suffix == ".whl"}
+    releases = []
+    for release in remote.get_releases():  # only the list of all releases shows drafts
+        if release.tag_name == tag:
+            releases.append(release)
+        elif not release.draft:
+            for asset in release.assets:
+                sha256 = wheels.get(_build(asset.name)) if asset.name.endswith(".whl") else None
+                if sha256 not in (None, _sha256(asset)):
+                    raise ReleaseError(
+                        f"{release.html_url} has other content for this version: {asset.name}.",
+                        "A published version stays as it is, and pip and uv would not upgrade it. Raise the "
+                        "revision of the patches.",
+                    )
     releases.sort(key=lambda release: (release.draft, release.id))
     for other in releases[1:]:
         warn(f"There is another release of {tag}, which stays as it is: {other.html_url}")
     return releases[0] if releases else None
+
+
+def _build(filename: str) -> tuple[str, ...]:
+    """Return what tells a wheel from all others to pip and uv: its tag too, unless it is for every torch."""
+    label = WheelLabel.parse(filename)
+    python = "" if label.universal else label.python
+    return label.distribution, label.version, label.machine, python, label.platform.partition("_")[0]
 
 
 def _create(options: argparse.Namespace, notes: str, remote: Repository) -> GitRelease:
@@ -323,7 +352,7 @@ def _dry_run(
     """Print what would be done. With a token the release is looked at, but nothing is changed."""
     if remote is None:
         say("No token is set: this assumes that there is no release yet.")
-    release = _find(remote, options.tag) if remote else None
+    release = _find(remote, options.tag, files) if remote else None
     assets = {asset.name: asset for asset in release.get_assets()} if release else {}
     actions = _plan(files, assets, replace=options.replace)
     say(f"\nRelease {options.tag} of {options.repository} ({options.api_url})")

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 REPOSITORY = "someone/wheels"
+PUBLISHED_AT = "2026-11-01T10:00:00Z"
 TOKEN = "ghp_thisTokenMustNeverBeSeen0123456789"
 
 
@@ -112,14 +113,15 @@ class Request(BaseHTTPRequestHandler):
         self.answer(201, self.github.add_release(**json.loads(self.body)))
 
     def change(self, number: str) -> None:
-        self.github.releases[int(number)].update(json.loads(self.body))
+        self.github.releases[int(number)] |= {"published_at": PUBLISHED_AT, **json.loads(self.body)}
         self.answer(200, self.github.releases[int(number)])
 
     def list_assets(self, number: str) -> None:
         self.answer(200, [a for a in self.github.assets.values() if a["release"] == int(number)])
 
     def upload(self, number: str) -> None:
-        if self.upload_name in self.github.files():
+        others = [a["name"] for a in self.github.assets.values() if a["release"] == int(number)]
+        if self.upload_name in others:
             self.answer(422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]})
             return
         self.github.uploads.append(self.upload_name)

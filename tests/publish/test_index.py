@@ -37,12 +37,13 @@ def test_with_a_base_address_nothing_is_copied(wheelhouse: Path, tmp_path: Path)
 def test_the_same_wheels_give_the_same_bytes_in_any_order_and_at_any_time(
     wheelhouse: Path, tmp_path: Path
 ) -> None:
-    first = files_of(write_site(wheelhouse, tmp_path / "first"))
+    uploaded = ["--uploaded", "2026-11-01T10:00:00Z"]
+    first = files_of(write_site(wheelhouse, tmp_path / "first", *uploaded))
     wheels = sorted(map(str, wheelhouse.glob("*.whl")), reverse=True)
     for wheel in wheels:
         os.utime(wheel, (1, 1))
     second = tmp_path / "elsewhere" / "second"
-    assert index.main([*wheels, "--out", str(second)]) == 0
+    assert index.main([*wheels, "--out", str(second), *uploaded]) == 0
     assert files_of(second) == first
 
 
@@ -168,6 +169,29 @@ def test_the_wheels_of_an_earlier_index_are_kept_and_equal_names_replaced(
     assert (site / "cu128" / "sageattention" / "index.html").is_file()
     assert NATIVE in capsys.readouterr().err
     assert len(json.loads((site / "wheels.json").read_text())["wheels"]) == 5
+
+
+def times(site: Path) -> dict[str, str]:
+    document = json.loads((site / "wheels.json").read_text())
+    return {wheel["filename"]: wheel["uploaded"] for wheel in document["wheels"]}
+
+
+def test_a_wheel_keeps_the_time_when_it_was_published(wheelhouse: Path, tmp_path: Path) -> None:
+    options = ["--base-url", WHEELS_URL, "--uploaded"]
+    site = write_site(wheelhouse, tmp_path / "site", *options, "2026-11-01T10:00:00+02:00")
+    assert set(times(site).values()) == {"2026-11-01T08:00:00Z"}
+    before = files_of(site)
+    assert files_of(write_site(wheelhouse, site, *options[:2])) == before, "the site itself knows the times"
+    make_ours(wheelhouse, NATIVE, code="changed = True\n")
+    (wheelhouse / OLDER_CUDA).unlink()
+    options += ["2026-11-02T10:00:00Z", "--previous", str(site / "wheels.json")]
+    later = times(write_site(wheelhouse, tmp_path / "later", *options))
+    assert later.pop(NATIVE) == "2026-11-02T10:00:00Z"
+    assert OLDER_CUDA in later
+    assert set(later.values()) == {"2026-11-01T08:00:00Z"}
+    for text in ("yesterday", "2026-11-02T10:00:00"):
+        with pytest.raises(UsageError, match="--uploaded: "):
+            write_site(wheelhouse, site, "--uploaded", text)
 
 
 def test_an_earlier_index_that_can_not_be_obtained_stops_the_new_one(

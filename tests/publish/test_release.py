@@ -19,6 +19,7 @@ from github.Requester import HTTPSRequestsConnectionClass
 
 from builder.publish import github_api, release
 from builder.util.errors import AuditError, ReleaseError, UsageError
+from builder.util.files import file_sha256
 
 TAG = "v2.2.0-1"
 WHEELS = (NATIVE, NATIVE_BASIC, UNIVERSAL)
@@ -31,7 +32,7 @@ Run = Callable[..., None]
 
 @pytest.fixture
 def github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[FakeGitHub]:
-    for name in ("GH_TOKEN", "GITHUB_API_URL", "GITHUB_REPOSITORY"):
+    for name in ("GH_TOKEN", "GITHUB_API_URL", "GITHUB_OUTPUT", "GITHUB_REPOSITORY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -91,8 +92,14 @@ def hang_up(request: Request) -> bool:
 
 
 def test_a_release_holds_every_file_and_is_published_last(
-    github: FakeGitHub, run: Run, wheelhouse: Path, pauses: list[float]
+    github: FakeGitHub,
+    run: Run,
+    wheelhouse: Path,
+    pauses: list[float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     run()
     files = github.files()
     assert sorted(files) == NAMES
@@ -106,6 +113,7 @@ def test_a_release_holds_every_file_and_is_published_last(
     assert [line for line in github.requests if line.startswith("PATCH")] == github.requests[-1:]
     assert github.uploads[-1] == "SHA256SUMS"
     assert pauses == []
+    assert (tmp_path / "output").read_text() == "published=2026-11-01T10:00:00+00:00\n"
 
 
 def test_a_second_run_sends_nothing(github: FakeGitHub, run: Run) -> None:
@@ -252,6 +260,31 @@ def test_what_is_not_this_releases_is_left_alone(
     assert [github.releases[other["id"]] for other in others] == before
     assert github.files()["handmade.txt"] == b"mine"
     assert "handmade.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("published", "refused"),
+    [
+        (UNIVERSAL, True),
+        (UNIVERSAL.replace("cp310-abi3", "py3-none"), True),  # pip would prefer one of the two for ever
+        (UNIVERSAL.replace("universal", "universal.r2"), False),
+        (UNIVERSAL.replace("x86_64", "aarch64"), False),
+        (NATIVE.replace("cp312", "cp313"), False),
+    ],
+)
+def test_a_version_that_another_release_has_never_changes(
+    github: FakeGitHub, run: Run, wheelhouse: Path, published: str, refused: bool
+) -> None:
+    earlier = github.add_release(tag_name="v2.2.0-0", draft=False)
+    asset = github.add_asset(earlier["id"], published, b"other")
+    if refused:
+        for arguments in ([], ["--replace"], ["--dry-run"]):
+            with pytest.raises(ReleaseError, match=f"other content for this version: {re.escape(published)}"):
+                run(*arguments)
+        assert len(github.releases) == 1
+        asset["digest"] = f"sha256:{file_sha256(wheelhouse / UNIVERSAL)}"
+    run()
+    assert [made["draft"] for made in github.releases.values()] == [False, False]
 
 
 def test_a_missing_tag_is_not_made_by_accident(github: FakeGitHub, run: Run) -> None:

@@ -7,8 +7,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -31,13 +34,14 @@ def test_a_folder_for_each_cuda_version_offers_its_pep_600_wheels_alone(
 
 
 def test_links_carry_encoded_addresses_hashes_and_metadata(wheelhouse: Path, tmp_path: Path) -> None:
-    site = write_site(wheelhouse, tmp_path / "site")
+    site = write_site(wheelhouse, tmp_path / "site", "--uploaded", "2026-11-01T10:00:00Z")
     links = Links(site / "cu130" / "sageattention" / "index.html")
     native = links.anchors[links.texts.index(NATIVE)]
     metadata = site / "cu130" / "sageattention" / f"{NATIVE}.metadata"
     assert native == {
         "href": NATIVE.replace("+", "%2B") + "#sha256=" + file_sha256(wheelhouse / NATIVE),
         "data-requires-python": "==3.12.*",
+        "data-upload-time": "2026-11-01T10:00:00Z",
         "data-core-metadata": f"sha256={file_sha256(metadata)}",
         "data-dist-info-metadata": f"sha256={file_sha256(metadata)}",
     }
@@ -57,6 +61,7 @@ def test_the_json_pages_say_what_the_html_pages_say(wheelhouse: Path, tmp_path: 
             {
                 "href": f"{file['url']}#sha256={file['hashes']['sha256']}",
                 "data-requires-python": file["requires-python"],
+                "data-upload-time": file["upload-time"],
                 "data-core-metadata": f"sha256={file['core-metadata']['sha256']}",
                 "data-dist-info-metadata": f"sha256={file['dist-info-metadata']['sha256']}",
             }
@@ -103,6 +108,16 @@ def pip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("pip")
     venv.create(folder, with_pip=True)
     return [str(folder / "bin" / "python"), "-m", "pip"]
+
+
+@pytest.fixture(scope="session")
+def newest_pip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A command that runs the newest pip: that of an older Python does not know `--uploaded-prior-to`."""
+    folder = tmp_path_factory.mktemp("newest-pip")
+    venv.create(folder, with_pip=True)
+    command = [str(folder / "bin" / "python"), "-m", "pip"]
+    subprocess.run([*command, "install", "--quiet", "--upgrade", "pip>=26"], check=True, timeout=120)
+    return command
 
 
 class Client:
@@ -276,3 +291,68 @@ def test_each_machine_gets_its_own_wheel_from_one_index(
         path.name for path in out.iterdir()
     ]
     assert f"manylinux_2_34_{machine}" in wheels[0]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("installed", [None, "2.2.0+cu130.universal"])
+def test_a_new_revision_is_taken_though_the_index_keeps_the_earlier_wheels(
+    client: Client, tmp_path: Path, installed: str | None
+) -> None:
+    first, wheelhouse = make_universal(tmp_path / "wheelhouse"), tmp_path / "wheelhouse"
+    make_native(wheelhouse)
+    again = [first.name.replace("universal", f"universal.r{number}") for number in (2, 3)]
+    make_ours(wheelhouse, *(name.replace("cp310-abi3", "py3-none") for name in again))
+    publish(tmp_path)
+    if installed:
+        assert client.install(f"sageattention=={installed}")[0] == 0
+        assert client.installed()["sageattention"] == installed
+    status, output = client.install("--upgrade", "sageattention")
+    assert status == 0, output
+    assert client.installed()["sageattention"] == "2.2.0+cu130.universal.r3"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("date", "fits"), [("2026-10-31", False), ("2026-11-02", True)])
+def test_uv_takes_the_time_of_a_wheel_from_html(
+    tmp_path: Path, serve: Callable[[Path], StaticServer], date: str, fits: bool
+) -> None:
+    make_universal(tmp_path / "wheelhouse")
+    write_site(tmp_path / "wheelhouse", tmp_path / "site", "--uploaded", "2026-11-01T10:00:00Z")
+    command = [sys.executable, "-m", "uv", "pip", "install", "--target", str(tmp_path / "out"), "--no-deps"]
+    command += [
+        "--default-index",
+        f"{serve(tmp_path / 'site').url}/cu130/",
+        "--exclude-newer",
+        f"{date}T00:00:00Z",
+    ]
+    done = subprocess.run(
+        [*command, "sageattention"], env=clean_environment(tmp_path), check=False, timeout=120
+    )
+    assert (done.returncode == 0) is fits
+
+
+class JsonServer(SimpleHTTPRequestHandler):
+    """A server that sends the JSON page of a folder, with the content type of PEP 691."""
+
+    extensions_map = {".v1_json": "application/vnd.pypi.simple.v1+json", "": "application/zip"}  # noqa: RUF012 - as in the base class
+
+    def do_GET(self) -> None:
+        self.path += "index.v1_json" if self.path.endswith("/") else ""
+        super().do_GET()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("date", "fits"), [("2026-10-31", False), ("2026-11-02", True)])
+def test_pip_takes_the_time_of_a_wheel_from_json(
+    tmp_path: Path, newest_pip: list[str], date: str, fits: bool
+) -> None:
+    make_universal(tmp_path / "wheelhouse")
+    site = write_site(tmp_path / "wheelhouse", tmp_path / "site", "--uploaded", "2026-11-01T10:00:00Z")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(JsonServer, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        command = [*newest_pip, "download", "--no-cache-dir", "--no-deps", "--dest", str(tmp_path / "out")]
+        command += ["--index-url", f"http://127.0.0.1:{server.server_port}/cu130/"]
+        command += ["--uploaded-prior-to", f"{date}T00:00:00Z", "sageattention"]
+        done = subprocess.run(command, env=clean_environment(tmp_path), check=False, timeout=120)
+        server.shutdown()
+    assert (done.returncode == 0) is fits
