@@ -34,16 +34,25 @@ _NEWEST_PYTHON_MINOR = 14
 
 
 def render(template: str, **values: object) -> str:
-    """Return a template of `templates/` with its values filled in, escaped for HTML."""
+    """Return a template of `templates/` with its values filled in, escaped for HTML or Markdown."""
+    markdown = template.endswith(".md")
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
+        autoescape=not markdown,  # noqa: S701 - `finalize` escapes Markdown
+        finalize=_escape_markdown if markdown else None,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(values)
+
+
+def _escape_markdown(value: object) -> object:
+    """Return a text as one line in which nothing is Markdown or HTML."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join(value.split()))
 
 
 def page_html(entries: Sequence[IndexEntry], *, site_url: str, repository: str) -> str:

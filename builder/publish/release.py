@@ -80,7 +80,7 @@ def main(argv: Sequence[str], *, audit: Callable[[Sequence[Path]], int] | None =
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
     notes = release_notes(
         [*entries.values()],
-        map(read_sbom, paths),
+        [read_sbom(path) for path in paths],
         repository=options.repository,
         tag=options.tag,
         index_url=options.index_url or "",

@@ -417,8 +417,8 @@ def test_the_notes_say_what_was_built_patched_and_tested(github: FakeGitHub, run
 
 
 def test_what_reports_say_can_not_become_markup(github: FakeGitHub, run: Run, wheelhouse: Path) -> None:
-    text = "a | b\n## c `d` ![e](https://evil.invalid/f) <img src=x> **g** &lt;"
-    (wheel,) = make_ours(wheelhouse, NATIVE, summary=text)
+    text = "a | b\n| ## c `d` ![e](https://evil.invalid/f) <img src=x> **g** &lt;"
+    wheel, *_ = make_ours(wheelhouse, *WHEELS, summary=text)
     write_report(wheel, headline=text, environment={"gpu": text, "torch": text})
     run()
     lines = [line for line in only(github)["body"].splitlines() if "evil.invalid" in line]
