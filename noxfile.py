@@ -13,6 +13,7 @@ nox -s SESSION -- --help  show a session's options
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,12 +24,14 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
 from builder.target.targets import load_targets  # noqa: E402
-from builder.util.addresses import without_secrets  # noqa: E402
 from builder.util.errors import BuilderError  # noqa: E402
+from builder.util.files import file_sha256  # noqa: E402
+from builder.util.log import without_secrets  # noqa: E402
 
 nox.needs_version = ">=2025.10.14"
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_venv = "yes"
+nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 
@@ -51,8 +54,20 @@ E2E_PYTHON = TARGETS["cp312-cu130"].python if "cp312-cu130" in TARGETS else None
 
 
 def _install(session: nox.Session, lock: str) -> None:
-    """Install a lock, which pip and uv check by its hashes."""
+    """Install a lock, which pip and uv check by its hashes, and isolate the session from the user's Python.
+
+    The marker is written last: without it an install was interrupted, and the environment is made anew.
+    """
+    session.env.update(dict.fromkeys(("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH")))
+    environment = session.virtualenv
+    marker, digest = Path(environment.location, "installed.sha256"), file_sha256(ROOT / lock)
+    if environment._reused and not (marker.is_file() and marker.read_text() == digest):
+        shutil.rmtree(environment.location)
+        environment.create()
+        environment._reused = False  # so that it is installed with --no-install too
+    marker.unlink(missing_ok=True)
     session.install("--require-hashes", "-r", lock)
+    marker.write_text(digest)
 
 
 def _builder(command: str, doc: str, *, target: str = "", tags: tuple[str, ...] = ()) -> None:

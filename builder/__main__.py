@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 from types import FrameType
 
 from builder.util.errors import BuilderError, UsageError
@@ -16,7 +17,7 @@ from builder.util.process import end_with_parent
 
 # Each command's module, which is imported only for it: it may need what other commands' environments lack.
 COMMANDS = {
-    "build": "pipeline",
+    "build": "build",
     "reproduce": "reproduce",
     "smoketest": "check.smoketest_wheels",
     "compatibility": "check.compatibility",
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Where the command fails, that is the exit code of the error's class (`builder.util.errors`); 130 where
     it was interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names that the terminal can't show
     signal.signal(signal.SIGTERM, _stop)
     if "NOX_CURRENT_SESSION" in os.environ:
         end_with_parent()  # whoever ends nox alone means its session
@@ -50,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _STORAGE:
             raise
-        fail(f"{error.filename or name}: {error.strerror}\n  Make room, or let the folder be written.")
+        place = f"{error.filename}: " if error.filename else "A file can't be written: "
+        fail(f"{place}{error.strerror}\n  Make room there, or let the folder be written.")
         return BuilderError.exit_code
     except KeyboardInterrupt:
         fail("interrupted")

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from builder.finish.finalize import finalize
+from builder.finish.provenance import Provenance
 from made_up_libraries import Elf, fatbin, make_elf, pack_wheel
 from made_up_provenance import TOLD
 
 from builder.check.audit_report import AuditReport
-from builder.finish.finalize import finalize
-from builder.finish.provenance import Provenance
 from builder.finish.repair import BundledLibrary
 from builder.target.targets import load_targets
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.finish.provenance import PatchFile, Provenance
+from builder.toolchain.materials import Material
+
 from builder.source.obtain import Source
 from builder.target.project import Project
 from builder.target.targets import load_targets
 from builder.target.upstream import PATCHES_DIR, load_release
-from builder.toolchain.materials import Material
 
 TARGET = load_targets()["cp312-cu130"]
 RELEASE = load_release(PATCHES_DIR / "v2.2.0")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from made_up_source import files, sums
+from fakes.source import files, sums
 
 E2E = Path(__file__).resolve().parent / "e2e"
 REAL_SERIES = E2E.parents[1] / "patches" / "v2.2.0"

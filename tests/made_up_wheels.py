@@ -11,6 +11,7 @@ from typing import Any
 
 from builder.finish.sbom import make_sbom
 from builder.toolchain.materials import Material
+
 from builder.wheel.wheelfile import record_digest
 
 NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.whl"

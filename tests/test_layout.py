@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from builder.util.paths import ROOT
 
 BUILDER = ROOT / "builder"

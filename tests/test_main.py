@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from builder.__main__ import COMMANDS, main
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_an_interrupted_command_ends_with_130_and_without_a_traceback(name: str)
 
 @pytest.mark.parametrize(
     ("path", "said"),
-    [("/dev/full", "error: full: No space left on device"), ("/nowhere/x", "")],
+    [("/dev/full", "error: A file can't be written: No space left on device"), ("/nowhere/x", "")],
 )
 def test_a_full_or_read_only_disk_is_one_error(path: str, said: str) -> None:
     code = (

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from builder.check import audit, audit_report, import_check
-from builder.finish.record import IMPORTED
+from builder.finish.store import IMPORTED
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain import torch_env
@@ -30,7 +30,7 @@ def check_new(
         contract: Whether other projects' names and calls have to be there.
 
     Returns:
-        What was checked. `record.IMPORTED` is not in it where this machine can't run the wheels.
+        What was checked. `store.IMPORTED` is not in it where this machine can't run the wheels.
 
     Raises:
         AuditError: A wheel failed, or can't be imported.

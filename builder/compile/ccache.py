@@ -1,4 +1,4 @@
-"""Sets up the project's own compiler cache: ccache behind a small launcher script.
+"""Sets up the project's own compiler cache: ccache.
 
 ccache runs the compiler as its own child, so a compile's CPU time and memory are counted with the build. It
 needs no server, and a hit costs a few hundredths of a second: it does not even preprocess. Three things make
@@ -9,12 +9,9 @@ its hits right and frequent:
   in its depend mode, which uses nvcc's own list of included files. `-MD` makes that list, of all passes.
 - The compiler is identified by a digest of all programs that a compile runs (cicc and ptxas among them),
   not by the size and time of nvcc alone.
-- The same compile has to be found again from a different folder, environment and machine. Paths in the
-  source tree are made relative (`base_dir`). Other folders that a command line names, such as torch's
-  headers and the CUDA toolkit, are named by links in the tree. nvcc finds its own headers beside the path
-  that it is called by, so it is called through such a link too.
-
-The launcher adds `-MD` and writes these links in place of the paths.
+- The same compile has to be found again from a different folder, environment and machine. So commands name
+  no path outside the tree, but links in it (`pep517.write_settings`), and paths are taken relative to it
+  (`base_dir`). nvcc finds its own headers beside the path that it is called by, so it is called by a link.
 
 Objects are shared with other machines by ccache's own remote storage. A server that fails or does not answer
 in time costs that time in each compile, and fails no build.
@@ -25,18 +22,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import sysconfig
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from builder.target.options import BuildOptions
-from builder.toolchain.cuda_home import Toolchain
-from builder.util import files, process
-from builder.util.files import file_sha256
+from builder.util import process
 from builder.util.http import public_address
 from builder.util.log import warn
 
@@ -49,47 +42,9 @@ _NOT_A_RESULT = re.compile(
 
 # Everything of one build's cache but the objects; in the source tree, with which it goes.
 _FOLDER = ".ccache"
+_STATS = "stats"
 # Without `helper` ccache looks for a program of its own for Redis and HTTP. The times are in milliseconds.
 _REMOTE = "{url} helper=_builtin_ connect-timeout=2000 operation-timeout=10000 read-only={read_only}"
-
-_LAUNCHER = """\
-#!/bin/sh
-# compiler [argument...]: runs the compiler through ccache.
-# The first three change what nvcc does, and ccache ignores them. The links are relative to the tree.
-[ -z "$NVCC_PREPEND_FLAGS$NVCC_APPEND_FLAGS$NVCC_CCBIN" ] && [ -d @FOLDER@ ] || exec "$@"
-compiles=
-depends=
-output=
-previous=
-count=$#
-while [ "$count" -gt 0 ]; do
-  argument=$1
-  shift
-  count=$((count - 1))
-@ALIASES@
-  case $argument in
-    -c | --compile | -dc | --device-c) compiles=yes ;;
-    -MD | --generate-dependencies-with-compile) depends=yes ;;
-    # Without the system's headers, which torch's may count as, the list would be short.
-    -MMD | --generate-nonsystem-dependencies-with-compile) argument=-MD depends=yes ;;
-  esac
-  [ "$previous" = -o ] && output=$argument
-  previous=$argument
-  set -- "$@" "$argument"
-done
-if [ "$compiles" ] && [ -z "$depends" ]; then
-  # Without -o it is not known where the list goes, and hits could be wrong.
-  [ "$output" ] || exec "$@"
-  set -- "$@" -MD -MF "$output.d"
-fi
-exec @CCACHE@ "$@"
-"""
-
-_ALIAS = """\
-  case $argument in
-    *@FROM@) argument=${argument%@FROM@}@TO@ ;;
-    *@FROM@/*) argument=${argument%%@FROM@/*}@TO@/${argument#*@FROM@/} ;;
-  esac"""
 
 
 @dataclass(frozen=True)
@@ -125,7 +80,7 @@ class CompilerCache:
     """ccache, ready for one build; without arguments, no cache.
 
     Attributes:
-        launcher: What to put before a compiler's command.
+        launcher: What to put before a compiler's command; empty for nothing.
         env: The environment variables that a build needs in addition.
         remote: The remote cache's address, without secrets; empty for none.
     """
@@ -137,9 +92,9 @@ class CompilerCache:
     def stats(self) -> Stats:
         """Return what the cache has done for this build until now; warn of failures of the remote one."""
         try:
-            if not self.launcher or Path(self.env["CCACHE_STATSLOG"]).stat().st_size == 0:
+            if not self.launcher or not Path(self.env["CCACHE_CONFIGPATH"]).with_name(_STATS).stat().st_size:
                 return Stats(remote=self.remote)
-            command = [str(installed_ccache()), "--print-log-stats", "--format", "json"]
+            command = [*self.launcher, "--print-log-stats", "--format", "json"]
             counts = json.loads(process.run(command, env=self.env).output)
         except (OSError, process.CommandError, ValueError) as error:
             warn(f"the compiler cache's statistics can't be read: {error}")
@@ -156,53 +111,38 @@ class CompilerCache:
         return Stats(hits, misses, sum(results.values()), tuple(sorted(results)), remote_hits, self.remote)
 
 
-@contextmanager
-def open_cache(
-    options: BuildOptions, tools: Toolchain, tree: Path, site_packages: Path
-) -> Iterator[CompilerCache]:
-    """Yield the compiler cache that a build asks for.
+def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCache:
+    """Return the compiler cache that a build asks for.
 
-    If it can't be used (no ccache, or its folder can't be written), this warns and yields one that does
+    If it can't be used (no ccache, or its folder can't be written), this warns and returns one that does
     nothing; a build never fails for it.
 
     Args:
         options: `cache`, and all that begin with it.
-        tools: The compilers.
-        tree: The source tree; compilers have to run in it, and paths in it count relative to it.
-        site_packages: Where torch is installed: its headers are named by their content.
+        identity: `Toolchain.identity`.
+        tree: The source tree, in which the compilers run.
     """
     if not options.cache:
-        yield CompilerCache()
-        return
-    headers, version = site_packages / "torch" / "include", site_packages / "torch" / "version.py"
-    links = {tools.cuda_home: Path(_FOLDER, "cuda")}
-    if headers.is_dir() and version.is_file():
-        links[headers] = Path(_FOLDER, f"torch-{file_sha256(version)[:16]}")
+        return CompilerCache()
     # What comes from other machines is kept apart, so that a build without it has nothing of it.
     objects = options.cache_dir / "ccache" / ("objects-shared" if options.cache_remote else "objects")
-    cache = CompilerCache()
-    with ExitStack() as stack:
-        try:
-            # It has to start, and be able to write: better found out here than in each compile.
-            process.run([ccache := installed_ccache(), "--version"])
-            objects.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(TemporaryFile(dir=objects))
-            folder = tree / _FOLDER
-            (folder / "tmp").mkdir(parents=True, exist_ok=True)
-            for path, link in links.items():
-                (tree / link).unlink(missing_ok=True)
-                (tree / link).symlink_to(path)
-            config, log = folder / "ccache.conf", folder / "stats"
-            config.touch(mode=0o600)  # the remote cache's address may hold a password
-            config.write_text(_configuration(options, objects, tools.identity, tree), encoding="utf-8")
-            log.write_bytes(b"")
-            files.write(folder / "launcher", _launcher(ccache, links), executable=True)
-            env = {"CCACHE_CONFIGPATH": str(config), "CCACHE_STATSLOG": str(log)}
-            remote = public_address(options.cache_remote)
-            cache = CompilerCache((str(folder / "launcher"),), env, remote)
-        except (OSError, process.CommandError) as error:
-            warn(f"the compiler cache in {objects} can't be used ({error}); compiling without it")
-        yield cache
+    folder, ccache = tree / _FOLDER, installed_ccache()
+    config = folder / "ccache.conf"
+    try:
+        # It has to start, and be able to write: better found out here than in each compile.
+        process.run([ccache, "--version"])
+        objects.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=objects):
+            pass
+        (folder / "tmp").mkdir(parents=True, exist_ok=True)
+        (folder / _STATS).write_bytes(b"")
+        config.touch(mode=0o600)  # the remote cache's address may hold a password
+        config.write_text(_configuration(options, objects, identity, tree.absolute()), encoding="utf-8")
+    except (OSError, process.CommandError) as error:
+        warn(f"the compiler cache in {objects} can't be used ({error}); compiling without it")
+        return CompilerCache()
+    remote = public_address(options.cache_remote) if options.cache_remote else ""
+    return CompilerCache((str(ccache),), {"CCACHE_CONFIGPATH": str(config)}, remote)
 
 
 def installed_ccache() -> Path:
@@ -213,13 +153,16 @@ def installed_ccache() -> Path:
 def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Path) -> str:
     """Return ccache's configuration file for a build (ccache manual, "Configuration options")."""
     read_only = str(options.cache_remote_read_only).lower()
-    remote = _REMOTE.format(url=options.cache_remote, read_only=read_only) if options.cache_remote else ""
+    # In a Redis server's address, `:password@` is understood without the colon alone.
+    url = options.cache_remote.replace("://:", "://")
+    remote = _REMOTE.format(url=url, read_only=read_only) if url else ""
     settings = {
         "cache_dir": str(objects),
-        "temporary_dir": str(tree.absolute() / _FOLDER / "tmp"),
+        "temporary_dir": str(tree / _FOLDER / "tmp"),
+        "stats_log": str(tree / _FOLDER / _STATS),
         "max_size": f"{options.cache_size}iB",
         "compiler_check": f"string:{identity}",
-        "base_dir": os.pathsep.join(dict.fromkeys([str(tree.absolute()), str(tree.resolve())])),
+        "base_dir": os.pathsep.join(dict.fromkeys([str(tree), str(tree.resolve())])),
         "depend_mode": "true",
         "hash_dir": "false",
         # The tree is this build's own copy, just written: young files don't mean that anything changes them.
@@ -228,19 +171,3 @@ def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Pa
     }
     # A `$` would start the name of a variable.
     return "".join(f"{name} = {value.replace('$', '$$')}\n" for name, value in settings.items())
-
-
-def _launcher(ccache: Path, links: Mapping[Path, Path]) -> str:
-    """Return the script that is put before a compiler's command.
-
-    Args:
-        ccache: The program.
-        links: Folders, each with the link that replaces it in the command, relative to the tree.
-    """
-    longest_first = sorted(links.items(), key=lambda item: len(str(item[0])), reverse=True)
-    aliases = [
-        _ALIAS.replace("@FROM@", shlex.quote(str(folder))).replace("@TO@", shlex.quote(str(link)))
-        for folder, link in longest_first
-    ]
-    text = _LAUNCHER.replace("@CCACHE@", shlex.quote(str(ccache))).replace("@FOLDER@", _FOLDER)
-    return text.replace("@ALIASES@", "\n".join(aliases))

@@ -56,11 +56,6 @@ def cores(proc: Path = _PROC, cgroup: Path = _CGROUP, affinity: int | None = Non
     """Return how many cores this process may use: its CPU affinity, or less if a cgroup's quota is less.
 
     A quota of one and a half cores counts as two: two processes share it without waste.
-
-    Args:
-        proc: Where procfs is mounted.
-        cgroup: Where the cgroup file systems are mounted.
-        affinity: Cores by affinity; None asks the kernel.
     """
     count = len(os.sched_getaffinity(0)) if affinity is None else affinity
     for folder in _cgroups(proc, cgroup):
@@ -75,20 +70,21 @@ def available_memory_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
 
     It is the least of the kernel's `MemAvailable` and what is left of the limit of each enclosing cgroup.
     File cache counts as free, since the kernel gives it up before it kills.
-
-    Args:
-        proc: Where procfs is mounted.
-        cgroup: Where the cgroup file systems are mounted.
     """
-    free = _free_of_machine(proc)
+    fields = _fields(proc / "meminfo")
+    if "MemAvailable" in fields:
+        free = fields["MemAvailable"] * 1024
+    elif fields:  # some sandboxes have no MemAvailable
+        free = sum(fields.get(name, 0) for name in ("MemFree", "Buffers", "Cached")) * 1024
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for folder in _cgroups(proc, cgroup):
-        limits = [_read_number(folder / name) for name in ("memory.max", "memory.high")]
-        used = _read_number(folder / "memory.current")
-        known = [limit for limit in limits if limit is not None]
-        if known and used is not None:
-            fields = _fields(folder / "memory.stat")
-            cache = sum(fields.get(name, 0) for name in ("active_file", "inactive_file", "slab_reclaimable"))
-            free = min(free, min(known) - max(0, used - cache))
+        stat = _fields(folder / "memory.stat")
+        cache = sum(stat.get(name, 0) for name in ("active_file", "inactive_file", "slab_reclaimable"))
+        for name in ("memory.max", "memory.high"):
+            with suppress(OSError, ValueError):  # `max` is no limit
+                used = int((folder / "memory.current").read_text())
+                free = min(free, int((folder / name).read_text()) - max(0, used - cache))
     return max(0, free)
 
 
@@ -98,16 +94,6 @@ def _jobs(count: int) -> str:
 
 def _gib(size_bytes: int) -> str:
     return f"{size_bytes / GIB:.1f} GiB"
-
-
-def _free_of_machine(proc: Path) -> int:
-    fields = _fields(proc / "meminfo")
-    if not fields:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if "MemAvailable" in fields:
-        return fields["MemAvailable"] * 1024
-    # Some sandboxes have no MemAvailable.
-    return sum(fields.get(name, 0) for name in ("MemFree", "Buffers", "Cached")) * 1024
 
 
 def _fields(path: Path) -> dict[str, int]:
@@ -135,12 +121,3 @@ def _cgroups(proc: Path, cgroup: Path) -> Iterator[Path]:
     if (cgroup / "cgroup.controllers").exists():
         folders = (cgroup.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
         yield from filter(Path.is_dir, folders)
-
-
-def _read_number(path: Path) -> int | None:
-    """The number in a cgroup file; None if the file is missing, or says `max`."""
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None

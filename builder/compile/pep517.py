@@ -10,12 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.compile import kill_tree
-from builder.compile.ccache import CompilerCache
 from builder.target.selection import Selection
 from builder.target.targets import Target, local_version
 from builder.toolchain.cuda_home import Toolchain
@@ -58,38 +57,38 @@ class Compiled:
 
 
 def write_settings(
-    path: Path,
+    tree: Path,
     target: Target,
     selection: Selection,
     tools: Toolchain,
-    cache: CompilerCache,
     *,
     torch: Path,
     jobs: int,
-) -> None:
-    """Write what `patches/v2.2.0/files/build_extensions.py` builds, and how; its docstring says what is what.
+    launcher: Sequence[str],
+) -> Path:
+    """Write what `patches/v2.2.0/files/build_extensions.py` builds, into the source tree; returns the file.
 
-    Args:
-        path: The file, `build.json`.
-        target: What is built.
-        selection: For which architectures.
-        tools: The compilers.
-        cache: Its launcher goes before each compiler.
-        torch: The folder of torch, with its headers and libraries.
-        jobs: Compiler processes at once.
+    That module's docstring says what the keys mean. Folders outside the tree are named by links in it, so
+    that neither the compiler cache nor a wheel depends on where they are.
     """
+    links = tree / ".toolchain"
+    links.mkdir()
+    (links / "cuda").symlink_to(tools.cuda_home)
+    (links / "torch").symlink_to(torch)
     settings = {
         "architectures": [str(architecture) for architecture in selection.architectures],
-        "cuda_home": str(tools.cuda_home),
+        "cuda_home": ".toolchain/cuda",
         "cxx": str(tools.gxx.path),
-        "torch": str(torch),
+        "torch": ".toolchain/torch",
         "jobs": jobs,
-        "launcher": list(cache.launcher),
+        "launcher": list(launcher),
         "local_version": local_version(target, selection),
         "requirement": target.torch_requirement,
         "abi": target.abi,
     }
+    path = links / "build.json"
     path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def environment(
@@ -97,13 +96,7 @@ def environment(
 ) -> dict[str, str]:
     """Return the environment variables that a build runs with, but for those of the compiler cache.
 
-    Args:
-        tools: The compilers.
-        environ: The user's environment, of which only those pass that can't change what is built.
-        settings: What `write_settings` wrote.
-        machine: The machine that the wheel is for.
-        epoch: `SOURCE_DATE_EPOCH`, the time of all files in the wheel.
-        hash_seed: Python's.
+    Of the user's (`environ`) only those pass that can't change what is built.
     """
     return {
         **{name: environ[name] for name in _PASSED_ON if name in environ},
@@ -126,10 +119,10 @@ def run_build(
     Args:
         tree: The patched source tree.
         out_dir: Where the wheel goes; must be empty.
-        log: File that gets the compiler's output; ninja's lines are printed too.
+        log: File that gets all output, of which ninja's lines are printed.
         env: The build's whole environment.
         jobs: Compiler processes at once; for the message where memory ran out.
-        echo: Print the compiler's output as well.
+        echo: Print all output.
 
     Raises:
         OutOfMemoryError: A compiler process was killed.
@@ -184,10 +177,7 @@ def run_build(
 def failure(log: Path, returncode: int, jobs: int) -> CompileError:
     """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines.
 
-    Args:
-        log: The build's log.
-        returncode: Exit status of the build; negative for a signal, as `subprocess` has it.
-        jobs: Compiler processes that ran at once.
+    `returncode` is negative for a signal, as `subprocess` has it.
     """
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):

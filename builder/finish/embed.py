@@ -24,14 +24,14 @@ from builder.util.errors import RepairError
 from builder.wheel.elf import is_elf, read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
 from builder.wheel.libraries import RUNTIME_LICENSE
-from builder.wheel.rewrite import rewrite
 from builder.wheel.sbom import SBOM_NAME, Component, serialize
 from builder.wheel.wheelfile import RECORD_FILES, Wheel
+from builder.wheel.write import write_wheel
 
 # What the two lines of the description start with.
 OPENING = "> **About this wheel.**"
 RUNTIME_LICENSE_FILE = "nvidia-cuda-runtime/License.txt"
-_LICENSE_NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)([.-].*)?", re.IGNORECASE)
+_LICENSE_NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)([.-][^/]*)?", re.IGNORECASE)
 _METADATA_VERSION = (2, 4)  # the first with License-Expression and License-File
 _REPLACED_FIELDS = {"License", "License-Expression", "License-File", "Metadata-Version"}
 
@@ -85,16 +85,15 @@ def embed(
     project = provenance.project
     with Wheel(wheel) as opened:
         content = {name: opened.read(name) for name in opened.names}
-        # auditwheel's own SBOM names folders of this machine, and what it lists is in this project's.
-        moved = {opened.in_dist_info("sboms/auditwheel.cdx.json")} & content.keys()
+        # RECORD is made anew. auditwheel's own SBOM names folders of this machine; what it lists is in ours.
+        for name in (*RECORD_FILES, "sboms/auditwheel.cdx.json"):
+            content.pop(opened.in_dist_info(name), None)
         licenses: dict[str, bytes] = {}
-        for name in opened.names:
-            inside = name.removeprefix(f"{opened.dist_info}/")
-            if inside == name:
-                continue
-            if inside.startswith("licenses/") or ("/" not in inside and _LICENSE_NAMES.fullmatch(inside)):
-                licenses[inside.removeprefix("licenses/")] = content[name]
-                moved.add(name)
+        for name in [*content]:
+            folder, _, inside = name.partition("/")
+            is_license = inside.startswith("licenses/") or _LICENSE_NAMES.fullmatch(inside)
+            if folder == opened.dist_info and is_license:
+                licenses[inside.removeprefix("licenses/")] = content.pop(name)
         expression = provenance.source.license
         if bundled:
             if runtime_license is None:
@@ -106,17 +105,13 @@ def embed(
             expression = f"({expression})" if " OR " in expression else expression
             expression += f" AND {RUNTIME_LICENSE}"
         expression = str(canonicalize_license_expression(expression))
-        added = {opened.in_dist_info(f"licenses/{name}"): text for name, text in licenses.items()}
-        added |= {opened.in_dist_info(f"patches/{name}"): text for name, text in provenance.patches.items()}
+        content |= {opened.in_dist_info(f"licenses/{name}"): text for name, text in licenses.items()}
+        content |= {opened.in_dist_info(f"patches/{name}"): text for name, text in provenance.patches.items()}
         metadata = opened.in_dist_info("METADATA")
         description = describe(provenance, runtime=bool(bundled))
-        added[metadata] = _edit_metadata(
+        content[metadata] = _edit_metadata(
             content[metadata].decode(), expression, sorted(licenses), description, project.url
         )
-        removed = moved - added.keys()
-        for name in (*removed, *map(opened.in_dist_info, RECORD_FILES)):
-            content.pop(name, None)
-        content |= added
         components = [_source(provenance.source), *provenance.tools, *bundled]
         patches = {opened.in_dist_info(f"patches/{name}"): name for name in provenance.patches}
         for name in content.keys() - {part.path for part in bundled}:
@@ -130,22 +125,17 @@ def embed(
                 kind, properties = "extension", {"architectures": join(cubins, " ")}
             sha256 = hashlib.sha256(data).hexdigest()
             components.append(Component(kind, name, sha256=sha256, properties=properties))
-        added[opened.in_dist_info(f"sboms/{SBOM_NAME}")] = serialize(
+        content[opened.in_dist_info(f"sboms/{SBOM_NAME}")] = serialize(
             _subject(opened, expression, provenance),
             components,
             made_by=Component("build-tool", project.name, project.revision, url=project.url),
             epoch=provenance.epoch,
         )
-    return rewrite(wheel, out_dir, add=added, remove=removed, epoch=provenance.epoch)
+    return write_wheel(out_dir / wheel.name, content, epoch=provenance.epoch)
 
 
 def describe(provenance: Provenance, *, runtime: bool) -> str:
-    """Return the two lines of METADATA that say what a wheel is and who made it.
-
-    Args:
-        provenance: How it was made.
-        runtime: Whether it bundles the CUDA runtime.
-    """
+    """Return the two lines of METADATA that say what a wheel is and who made it."""
     source, target, project = provenance.source, provenance.target, provenance.project
     count = len(provenance.summaries)
     patches = f"{count or 'no'} patch{'' if count == 1 else 'es'}"

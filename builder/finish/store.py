@@ -16,6 +16,9 @@ from builder.util import files
 from builder.util.errors import UsageError
 from builder.util.files import file_sha256
 
+# Among the `checks` of a record: the wheel was imported.
+IMPORTED = "import"
+
 
 def record_path(wheel: Path) -> Path:
     """Return the path of a wheel's record: `<wheel file name>.json` beside it."""

@@ -7,29 +7,19 @@ release: who serves it may have compressed it again.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
-from builder.source.content import differences, in_short
+from builder.source.content import differences
 from builder.target.upstream import BY_CONTENT, Release
-from builder.util.addresses import public_address
 from builder.util.archive import unpack
-from builder.util.downloads.download import WrongDigestError, download
 from builder.util.errors import DownloadError
-from builder.util.limits import MIRROR_ATTEMPTS
+from builder.util.http import WrongDigestError, download, public_address
 from builder.util.log import warn
 
 
 def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
-    """Put the release into a folder, and return the address that it came from.
-
-    Args:
-        release: The pinned one.
-        downloads: The cache of downloads.
-        tree: The folder to make; an older one is replaced.
-
-    Raises:
-        DownloadError: None of its addresses has it.
-    """
+    """Put the release into a folder, in place of an older one, and return the address that it came from."""
     failures: list[DownloadError] = []
     for address in (release.url, *release.mirrors):
         if failures:
@@ -40,36 +30,36 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
                 _fetch_files(address, release, downloads, tree)
             else:
                 _fetch_archive(address, release, downloads, tree)
-            return public_address(address)
         except DownloadError as error:
             failures.append(error)
+        else:
+            return public_address(address)
     mirrors = " No mirror has it either." if failures[1:] else ""
     remedy = f"{failures[0].remedy} Or name a copy of the release with --source.".strip()
     raise DownloadError(failures[0].message + mirrors, remedy)
 
 
 def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:
-    problem = ""
-    try:
-        archive = download(address, release.sha256, None, downloads, attempts=MIRROR_ATTEMPTS)
-    except WrongDigestError as error:
-        problem = error.message
-        archive = download(address, None, None, downloads, attempts=MIRROR_ATTEMPTS)
-    try:
+    warning = ""
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
+        archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
+        try:
+            download(address, archive, release.sha256)
+        except WrongDigestError as error:
+            warning = f"{error.message} "
+            archive = Path(scratch, archive.name)
+            download(address, archive)
         unpack(archive, tree)
-    finally:
-        if problem:
-            archive.unlink()
-    if found := differences(tree, release.files):
-        what = f"{problem} It" if problem else address
-        raise DownloadError(f"{what} is not release {release.tag}: {in_short(found)}.")
-    if problem:
-        warn(f"{problem} Its files are those of release {release.tag}, so it is used.")
+    if difference := differences(tree, release.files):
+        raise DownloadError(f"{warning}{address} is not release {release.tag}: {difference}.")
+    if warning:
+        warn(f"{warning}Its files are those of release {release.tag}, so it is used.")
 
 
 def _fetch_files(address: str, release: Release, downloads: Path, tree: Path) -> None:
     for name, sha256 in release.files.items():
-        place = address.replace(BY_CONTENT, sha256)
-        file = download(place, sha256, None, downloads, attempts=MIRROR_ATTEMPTS)
+        cached = downloads / f"{sha256[:16]}-{Path(name).name}"
+        download(address.replace(BY_CONTENT, sha256), cached, sha256)
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, tree / name)
+        shutil.copyfile(cached, tree / name)

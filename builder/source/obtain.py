@@ -9,28 +9,34 @@ from __future__ import annotations
 
 import re
 import shutil
-import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
-from builder.source.checkout import checkout_commit, copy_tree
-from builder.source.content import differences, in_short, keep_only
+from builder.source.content import differences, keep_only, tree_sha256
 from builder.source.fetch import fetch_release
 from builder.target.options import BuildOptions, is_url
+from builder.target.project import git
 from builder.target.upstream import Release
-from builder.util.addresses import public_address
 from builder.util.archive import git_commit, unpack
-from builder.util.digest import file_sha256, tree_sha256
-from builder.util.downloads.download import download
 from builder.util.errors import DownloadError, SourceError
+from builder.util.files import file_sha256
+from builder.util.http import download, public_address
 from builder.util.log import say, warn
 
-_NEEDED = {"setup.py": Path.is_file, "csrc": Path.is_dir, "sageattention/__init__.py": Path.is_file}
+_NEEDED = ("setup.py", "csrc", "sageattention/__init__.py")
 _VERSION_IN_SETUP = re.compile(
     r"""\b(?:__)?version(?:__)?\s*=\s*(?P<quote>["'])(?P<version>[^"'\n]{1,64})(?P=quote)""", re.IGNORECASE
 )
+# What builds, tools and editors leave in a checkout, which must not get into another build.
+_OMITTED = shutil.ignore_patterns(
+    *".git __pycache__ .eggs .mypy_cache .pytest_cache .ruff_cache .nox .tox *.egg-info".split(),
+    *"*.pyc *.pyo *.so *.o *~ .*.sw? #*# .#* .DS_Store".split(),
+)
+_OMITTED_AT_TOP = {"build", "dist", "wheelhouse"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +52,8 @@ class Source:
         license: SPDX expression.
         tree: The scratch copy.
         obtained_from: Where this copy came from: an address's public part, or a name; no wheel says it.
-        commit: Its git commit, empty where it is not known; a checkout may have changes on top.
-        tag: The release's git tag; empty for anything else.
+        commit: Empty where it is not known; a checkout may have changes on top.
+        tag: The release's; empty for anything else.
     """
 
     kind: str
@@ -67,42 +73,22 @@ class Source:
 
 
 def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
-    """Put the source into `scratch/source`, in place of whatever was there.
-
-    Args:
-        options: `source` and `cache_dir` count.
-        release: The pinned one.
-        scratch: The build's own folder.
-
-    Raises:
-        SourceError: There is no source of SageAttention at that place.
-        DownloadError: It can't be downloaded, or is not the release that it must be.
-    """
-    tree, downloads = scratch / "source", options.cache_dir / "downloads"
-    if options.source is None:
-        return _verified(release, tree, fetch_release(release, downloads, tree))
-    kind, given = _kind(options.source), options.source
+    """Put the source that the options name, or the pinned release, into `scratch/source`."""
+    tree = scratch / "source"
     shutil.rmtree(tree, ignore_errors=True)
-    if kind == "directory":
-        copy_tree(Path(given), tree, without=scratch)
-        sha256, commit = tree_sha256(tree), checkout_commit(Path(given))
+    kind = sha256 = commit = tag = ""
+    if options.source is None:
+        place = fetch_release(release, options.cache_dir / "downloads", tree)
     else:
-        archive = download(given, None, None, downloads) if kind == "url" else Path(given)
-        try:
-            unpack(archive, tree)
-            sha256, commit = file_sha256(archive), git_commit(archive)
-        except DownloadError as error:
-            raise SourceError(error.message, error.remedy) from error
-        finally:
-            if kind == "url":
-                archive.unlink()
-    place = public_address(given) if kind == "url" else Path(given).name or kind
-    location = place.replace("\n", "\\n")  # one line of METADATA has it
-    version = check_tree(tree, location)
-    found = differences(tree, release.files)
-    if not found:
-        return _verified(release, tree, location)
-    warn(f"the source is unverified: {location} is not release {release.tag}: {in_short(found)}")
+        kind, place, sha256, commit = _take(options.source, scratch, tree)
+    location, version = place, _check_tree(tree, place)
+    if difference := differences(tree, release.files):
+        warn(f"the source is unverified: {place} is not release {release.tag}: {difference}")
+    else:
+        keep_only(tree, release.files)
+        say(f"  source: release {release.tag}, verified, from {place}")
+        kind, location, sha256 = "release", release.url, release.sha256
+        commit, tag = release.commit, release.tag
     return Source(
         kind=kind,
         location=location,
@@ -110,58 +96,66 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
         version=version,
         license=release.license,
         tree=tree,
-        obtained_from=location,
+        obtained_from=place,
         commit=commit,
+        tag=tag,
     )
 
 
-def _verified(release: Release, tree: Path, obtained_from: str) -> Source:
-    keep_only(tree, release.files)
-    say(f"  source: release {release.tag}, verified, from {obtained_from}")
-    return Source(
-        kind="release",
-        location=release.url,
-        sha256=release.sha256,
-        version=check_tree(tree, obtained_from),
-        license=release.license,
-        tree=tree,
-        obtained_from=obtained_from,
-        commit=release.commit,
-        tag=release.tag,
-    )
-
-
-def _kind(source: str) -> str:
-    if is_url(source):
-        if source.lower().startswith(("https://", "http://")):
-            return "url"
-        raise SourceError(
-            f"--source {source}: only http and https addresses can be downloaded.",
-            "For a git repository, give the address of an archive of it, or clone it and give the directory.",
-        )
-    path, said = Path(source), "not a directory or file"
+def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
+    """Copy or unpack what the user names; return its kind, place, SHA-256 and commit."""
+    remedy = "Give a directory, a .tar.* or .zip file, or an https address."
+    path = Path(source)
+    place = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+    if path.is_dir():
+        _copy(path, tree, without=scratch)
+        return "directory", place, tree_sha256(tree), git(path, "rev-parse", "HEAD")
+    kind = "archive"
+    if source.startswith(("https://", "http://")):
+        kind, place = "url", public_address(source)
+        path = scratch / (Path(urlsplit(place).path).name or "archive")
+        download(source, path)
+    elif is_url(source):
+        raise SourceError(f"--source {source}: not an http or https address.", remedy)
+    elif not path.is_file():
+        state = "not a directory or file" if path.exists() else "not found"
+        raise SourceError(f"--source {path}: {state}.", remedy)
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-            return "directory" if stat.S_ISDIR(mode) else "archive"
-    except OSError as error:
-        said = "not found" if isinstance(error, FileNotFoundError) else str(error.strerror)
-    raise SourceError(
-        f"--source {path}: {said}.", "Give a directory, a .tar.* or .zip file, or an https address."
-    )
+        unpack(path, tree)
+    except DownloadError as error:
+        raise SourceError(f"{place}: {error.message}", error.remedy) from error
+    return kind, place, file_sha256(path), git_commit(path)
 
 
-def check_tree(tree: Path, location: str) -> str:
-    """Check that a tree is source of SageAttention 2, and return the version that its `setup.py` has.
+def _copy(source: Path, tree: Path, without: Path) -> None:
+    """Copy a user's directory, without what builds and tools leave there.
 
-    Args:
-        tree: The copy.
-        location: What to call it in an error.
-
-    Raises:
-        SourceError: Something is missing, or its version can't be read.
+    Links are followed, and all of the copy can be written, whatever the modes of the original.
     """
-    missing = [name for name, is_there in _NEEDED.items() if not is_there(tree / name)]
+
+    def omitted(folder: str, names: list[str]) -> set[str]:
+        paths = {name: Path(folder, name) for name in names}
+        return _OMITTED(folder, names) | {
+            name
+            for name, path in paths.items()
+            if (Path(folder) == source and name in _OMITTED_AT_TOP)
+            or (path / "pyvenv.cfg").exists()  # a virtual environment
+            or not (path.is_dir() or path.is_file())
+            or path.resolve() in {without.resolve(), *Path(folder).resolve().parents, Path(folder).resolve()}
+        }
+
+    try:
+        shutil.copytree(source, tree, ignore=omitted)
+        for path in (tree, *tree.rglob("*")):
+            executable = path.is_dir() or path.stat().st_mode & 0o100
+            path.chmod(0o755 if executable else 0o644)
+    except OSError as error:
+        raise SourceError(f"{source} can't be copied: {error}.") from error
+
+
+def _check_tree(tree: Path, location: str) -> str:
+    """Check that a tree is source of SageAttention 2, and return the version that its `setup.py` has."""
+    missing = [name for name in _NEEDED if not (tree / name).exists()]
     if missing:
         raise SourceError(
             f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it.",
@@ -169,18 +163,14 @@ def check_tree(tree: Path, location: str) -> str:
         )
     version = read_version((tree / "setup.py").read_text(encoding="utf-8", errors="replace"))
     if version is None:
-        raise SourceError(
-            f"{location}: the version in setup.py can't be read.",
-            'It must be there as text, such as version="2.2.0".',
-        )
+        remedy = 'It must be there as text, such as version="2.2.0".'
+        raise SourceError(f"{location}: the version in setup.py can't be read.", remedy)
     return version
 
 
 def read_version(setup_py: str) -> str | None:
     """Return the first version written as text in a `setup.py`, normalised (PEP 440); None without one."""
     for match in _VERSION_IN_SETUP.finditer(setup_py):
-        try:
+        with suppress(InvalidVersion):
             return str(Version(match["version"]))
-        except InvalidVersion:
-            continue
     return None

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from builder.util.arguments import Parser
 from builder.util.errors import UsageError
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 DEFAULT_CACHE_SIZE = "10G"
 _CACHE_SIZE = re.compile(r"[1-9]\d*[KMGT]")
@@ -19,33 +19,12 @@ _CACHE_SIZE = re.compile(r"[1-9]\d*[KMGT]")
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """The options of one build; no later step reads the environment for itself.
+    """The options of one build, which `build_parser` explains; no later step reads the environment.
 
-    Attributes:
-        source: Directory, archive or address to build from; None downloads the pinned release.
-        no_patches: Build what upstream would.
-        cuda_home: A CUDA toolkit to use in place of the target's packages; None for those.
-        cuda_home_from: Where `cuda_home` was given: `--cuda-home`, `CUDA_HOME`, or empty.
-        allow_cuda_minor: Accept a `cuda_home` of a different minor version.
-        arch: The value of `--arch`; None for the local GPUs', or all of the target's.
-        jobs: Compiler processes at once; None plans them from cores and memory.
-        check: Only check what is cheap to check, and say what a build would do.
-        force: Build even where the wheelhouse is up to date.
-        cache: Use a compiler cache.
-        cache_dir: Downloads, toolchains and the compiler cache.
-        cache_size: Limit of the compiler cache: a number with K, M, G or T (powers of 1024).
-        cache_remote: Address of a compiler cache that machines share; empty for none.
-        cache_remote_read_only: Take objects from it and store none.
-        cache_secret: What its objects are signed with.
-        wheelhouse: The folder for finished wheels.
-        torch_index: Package index for torch in place of the target's.
-        machine_root: The root of a system of the target's machine, in which qemu imports the wheels.
-        keep_build: Keep the scratch folder.
-        verbose: Show each command and its output, the compiler's too.
+    `cuda_home_from` is which of `--cuda-home` and `CUDA_HOME` was set; `cache_remote` may hold a password.
     """
 
     source: str | None = None
-    no_patches: bool = False
     cuda_home: Path | None = None
     cuda_home_from: str = ""
     allow_cuda_minor: bool = False
@@ -58,7 +37,6 @@ class BuildOptions:
     cache_size: str = DEFAULT_CACHE_SIZE
     cache_remote: str = field(default="", repr=False)
     cache_remote_read_only: bool = False
-    cache_secret: str = field(default="", repr=False)
     wheelhouse: Path = ROOT / "wheelhouse"
     torch_index: str | None = None
     machine_root: Path | None = None
@@ -69,33 +47,17 @@ class BuildOptions:
 def default_cache_dir(environ: Mapping[str, str]) -> Path:
     """Return `$SAGEATTENTION_BUILD_CACHE`, or `sageattention-build` in the user's cache folder.
 
-    That folder is from the XDG Base Directory Specification, which says to ignore a relative
-    `XDG_CACHE_HOME`.
-
-    Raises:
-        UsageError: Neither variable is set and there is no home directory.
+    The XDG Base Directory Specification says to ignore a relative `XDG_CACHE_HOME`.
     """
     if own := environ.get("SAGEATTENTION_BUILD_CACHE", ""):
         return Path(own)
-    xdg = environ.get("XDG_CACHE_HOME", "")
-    if xdg and Path(xdg).is_absolute():
-        return Path(xdg) / "sageattention-build"
-    home = environ.get("HOME", "")
-    if not home:
-        raise UsageError(
-            "There is no folder for the cache: HOME is not set.",
-            "Name one with --cache-dir DIR or SAGEATTENTION_BUILD_CACHE.",
-        )
-    return Path(home) / ".cache" / "sageattention-build"
+    xdg = Path(environ.get("XDG_CACHE_HOME", ""))
+    cache = xdg if xdg.is_absolute() else Path(environ.get("HOME") or Path.home(), ".cache")
+    return cache / "sageattention-build"
 
 
 def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser] = ()) -> Parser:
-    """Return the parser of a build session's arguments.
-
-    Args:
-        prog: How the user calls it, for `--help`.
-        parents: Parsers of further arguments, for `--help` alone.
-    """
+    """Return the parser of a build session's arguments; `prog` and `parents` are for `--help` alone."""
     parser = Parser(
         prog=prog,
         description="Build, check and store the wheels of one target.",
@@ -106,17 +68,12 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     what = parser.add_argument_group("what to build")
     what.add_argument(
         "--source",
-        type=_not_empty,
         metavar="DIR|ARCHIVE|URL",
         help="build this in place of a download: a checkout (only read), a .tar.* or .zip file, or the "
         "address of one; if a file is not the pinned release's, the wheel says that its source is unverified",
     )
     what.add_argument(
-        "--no-patches", action="store_true", help="build upstream's code as it is, with its faults"
-    )
-    what.add_argument(
         "--arch",
-        type=_not_empty,
         metavar="LIST",
         help='architectures, such as "8.9;12.0"; or "all" of the target; or "local", those of this '
         "machine's GPUs (default: local, and with no GPU all)",
@@ -124,7 +81,6 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--cuda-home",
-        type=_not_empty,
         metavar="DIR",
         help="use this CUDA toolkit in place of the target's packages; its version must be the target's",
     )
@@ -133,13 +89,11 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     )
     tools.add_argument(
         "--torch-index",
-        type=_not_empty,
         metavar="URL",
         help="install torch from this package index, in place of the target's",
     )
     tools.add_argument(
         "--machine-root",
-        type=_not_empty,
         metavar="DIR",
         help="for a wheel of another machine: import it in this root of a system of that machine, with qemu; "
         "tools/debian-root makes one (default: it is not imported)",
@@ -164,14 +118,12 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     places = parser.add_argument_group("places")
     places.add_argument(
         "--wheelhouse",
-        type=_not_empty,
         default=ROOT / "wheelhouse",
         metavar="DIR",
         help="folder for the wheels (default: wheelhouse/)",
     )
     places.add_argument(
         "--cache-dir",
-        type=_not_empty,
         metavar="DIR",
         help="folder for downloads, toolchains and compiled objects (default: $SAGEATTENTION_BUILD_CACHE, or "
         "sageattention-build in $XDG_CACHE_HOME or ~/.cache)",
@@ -218,26 +170,21 @@ def parse_build_options(
 ) -> BuildOptions:
     """Return a build's options, from its arguments and the environment.
 
-    Args:
-        arguments: What follows `--` on nox's command line.
-        environ: The process's environment.
-        relative_to: The folder that relative paths start from; None is the current one.
-        prog: How the user calls it, for `--help` and errors.
-        parents: Parsers of further arguments, which have been read and are only for `--help`.
-
-    Raises:
-        UsageError: An unknown option, or a value that can't be used.
-        SystemExit: After `--help`.
+    Relative paths start from `relative_to`, by default the current folder; `prog` and `parents` (parsers of
+    further arguments, which were read already) are for `--help`.
     """
     parsed = vars(build_parser(prog, parents).parse_args(list(arguments)))
     values = {name: value for name, value in parsed.items() if name in BuildOptions.__dataclass_fields__}
+    for name in ("source", "arch", "cuda_home", "torch_index", "machine_root", "wheelhouse", "cache_dir"):
+        if values[name] == "":
+            raise UsageError(f"--{name.replace('_', '-')} is empty.", f"See {prog} --help.")
     base = (relative_to or Path.cwd()).resolve()
-    # Empty counts as unset: that is how one unsets it for one command in a shell.
-    given = "--cuda-home" if values["cuda_home"] else "CUDA_HOME" if environ.get("CUDA_HOME") else ""
-    values["cuda_home"] = values["cuda_home"] or environ.get("CUDA_HOME") or None
+    if values["cuda_home"]:
+        values["cuda_home_from"] = "--cuda-home"
+    elif environ.get("CUDA_HOME"):
+        values["cuda_home"], values["cuda_home_from"] = environ["CUDA_HOME"], "CUDA_HOME"
     values["cache_dir"] = values["cache_dir"] or default_cache_dir(environ)
     values["cache_remote_read_only"] |= bool(environ.get("SAGEATTENTION_BUILD_CACHE_READ_ONLY"))
-    values["cache_secret"] = environ.get("SAGEATTENTION_BUILD_CACHE_SECRET", "")
     if values["cache_remote"] is None:
         try:
             values["cache_remote"] = _remote(environ.get("SAGEATTENTION_BUILD_CACHE_REMOTE", ""))
@@ -250,7 +197,7 @@ def parse_build_options(
             values[name] = _path(base, values[name])
     if values["source"] and not is_url(values["source"]):
         values["source"] = str(_path(base, values["source"]))
-    return BuildOptions(**values, cuda_home_from=given)
+    return BuildOptions(**values)
 
 
 def _path(base: Path, text: str) -> Path:
@@ -265,30 +212,16 @@ def is_url(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
-def _not_empty(text: str) -> str:
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the value is empty")
-    return text
-
-
 def _remote(text: str) -> str:
     """Check the address of a remote compiler cache; the error does not repeat it, since it may be secret."""
-    try:
-        parts = urlsplit(text)
-        port_is_good = parts.port != 0
-    except ValueError:
-        raise argparse.ArgumentTypeError("it is not an address") from None
-    if parts.scheme == "file":
-        good = parts.netloc in {"", "localhost"} and parts.path.startswith("/")
-    elif parts.scheme in {"redis", "rediss"}:
-        good = bool(parts.hostname) and re.fullmatch(r"(/\d*)?", parts.path, re.ASCII) is not None
-    else:
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname)
-    if text and not (good and port_is_good):
+    scheme, _, rest = text.partition(":")
+    if scheme == "file" and rest.startswith("/"):
+        return "file:///" + rest.removeprefix("//localhost").lstrip("/")
+    if text and (scheme not in {"redis", "rediss", "http", "https"} or not urlsplit(text).netloc):
         raise argparse.ArgumentTypeError(
             "it is not an address such as redis://HOST/0, https://HOST/FOLDER or file:/FOLDER"
         )
-    return f"file://{parts.path}" if parts.scheme == "file" else text
+    return text
 
 
 def _jobs(text: str) -> int:

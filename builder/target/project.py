@@ -1,7 +1,7 @@
 """The project's own name and address, and the commit of it that is used.
 
-`project.toml` beside this file has them. A fork need not edit it: if its `url` is empty, the address is that
-of the repository that GitHub Actions runs for, or of git's remote `origin`.
+`project.toml` beside this file has the first two. A fork need not edit it: if its `url` is empty, the address
+is that of the repository that GitHub Actions runs for, or of git's remote `origin`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.util import toml
 from builder.util.errors import UsageError
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 from builder.util.process import CommandError, run
 
 PROJECT_FILE = Path(__file__).with_name("project.toml")
 
-_GITHUB_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-_HTTPS_REMOTE = re.compile(r"https://(?:[^@/\s]*@)?(?P<place>[\w.-]+/\S+?)(?:\.git)?/?")
+_HTTPS_REMOTE = re.compile(r"https://(?:[^@/\s]*@)?(?P<host>[\w.-]+)/(?P<path>\S+?)(?:\.git)?/?")
 _SSH_REMOTE = re.compile(r"(?:ssh://)?[\w.-]+@(?P<host>[\w.-]+)[:/](?!\d+/)(?P<path>\S+?)(?:\.git)?/?")
-_ADDRESS = r"(https://[\w.-]+/\S+)?"
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,6 @@ class Project:
     """This project.
 
     Attributes:
-        name: Its name.
         url: Its address; empty where none is known.
         revision: The git commit that is used, with `+changes` where files differ from it; empty without git.
     """
@@ -41,24 +38,21 @@ class Project:
 
 
 def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PROJECT_FILE) -> Project:
-    """Return the project's name, address and revision.
-
-    Args:
-        environ: `GITHUB_REPOSITORY` and `GITHUB_SERVER_URL` count, as GitHub Actions sets them.
-        root: The checkout.
-        file: The TOML file with `name` and `url`.
-
-    Raises:
-        UsageError: The file is wrong, or `GITHUB_REPOSITORY` is not OWNER/NAME.
-    """
-    table = toml.read(file, UsageError)
-    table.keys(("name", "url"))
-    name = table.text("name", r"[A-Za-z0-9][\w .+-]{0,99}", "a name")
-    own = table.text("url", _ADDRESS, "an https address, or empty").rstrip("/")
-    # As the checkout's own configuration has it: the user's may rewrite addresses (`url.X.insteadOf`).
-    remote = _git(root, "config", "--local", "--get", "remote.origin.url")
-    url = own or _from_actions(environ) or address_of_remote(remote)
-    return Project(name, url, _revision(root))
+    """Return the project's name, address and revision, of the checkout at `root`."""
+    revision = git(root, "rev-parse", "HEAD")
+    # Only what goes into a build counts.
+    if revision and git(root, "status", "--porcelain", "--", "builder", "patches", "targets"):
+        revision += "+changes"
+    project = toml.convert(Project, toml.load(file, UsageError), file, UsageError, revision=revision)
+    repository = environ.get("GITHUB_REPOSITORY", "")
+    if project.url:
+        url = project.url.rstrip("/")
+    elif repository:
+        url = f"{environ.get('GITHUB_SERVER_URL') or 'https://github.com'}/{repository}"
+    else:
+        # As the checkout's own configuration has it: the user's may rewrite addresses (`url.X.insteadOf`).
+        url = address_of_remote(git(root, "config", "--local", "--get", "remote.origin.url"))
+    return replace(project, url=url)
 
 
 def address_of_remote(remote: str) -> str:
@@ -67,43 +61,19 @@ def address_of_remote(remote: str) -> str:
     `git@github.com:owner/name.git` and `https://token@github.com/owner/name` are both
     `https://github.com/owner/name`.
     """
-    if match := _HTTPS_REMOTE.fullmatch(remote):
-        return f"https://{match['place']}"
-    if match := _SSH_REMOTE.fullmatch(remote):
-        return f"https://{match['host']}/{match['path']}"
-    return ""
+    match = _HTTPS_REMOTE.fullmatch(remote) or _SSH_REMOTE.fullmatch(remote)
+    return f"https://{match['host']}/{match['path']}" if match else ""
 
 
-def _from_actions(environ: Mapping[str, str]) -> str:
-    repository = environ.get("GITHUB_REPOSITORY", "")
-    if not repository:
-        return ""
-    if _GITHUB_REPOSITORY.fullmatch(repository) is None:
-        raise UsageError(f"GITHUB_REPOSITORY={repository!r} is not OWNER/NAME.")
-    return f"{environ.get('GITHUB_SERVER_URL') or 'https://github.com'}/{repository}"
+def git(root: Path, *arguments: str) -> str:
+    """Return what git says about this checkout and no other; empty where that fails.
 
-
-def _revision(root: Path) -> str:
-    commit = _git(root, "rev-parse", "HEAD")
-    if not commit:
-        return ""
-    # Only what goes into a build counts, and no hidden files or copies of an editor's.
-    paths = ["builder", "patches", "targets", *(f":(exclude,glob)**/{name}" for name in (".*", "*~", "#*#"))]
-    changed = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *paths)
-    return f"{commit}+changes" if changed else commit
-
-
-def _git(root: Path, *arguments: str) -> str:
-    """Ask git about this checkout and no other, whatever the environment and the user's configuration say.
-
-    `GIT_DIR`, which git sets for its hooks, would name another repository. An archive may be unpacked in one.
-    The checkout may be another user's, as in a container: this is its own code that is running.
+    `GIT_DIR`, which git sets for its hooks, would name another repository; an archive may be unpacked in one;
+    and the checkout may be another user's, as in a container.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    env |= {"GIT_CEILING_DIRECTORIES": str(root.absolute().parent), "GIT_OPTIONAL_LOCKS": "0"}
-    env |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-    command = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(root), *arguments]
+    env["GIT_CEILING_DIRECTORIES"] = str(root.absolute().parent)
     try:
-        return run(command, env=env).output.strip()
+        return run(["git", "-c", "safe.directory=*", "-C", root, *arguments], env=env).output.strip()
     except CommandError:
         return ""

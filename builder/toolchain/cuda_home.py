@@ -25,12 +25,12 @@ from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain.gxx import Gxx, find_gxx
 from builder.toolchain.installed import Installed, installed_packages
-from builder.toolchain.materials import Material
 from builder.util import files, http, process
 from builder.util.archive import unpack
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256
 from builder.util.log import say
+from builder.wheel.sbom import Component
 
 SYSTEM_PATH = ("/usr/bin", "/bin")
 _LAYOUT = "2"  # raised when something else is made of the same pieces
@@ -63,14 +63,9 @@ class Toolchain:
     cuda_home: Path
     nvcc_version: str
     origin: str
-    components: tuple[Material, ...]
+    components: tuple[Component, ...]
     gxx: Gxx
     identity: str
-
-    @property
-    def nvcc(self) -> Path:
-        """The compiler driver."""
-        return self.cuda_home / "bin" / "nvcc"
 
     @property
     def cuda_version(self) -> str:
@@ -78,9 +73,9 @@ class Toolchain:
         return ".".join(self.nvcc_version.split(".")[:2])
 
     def path(self) -> str:
-        """Return a `PATH` on which no other nvcc is found, nor a Python but this one."""
+        """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
         # A g++ outside the system's folders may need the assembler and linker that lie beside it.
-        folders = (self.nvcc.parent, Path(sys.executable).parent, self.gxx.path.parent)
+        folders = (Path(sys.executable).parent, self.gxx.path.parent)
         return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
 
 
@@ -92,7 +87,7 @@ def resolve(
     Args:
         target: What is built.
         options: `cuda_home`, `cuda_home_from`, `allow_cuda_minor` and `cache_dir` count.
-        sites: The folders with torch and the target's toolchain packages. What the first one has counts.
+        sites: The folders of packages (`torch_env.sites`). What the first one has counts.
         environ: Where `PATH` and `CXX` are looked up, for g++; None is this process's environment.
 
     Raises:
@@ -100,20 +95,11 @@ def resolve(
         HostCompilerError: g++ is missing, or of a version that this nvcc does not accept.
         DownloadError: An archive of the target can't be downloaded.
     """
-    folder, option = options.cache_dir, "--cache-dir"
-    if options.cuda_home:
-        folder, option = options.cuda_home, "--cuda-home"
-    # nvcc passes its own path through a shell and PATH unquoted; these characters break it.
-    if odd := sorted(set(str(folder)) & set(':"$`')):
-        raise ToolchainError(
-            f"nvcc does not run from {folder}: its path has {' and '.join(odd)} in it.",
-            f"Choose another folder with {option} DIR.",
-        )
     if options.cuda_home:
         version = check_cuda_home(options.cuda_home, target, options)
         home, gxx = options.cuda_home.resolve(), find_gxx(version, environ)
         digests = [file_sha256(home / name) for name in _COMPILING if (home / name).is_file()]
-        nvcc = Material("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
+        nvcc = Component("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
         say(f"  CUDA {version} of {options.cuda_home}, for a target of CUDA {target.cuda}")
         identity = _digest([version, *digests, gxx.digest()])
         return Toolchain(home, version, "cuda-home", (nvcc,), gxx, identity)
@@ -270,9 +256,9 @@ def _missing(home: Path) -> list[str]:
     return [name for name in _NEEDED if not (home / name).is_file()]
 
 
-def _archive_material(name: str, url: str, sha256: str) -> Material:
+def _archive_material(name: str, url: str, sha256: str) -> Component:
     match = re.search(r"-(\d+(?:\.\d+)+)", url.rpartition("/")[2])
     version = match[1] if match else ""
     qualifiers = f"checksum=sha256:{sha256}&download_url={quote(url, safe='')}"
     purl = f"pkg:generic/{name}@{version}?{qualifiers}" if version else ""
-    return Material("build-tool", name, version, sha256, purl)
+    return Component("build-tool", name, version, sha256, purl)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from builder.toolchain.materials import Material
+from builder.wheel.sbom import Component
 
 # What installers write into the .dist-info folder themselves, each in its own way.
 _INSTALLERS_OWN = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json"}
@@ -43,10 +43,10 @@ class Installed:
         lines = "".join(f"{sha256}  {path}\n" for path, sha256 in self.files.items())
         return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
 
-    def material(self) -> Material:
+    def component(self) -> Component:
         """Return the package as a build tool."""
         purl = f"pkg:pypi/{self.name}@{self.version}"
-        return Material("build-tool", self.name, self.version, self.sha256, purl)
+        return Component("build-tool", self.name, self.version, self.sha256, purl)
 
 
 def installed_packages(site_packages: Path) -> tuple[Installed, ...]:

@@ -50,19 +50,28 @@ def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str
         ToolchainError: The target's toolchain names no CUDA runtime for other machines.
         TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
     """
-    torch = f"torch=={target.torch}"
-    compiler = [] if options.cuda_home else [*target.toolchain_packages]
-    if target.machine.is_here:
-        return _fill(sites(target, root)[0], [[torch, *compiler]], target, options)
-    if not target.toolchain_runtime:
+    if not target.machine.is_here and not target.toolchain_runtime:
         raise ToolchainError(
             f"The toolchain of CUDA {target.cuda} can't build for another machine: it has no `runtime`.",
             f"Build on a machine of {target.machine.name}.",
         )
+    version = ""
+    for site, steps, python in _folders(target, options, root):
+        version = _fill(site, steps, target, options, python)
+    return version
+
+
+def _folders(
+    target: Target, options: BuildOptions, root: Path
+) -> list[tuple[Path, Sequence[Sequence[str]], str]]:
+    """Return the folders that a build needs, that with torch last: path, steps and Python, as for `_fill`."""
+    torch = f"torch=={target.torch}"
+    compiler = [] if options.cuda_home else [*target.toolchain_packages]
+    if target.machine.is_here:
+        return [(sites(target, root)[0], [[torch, *compiler]], "")]
     theirs, ours = sites(target, root)
-    _fill(ours, [compiler], target, options)
     steps = [[*target.toolchain_runtime], ["--no-deps", torch]]
-    return _fill(theirs, steps, target, options, python=target.python)
+    return [(ours, [compiler], ""), (theirs, steps, target.python)]
 
 
 def install_to_import(target: Target, options: BuildOptions, python: str, root: Path = PACKAGES) -> Path:
@@ -72,9 +81,28 @@ def install_to_import(target: Target, options: BuildOptions, python: str, root: 
     return site
 
 
-def is_installed(target: Target, root: Path = PACKAGES) -> bool:
-    """Return whether torch is there, as far as a quick look tells."""
-    return all((site / _MARKER).is_file() for site in sites(target, root))
+def is_installed(target: Target, options: BuildOptions, root: Path = PACKAGES) -> bool:
+    """Return whether `install` will find all that it needs, without a network."""
+    return all(
+        _marker_text(site) == _inputs(steps, target, options, python)
+        for site, steps, python in _folders(target, options, root)
+    )
+
+
+def _marker_text(site: Path) -> str:
+    marker = site / _MARKER
+    return marker.read_text(encoding="utf-8") if marker.is_file() else ""
+
+
+def _inputs(steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str) -> str:
+    """Return what a folder's marker says when it holds what is wanted."""
+    inputs = {
+        "steps": [list(step) for step in steps],
+        "for": [python or platform.python_version(), target.platform_tag],
+        "torch_index": options.torch_index or target.torch_index,
+        "lock_sha256": file_sha256(_LOCK),
+    }
+    return json.dumps(inputs, indent=1) + "\n"
 
 
 def _fill(
@@ -89,18 +117,11 @@ def _fill(
         options: `torch_index` counts.
         python: The target's machine's Python that they are for, `3.12`; empty for this Python.
     """
-    inputs = {
-        "steps": [list(step) for step in steps],
-        "for": [python or platform.python_version(), target.platform_tag],
-        "torch_index": options.torch_index or target.torch_index,
-        "lock_sha256": file_sha256(_LOCK),
-    }
-    wanted = json.dumps(inputs, indent=1) + "\n"
+    wanted = _inputs(steps, target, options, python)
     lock = files.locked(site.with_name(f".{site.name}.lock"), lambda: say("  waiting for another build"))
     has_torch = any(word.startswith("torch==") for step in steps for word in step)
     with lock:
-        marker = site / _MARKER
-        if marker.is_file() and marker.read_text(encoding="utf-8") == wanted:
+        if _marker_text(site) == wanted:
             say(f"  {site}: already installed")
         else:
             with files.beside(site) as new:
@@ -158,9 +179,8 @@ def _check_torch(site: Path, target: Target) -> str:
         text = (site / "torch" / "version.py").read_text(encoding="utf-8")
     except OSError:
         text = ""
-    values: dict[str, str] = dict(
-        re.findall(r"^(__version__|cuda)\b[^=\n]*= *'([^'\n]*)'", text, re.MULTILINE)
-    )
+    pattern = r"^(__version__|cuda)\b[^=\n]*= *'([^'\n]*)'"
+    values: dict[str, str] = dict(re.findall(pattern, text, re.MULTILINE))
     version, cuda = values.get("__version__", ""), values.get("cuda", "")
     if version.partition("+")[0] == target.torch and cuda.split(".")[:2] == target.cuda.split(".")[:2]:
         return version

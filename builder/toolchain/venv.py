@@ -81,10 +81,11 @@ def why_not_index(index: str, torch: str = "") -> str:
 
     A login page answers with status 200 too, so the page has to list such a torch.
     """
+    url = f"{index.rstrip('/')}/torch/"
     try:
-        page = http.get(f"{index.rstrip('/')}/torch/", timeout_seconds=_INDEX_SECONDS)
+        page = http.get(url, timeout_seconds=_INDEX_SECONDS)
     except DownloadError as error:
-        return error.message.rstrip(".")
+        return error.message.removeprefix(f"{url}: ").rstrip(".")
     pattern = rf"torch-{re.escape(torch)}(?!\.?\d)" if torch else "torch-"
     if re.search(pattern.encode(), page) is None:
         return f"its page of torch lists no torch {torch}".rstrip()

@@ -11,12 +11,7 @@ from builder.util.log import without_secrets
 
 
 class BuilderError(Exception):
-    """Base of all errors that end a command; it says of addresses only what may be printed.
-
-    Args:
-        message: What was wrong, in one sentence.
-        remedy: What to do next, in one sentence; empty where the message says it.
-    """
+    """Base of all errors that end a command: what was wrong, and what to do next where that says more."""
 
     exit_code = 1
 
@@ -67,9 +62,9 @@ class SourceError(BuilderError):
 
 
 class PatchError(BuilderError):
-    """A patch or rewrite that does not apply; the message names the patch and the hunk.
+    """A patch that does not apply; the message names the patch and the replacement.
 
-    The patches are for the pinned release. Build that release, or pass `--no-patches`.
+    The patches are for the pinned release: build that one.
     """
 
     exit_code = 6

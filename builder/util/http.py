@@ -30,7 +30,6 @@ CONNECT_SECONDS = 10
 READ_SECONDS = 30  # for each next piece of an answer
 _CHUNK_BYTES = 1 << 20
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
-_RANGE_NOT_SATISFIABLE = 416
 _Result = TypeVar("_Result")
 
 
@@ -49,7 +48,7 @@ class WrongDigestError(DownloadError):
     """A whole file that has a different SHA-256 than the pinned one."""
 
 
-def get(url: str, *, headers: dict[str, str] | None = None, timeout_seconds: float = READ_SECONDS) -> bytes:
+def get(url: str, *, timeout_seconds: float = READ_SECONDS) -> bytes:
     """Return the body of a page.
 
     Raises:
@@ -57,23 +56,15 @@ def get(url: str, *, headers: dict[str, str] | None = None, timeout_seconds: flo
     """
 
     def attempt() -> bytes:
-        with _open(url, headers or {}, timeout_seconds) as response:
-            if response.status_code == _RANGE_NOT_SATISFIABLE:
-                raise StatusError(url, response)
+        with _open(url, {}, timeout_seconds) as response:
             return response.content
 
     return _retried(url, attempt)
 
 
-def get_json(
-    url: str, *, headers: dict[str, str] | None = None, timeout_seconds: float = READ_SECONDS
-) -> Any:
-    """Return the JSON at an address.
-
-    Raises:
-        DownloadError: As `get`, or the answer is not JSON.
-    """
-    body = get(url, headers=headers, timeout_seconds=timeout_seconds)
+def get_json(url: str) -> Any:
+    """Return the JSON at an address, as `get` does."""
+    body = get(url)
     try:
         return json.loads(body)
     except ValueError as error:
@@ -122,9 +113,13 @@ def _append(url: str, part: Path, resume: bool, timeout_seconds: float) -> None:
     headers = {"Accept-Encoding": "identity"}  # ranges count the file's own bytes
     if size_bytes:
         headers["Range"] = f"bytes={size_bytes}-"
-    with _open(url, headers, timeout_seconds) as response:
-        if response.status_code == _RANGE_NOT_SATISFIABLE:
+    try:
+        response = _open(url, headers, timeout_seconds)
+    except StatusError as error:
+        if error.status == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing; the digest tells whether it is right
+        raise
+    with response:
         if response.status_code != requests.codes.partial_content:
             size_bytes = 0
         total_bytes = size_bytes + int(response.headers.get("Content-Length", 0))
@@ -147,7 +142,7 @@ def _open(url: str, headers: dict[str, str], timeout_seconds: float) -> requests
     try:
         if url.startswith("https:") and not response.url.startswith("https:"):
             raise DownloadError(f"{url} leads to {response.url}, which is not https.")
-        if not response.ok and response.status_code != _RANGE_NOT_SATISFIABLE:
+        if not response.ok:
             raise StatusError(url, response)
     except DownloadError:
         response.close()

@@ -1,4 +1,4 @@
-"""Runs commands: one way for all, which shows each command and what it says where --verbose asks for it."""
+"""Runs commands; with `--verbose` each command and its output are shown."""
 
 from __future__ import annotations
 
@@ -13,23 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.util.errors import BuilderError
-from builder.util.limits import COMMAND_SECONDS
 from builder.util.log import detail
+
+COMMAND_SECONDS = 60  # for a program that only answers a question: a compiler's version, git
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A command that has ended.
+    """A command that has ended."""
 
-    Attributes:
-        status: Its exit status; the negative number of the signal that ended it.
-        output: Its standard output.
-        errors: Its standard error.
-    """
-
-    status: int
-    output: str
-    errors: str
+    status: int  # negative: the signal that ended it
+    output: str  # standard output
+    errors: str  # standard error
 
     @property
     def ending(self) -> str:
@@ -38,19 +33,18 @@ class Finished:
 
     @property
     def lines(self) -> list[str]:
-        """All that it said that is not blank, its standard error last."""
+        """All lines of its output that are not blank, standard error last."""
         return [line for line in (*self.output.splitlines(), *self.errors.splitlines()) if line.strip()]
 
     def last_lines(self, count: int = 10) -> str:
-        """The last lines that it said, each on a line of its own and indented, to end a message with."""
+        """The last lines of its output, each on a line of its own and indented, to end a message with."""
         return "".join(f"\n    {line}" for line in self.lines[-count:])
 
 
 class CommandError(BuilderError):
     """A command that can't be started, does not end in time, or ends with a status other than 0.
 
-    Attributes:
-        finished: How it ended; None where it did not start or not end.
+    `finished` is how it ended; None where it did not start or not end.
     """
 
     def __init__(self, message: str, finished: Finished | None = None) -> None:
@@ -67,15 +61,7 @@ def run(
     timeout_seconds: float | None = COMMAND_SECONDS,
     check: bool = True,
 ) -> Finished:
-    """Run a command and return what it said.
-
-    Args:
-        command: The program and its arguments.
-        env: Its whole environment; None is this process's.
-        cwd: Its working directory; None is this process's.
-        text: Its standard input.
-        timeout_seconds: How long it may take; None is as long as it likes.
-        check: Whether an exit status other than 0 is an error.
+    """Run a command and return its output; `env` is its whole environment, `text` its standard input.
 
     Raises:
         CommandError: It can't be started, takes too long, or (with `check`) fails; the message holds its
@@ -116,15 +102,7 @@ def output_of(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND
 
 
 def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
-    """Run a command whose output goes to the user as it comes, and return its exit status.
-
-    Args:
-        command: The program and its arguments.
-        env: Its whole environment; None is this process's.
-
-    Raises:
-        CommandError: It can't be started.
-    """
+    """Run a command whose output goes to the user as it comes, and return its exit status."""
     _echo(command)
     sys.stdout.flush()
     try:
@@ -140,6 +118,3 @@ def end_with_parent() -> None:
 
 def _echo(command: Sequence[str | Path]) -> None:
     detail(f"+ {shlex.join(os.fspath(part) for part in command)}")
-
-
-answer = output_of  # goes

@@ -17,7 +17,6 @@ from elftools.elf.elffile import ELFFile
 from builder.util.errors import AuditError
 
 _EXECUTABLE = 0x1  # PF_X
-_VERSION_BYTES = 16  # sizeof(Elf64_Verneed), sizeof(Elf64_Vernaux)
 
 
 class ElfError(AuditError):
@@ -26,12 +25,7 @@ class ElfError(AuditError):
 
 @dataclass(frozen=True, order=True)
 class Symbol:
-    """A dynamic symbol that another library must define.
-
-    Attributes:
-        name: As the linker sees it, mangled.
-        version: Such as `GLIBC_2.34`; empty without one.
-    """
+    """A dynamic symbol that another library must define, by its mangled name, and a version or ''."""
 
     name: str
     version: str = ""
@@ -72,31 +66,35 @@ def is_elf(data: bytes) -> bool:
 
 
 def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
-    """Read a shared library.
-
-    Args:
-        data: The whole file.
-        name: What to call it in an error.
+    """Read a shared library; the name is for errors.
 
     Raises:
-        ElfError: The bytes are not a 64-bit little-endian ELF file, or a part of them contradicts another.
+        ElfError: The bytes are not a 64-bit little-endian ELF file, or it is damaged.
     """
     try:
-        return _read(data, name)
-    except ElfError as error:
-        raise ElfError(
-            error.message if error.message.startswith(name) else f"{name}: {error.message}"
-        ) from error
+        elf = ELFFile(io.BytesIO(data))
+        if elf.elfclass == 64 and elf.little_endian:
+            return _read(elf)
+        reason = "not a 64-bit little-endian ELF file"
     except (ELFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        raise ElfError(
-            f"{name}: not a readable shared library: {str(error) or type(error).__name__}."
-        ) from error
+        reason = str(error) or type(error).__name__
+    raise ElfError(f"{name}: not a readable shared library: {reason}.")
 
 
-def _read(data: bytes, name: str) -> SharedLibrary:
-    elf = ELFFile(io.BytesIO(data))
-    if elf.elfclass != 64 or not elf.little_endian:
-        raise ElfError(f"{name}: not a 64-bit little-endian ELF file.")
+def differing_section(data: bytes, other: bytes) -> str:
+    """Return the first section in which two ELF files differ; empty where none is found."""
+    try:
+        sections, others = (
+            {section.name: section.data() for section in ELFFile(io.BytesIO(each)).iter_sections()}
+            for each in (data, other)
+        )
+    except ELFError:
+        return ""
+    names = (name for name in {**sections, **others} if sections.get(name) != others.get(name))
+    return next(names, "")
+
+
+def _read(elf: ELFFile) -> SharedLibrary:
     sections = {section.name: section for section in elf.iter_sections()}
     dynamic: Any = sections.get(".dynamic")
     tags = list(dynamic.iter_tags()) if dynamic is not None else []
@@ -128,31 +126,22 @@ def _read(data: bytes, name: str) -> SharedLibrary:
 
 def _required_versions(section: Any) -> dict[int, tuple[str, str]]:
     """Version index -> (SONAME, version)."""
-    found: dict[int, tuple[str, str]] = {}
-    if section is not None:
-        _refuse_more_than_fit(section["sh_info"], section)
-        for library, versions in section.iter_versions():
-            _refuse_more_than_fit(library["vn_cnt"], section)
-            for version in versions:
-                found[int(version["vna_other"])] = (str(library.name), str(version.name))
-    return found
-
-
-def _refuse_more_than_fit(entries: int, section: Any) -> None:
-    """Stop at a damaged count, which it would take hours to read to the end."""
-    if entries * _VERSION_BYTES > section["sh_size"]:
-        raise ElfError(f"{section.name} counts {entries} entries, more than fit into it.")
+    return {
+        int(version["vna_other"]): (str(library.name), str(version.name))
+        for library, versions in (section.iter_versions() if section is not None else ())
+        for version in versions
+    }
 
 
 def _undefined(table: Any, version_table: Any, required: Mapping[int, tuple[str, str]]) -> tuple[Symbol, ...]:
-    found = []
+    symbols = []
     for index, symbol in enumerate(table.iter_symbols() if table is not None else ()):
         if symbol.name and symbol["st_shndx"] == "SHN_UNDEF":
             number = version_table.get_symbol(index)["ndx"] if version_table is not None else 0
             # A name instead of a number is a local symbol, or a global one without a version.
             version = required.get(number & 0x7FFF, ("", ""))[1] if isinstance(number, int) else ""
-            found.append(Symbol(str(symbol.name), version))
-    return tuple(sorted(found))
+            symbols.append(Symbol(str(symbol.name), version))
+    return tuple(sorted(symbols))
 
 
 def _executable_stack(elf: Any) -> bool:

@@ -75,19 +75,16 @@ class Code:
 def read_fatbin(section: bytes) -> tuple[Code, ...]:
     """Return the GPU code in a `.nv_fatbin` section, in the order of the file.
 
-    Args:
-        section: The section's bytes; empty gives an empty list.
-
     Raises:
         FatbinError: The bytes don't have the layout above.
     """
-    found: list[Code] = []
+    entries: list[Code] = []
     offset, number = _skip_padding(section, 0), 0
     while offset < len(section):
         end, codes = _read_container(section, offset)
-        found += (replace(code, container=number) for code in codes)
+        entries += (replace(code, container=number) for code in codes)
         offset, number = _skip_padding(section, end), number + 1
-    return tuple(found)
+    return tuple(entries)
 
 
 def cubin_architectures(codes: Iterable[Code]) -> tuple[Architecture, ...]:
@@ -151,6 +148,6 @@ def _read_entry(section: bytes, start: int, end: int) -> tuple[int, Code]:
 
 def gpu_code(codes: Iterable[Code]) -> tuple[str, ...]:
     """Return what GPUs find in a library: the architectures of its cubins, and `PTX 8.0` for PTX."""
-    found = tuple(codes)
-    ptx = (f"PTX {architecture}" for architecture in ptx_architectures(found))
-    return (*map(str, cubin_architectures(found)), *ptx)
+    codes = tuple(codes)
+    ptx = (f"PTX {architecture}" for architecture in ptx_architectures(codes))
+    return (*map(str, cubin_architectures(codes)), *ptx)

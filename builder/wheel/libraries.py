@@ -73,7 +73,7 @@ def owner_of(soname: str, allowed: frozenset[str]) -> Owner | None:
 
     Args:
         soname: As DT_NEEDED has it.
-        allowed: The libraries that a wheel of its platform tag may expect (`Policy.whitelist` of auditwheel).
+        allowed: What every system of the platform tag has (`Policy.whitelist` of auditwheel).
     """
     if soname in allowed or _LOADER.fullmatch(soname):
         return SYSTEM

@@ -147,11 +147,8 @@ def serialize(
 ) -> bytes:
     """Return a bill of materials as JSON; the same bytes for the same arguments, in whatever order.
 
-    Args:
-        subject: The wheel as a package.
-        components: What went into it. The source and the patches also become the subject's pedigree.
-        made_by: The tool that built it.
-        epoch: Its time, seconds since 1970.
+    The source and the patches among the components also become the subject's pedigree. The epoch is the
+    document's time, in seconds since 1970.
     """
     parts = list(components)
     root = _to_cyclonedx(subject, ComponentType.LIBRARY)
@@ -182,12 +179,7 @@ def serialize(
 
 
 def problems(sbom: Sbom, files: Mapping[str, str]) -> list[str]:
-    """Return how an SBOM and a wheel's content differ, one sentence each; empty if they agree.
-
-    Args:
-        sbom: The wheel's SBOM.
-        files: Name -> SHA-256 of every file of the wheel.
-    """
+    """Return how an SBOM and a wheel's files (name -> SHA-256) differ, one sentence each; empty if not."""
     kinds = {"extension", "library", "patch", "patch-file", "file"}
     listed = {part.path: part.sha256 for part in sbom.components if part.kind in kinds}
     sentences = []

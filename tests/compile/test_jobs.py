@@ -7,10 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.compile.jobs import available_memory_bytes, cores, plan_jobs
-from builder.util.limits import GIB
-
-PER_JOB_BYTES = 8 * GIB // 10
+from builder.compile.jobs import GIB, JOB_BYTES, available_memory_bytes, cores, plan_jobs
 
 
 class Machine:
@@ -25,23 +22,13 @@ class Machine:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
 
-    def v2(self, name: str = "/user/build") -> Path:
-        """The machine has version 2, and the process is in that group; returns the group's folder."""
+    def group(self, name: str = "/user/build") -> Path:
+        """The process is in that group; returns the group's folder."""
         self.write(self.proc / "self" / "cgroup", f"0::{name}")
         self.write(self.cgroup / "cgroup.controllers", "cpu memory")
         folder = self.cgroup / name.lstrip("/")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-
-    def v1(self, name: str = "/docker/abc") -> tuple[Path, Path]:
-        """The machine has version 1; returns the group's folders for cpu and memory."""
-        self.write(
-            self.proc / "self" / "cgroup", f"5:memory:{name}\n3:cpu,cpuacct:{name}\n1:name=systemd:{name}"
-        )
-        folders = self.cgroup / "cpu,cpuacct" / name.lstrip("/"), self.cgroup / "memory" / name.lstrip("/")
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        return folders
 
     def cores(self, affinity: int = 8) -> int:
         return cores(self.proc, self.cgroup, affinity)
@@ -70,13 +57,13 @@ def test_without_cgroups_the_affinity_and_the_kernels_figure_count(machine: Mach
         ("6400000 100000", 8),
     ],
 )
-def test_v2_cpu_quota(machine: Machine, quota: str, expected: int) -> None:
-    machine.write(machine.v2() / "cpu.max", quota)
+def test_cpu_quota(machine: Machine, quota: str, expected: int) -> None:
+    machine.write(machine.group() / "cpu.max", quota)
     assert machine.cores() == expected
 
 
-def test_v2_an_outer_groups_limits_count(machine: Machine) -> None:
-    inner = machine.v2("/pod/container")
+def test_an_outer_groups_limits_count(machine: Machine) -> None:
+    inner = machine.group("/pod/container")
     machine.write(inner / "cpu.max", "max 100000")
     machine.write(inner.parent / "cpu.max", "300000 100000")
     machine.write(inner / "memory.max", "max")
@@ -87,8 +74,8 @@ def test_v2_an_outer_groups_limits_count(machine: Machine) -> None:
     assert machine.memory_gib() == 4
 
 
-def test_v2_file_cache_counts_as_free(machine: Machine) -> None:
-    group = machine.v2()
+def test_file_cache_counts_as_free(machine: Machine) -> None:
+    group = machine.group()
     machine.write(group / "memory.max", 4 * GIB)
     machine.write(group / "memory.current", 3 * GIB)
     assert machine.memory_gib() == 1
@@ -99,24 +86,24 @@ def test_v2_file_cache_counts_as_free(machine: Machine) -> None:
     assert machine.memory_gib() == 3
 
 
-def test_v2_the_lower_of_high_and_max_counts(machine: Machine) -> None:
-    group = machine.v2()
+def test_the_lower_of_high_and_max_counts(machine: Machine) -> None:
+    group = machine.group()
     machine.write(group / "memory.max", 8 * GIB)
     machine.write(group / "memory.high", 6 * GIB)
     machine.write(group / "memory.current", GIB)
     assert machine.memory_gib() == 5
 
 
-def test_v2_a_group_over_its_limit_leaves_nothing(machine: Machine) -> None:
-    group = machine.v2()
+def test_a_group_over_its_limit_leaves_nothing(machine: Machine) -> None:
+    group = machine.group()
     machine.write(group / "memory.max", GIB)
     machine.write(group / "memory.current", 2 * GIB)
     assert machine.memory_gib() == 0
 
 
-def test_v2_in_a_container_the_mounts_root_is_the_group(machine: Machine) -> None:
+def test_in_a_container_the_mounts_root_is_the_group(machine: Machine) -> None:
     """Without a cgroup namespace the name is the host's, which isn't there below the mount."""
-    machine.v2("/")
+    machine.group("/")
     machine.write(machine.proc / "self" / "cgroup", "0::/../docker/0123")
     machine.write(machine.cgroup / "cpu.max", "200000 100000")
     machine.write(machine.cgroup / "memory.max", 4 * GIB)
@@ -126,39 +113,10 @@ def test_v2_in_a_container_the_mounts_root_is_the_group(machine: Machine) -> Non
 
 
 def test_a_limit_above_the_machines_memory_changes_nothing(machine: Machine) -> None:
-    group = machine.v2()
+    group = machine.group()
     machine.write(group / "memory.max", 900 * GIB)
     machine.write(group / "memory.current", GIB)
     assert machine.memory_gib() == 20
-
-
-def test_v1_limits(machine: Machine) -> None:
-    cpu, memory = machine.v1()
-    machine.write(cpu / "cpu.cfs_quota_us", 250000)
-    machine.write(cpu / "cpu.cfs_period_us", 100000)
-    machine.write(memory / "memory.limit_in_bytes", 6 * GIB)
-    machine.write(memory / "memory.usage_in_bytes", 3 * GIB)
-    machine.write(memory / "memory.stat", f"total_inactive_file {GIB}\ntotal_active_file 0\ninactive_file 5")
-    assert machine.cores() == 3
-    assert machine.memory_gib() == 4
-
-
-def test_v1_without_limits(machine: Machine) -> None:
-    cpu, memory = machine.v1()
-    machine.write(cpu / "cpu.cfs_quota_us", -1)
-    machine.write(cpu / "cpu.cfs_period_us", 100000)
-    machine.write(memory / "memory.limit_in_bytes", 0x7FFFFFFFFFFFF000)
-    machine.write(memory / "memory.usage_in_bytes", 3 * GIB)
-    assert machine.cores() == 8
-    assert machine.memory_gib() == 20
-
-
-def test_v1_with_the_controllers_mounted_apart(machine: Machine) -> None:
-    machine.v1("/")
-    machine.write(machine.proc / "self" / "cgroup", "2:cpu:/\n1:memory:/")
-    machine.write(machine.cgroup / "cpu" / "cpu.cfs_quota_us", 100000)
-    machine.write(machine.cgroup / "cpu" / "cpu.cfs_period_us", 100000)
-    assert machine.cores() == 1
 
 
 def test_an_old_kernel_without_memavailable(machine: Machine) -> None:
@@ -177,35 +135,35 @@ def test_the_real_machine_has_something() -> None:
 
 
 def test_cores_limit_the_jobs() -> None:
-    plan = plan_jobs(2, int(21.3 * GIB), PER_JOB_BYTES, None)
+    plan = plan_jobs(2, int(21.3 * GIB), None)
     assert plan.jobs == 2
-    assert plan.reason == "2 jobs: 2 cores, 21.3 GiB free at 0.8 GiB a compiler process"
+    assert plan.reason == "2 jobs: 2 cores, 21.3 GiB free at 0.7 GiB a compiler process"
 
 
 def test_memory_limits_the_jobs_and_leaves_a_reserve() -> None:
-    plan = plan_jobs(32, int(3.6 * GIB), PER_JOB_BYTES, None)
-    assert plan.jobs == 3
-    assert plan.jobs * PER_JOB_BYTES + GIB // 2 <= 3.6 * GIB
-    assert plan.reason == "3 jobs: 32 cores, 3.6 GiB free at 0.8 GiB a compiler process"
+    plan = plan_jobs(32, int(3.6 * GIB), None)
+    assert plan.jobs == 4
+    assert plan.jobs * JOB_BYTES + GIB // 2 <= 3.6 * GIB
+    assert plan.reason == "4 jobs: 32 cores, 3.6 GiB free at 0.7 GiB a compiler process"
 
 
 @pytest.mark.parametrize("memory_gib", [0.0, 0.5, 1.0, 1.2, 2.0, 3.5, 4.0, 24.0, 512.0])
 @pytest.mark.parametrize("core_count", [1, 2, 128])
 def test_a_plan_is_at_least_one_job_and_stays_inside(memory_gib: float, core_count: int) -> None:
     memory_bytes = int(memory_gib * GIB)
-    plan = plan_jobs(core_count, memory_bytes, PER_JOB_BYTES, None)
+    plan = plan_jobs(core_count, memory_bytes, None)
     assert 1 <= plan.jobs <= core_count
-    stays_inside = plan.jobs * PER_JOB_BYTES < memory_bytes
+    stays_inside = plan.jobs * JOB_BYTES < memory_bytes
     assert stays_inside or (plan.jobs == 1 and "it may run out of memory" in plan.reason)
 
 
 def test_one_core_is_written_as_one() -> None:
-    assert plan_jobs(1, 8 * GIB, PER_JOB_BYTES, None).reason.startswith("1 job: 1 core, 8.0 GiB free")
+    assert plan_jobs(1, 8 * GIB, None).reason.startswith("1 job: 1 core, 8.0 GiB free")
 
 
 def test_what_was_asked_for_overrides_and_warns() -> None:
-    assert plan_jobs(2, 8 * GIB, PER_JOB_BYTES, 4).jobs == 4
-    assert plan_jobs(2, 8 * GIB, PER_JOB_BYTES, 4).reason == "4 jobs: as asked for"
-    plan = plan_jobs(2, 2 * GIB, PER_JOB_BYTES, 4)
+    assert plan_jobs(2, 8 * GIB, 4).jobs == 4
+    assert plan_jobs(2, 8 * GIB, 4).reason == "4 jobs: as asked for"
+    plan = plan_jobs(2, GIB, 4)
     assert plan.jobs == 4
     assert "is enough for 1: it may run out of memory" in plan.reason

@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_up_series import E2E, write_series
-
 from builder.util.paths import ROOT
+from made_up_series import E2E, write_series
 
 pytestmark = [pytest.mark.e2e, pytest.mark.container]
 

@@ -13,14 +13,14 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-
 from builder.compile.compiler_cache import Stats, open_cache, use_ccache
+from builder.toolchain.choice import resolve
+from builder.toolchain.compilers import Toolchain, build_environment
+
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
 from builder.toolchain import host_compiler as host
 from builder.toolchain import torch_packages
-from builder.toolchain.choice import resolve
-from builder.toolchain.compilers import Toolchain, build_environment
 from builder.wheel.elf import read_elf
 
 pytestmark = pytest.mark.e2e

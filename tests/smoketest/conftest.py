@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-
 from builder.util.paths import ROOT
 
 if TYPE_CHECKING:

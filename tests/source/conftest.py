@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_up_source import Workbench, make_checkout
+from fakes.source import make_checkout
 from static_server import StaticServer, serving
 
 
@@ -21,9 +21,3 @@ def served(tmp_path: Path) -> Iterator[StaticServer]:
     """A server of a folder."""
     with serving(tmp_path / "served") as server:
         yield server
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Workbench:
-    """A folder of patches and a tree."""
-    return Workbench(tmp_path)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from made_up_source import pack, release, sums
+from fakes.source import pack, release, sums
 from static_server import StaticServer
 
 from builder.source.fetch import fetch_release
-from builder.util.digest import file_sha256
 from builder.util.errors import DownloadError
+from builder.util.files import file_sha256
 
 Fetch = Callable[..., str]
 BY_CONTENT = "content/sha256:{sha256}/raw/"
@@ -58,13 +58,13 @@ def test_an_archive_that_was_compressed_again_is_used_with_a_warning(
     warned = capsys.readouterr().err
     assert "again.tar.gz has a different SHA-256: expected" in warned
     assert "Its files are those of release v2.2.0, so it is used." in warned
-    assert list((tmp_path / "downloads").iterdir()) == [], "the cache keeps what is pinned only"
+    assert not list((tmp_path / "downloads").glob("*.gz")), "the cache keeps what is pinned only"
 
 
 def test_an_archive_with_different_files_is_never_used(fetch: Fetch, served: StaticServer) -> None:
     with pytest.raises(DownloadError) as caught:
         fetch("wrong.tar.gz")
-    assert "It is not release v2.2.0: setup.py differs." in caught.value.message
+    assert "wrong.tar.gz is not release v2.2.0: setup.py differs." in caught.value.message
     assert "--source" in caught.value.remedy
     assert fetch("wrong.tar.gz", "again.tar.gz") == "again.tar.gz"
 
@@ -84,5 +84,5 @@ def test_a_file_that_is_not_what_it_is_called_is_refused(fetch: Fetch, served: S
 
 def test_a_damaged_archive_does_not_stop_the_search(fetch: Fetch, served: StaticServer) -> None:
     whole = (served.folder / "again.tar.gz").read_bytes()
-    (served.folder / "cut.tar.gz").write_bytes(whole[:-9])
+    (served.folder / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
     assert fetch("cut.tar.gz", "pinned.tar.gz") == "pinned.tar.gz"

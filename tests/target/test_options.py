@@ -8,7 +8,7 @@ import pytest
 
 from builder.target.options import BuildOptions, parse_build_options
 from builder.util.errors import UsageError
-from builder.util.paths import ROOT
+from builder.util.files import ROOT
 
 HOME = {"HOME": "/home/someone"}
 
@@ -17,35 +17,20 @@ def parse(*arguments: str, **environ: str) -> BuildOptions:
     return parse_build_options(arguments, {**HOME, **environ}, relative_to=Path("/start"))
 
 
-def test_nothing_asked_for_is_the_pinned_release_with_patches_and_cache() -> None:
+def test_nothing_asked_for_is_the_pinned_release_with_a_cache() -> None:
     assert parse() == BuildOptions(
-        source=None,
-        no_patches=False,
-        cuda_home=None,
-        cuda_home_from="",
-        allow_cuda_minor=False,
-        arch=None,
-        jobs=None,
-        force=False,
-        cache=True,
-        cache_dir=Path("/home/someone/.cache/sageattention-build"),
-        cache_size="10G",
-        wheelhouse=ROOT / "wheelhouse",
-        torch_index=None,
-        keep_build=False,
-        verbose=False,
+        cache_dir=Path("/home/someone/.cache/sageattention-build"), wheelhouse=ROOT / "wheelhouse"
     )
 
 
 def test_everything_can_be_asked_for() -> None:
     arguments = (
-        "--source fork --no-patches --cuda-home /opt/cuda --allow-cuda-minor --arch 8.9;12.0 --jobs 3 "
+        "--source fork --cuda-home /opt/cuda --allow-cuda-minor --arch 8.9;12.0 --jobs 3 "
         "--force --no-cache --cache-dir cache --cache-size 500M --wheelhouse out "
         "--torch-index https://example.org/t --keep-build --verbose"
     )
     assert parse(*arguments.split()) == BuildOptions(
         source="/start/fork",
-        no_patches=True,
         cuda_home=Path("/opt/cuda"),
         cuda_home_from="--cuda-home",
         allow_cuda_minor=True,
@@ -65,23 +50,21 @@ def test_everything_can_be_asked_for() -> None:
 def test_cuda_home_comes_from_the_environment_unless_given() -> None:
     options = parse(CUDA_HOME="/usr/local/cuda")
     assert (options.cuda_home, options.cuda_home_from) == (Path("/usr/local/cuda"), "CUDA_HOME")
+    assert parse(CUDA_HOME="").cuda_home is None
     options = parse("--cuda-home", "/opt/cuda", CUDA_HOME="/usr/local/cuda")
     assert (options.cuda_home, options.cuda_home_from) == (Path("/opt/cuda"), "--cuda-home")
 
 
-@pytest.mark.parametrize("option", ["--source", "--wheelhouse", "--cache-dir", "--cuda-home"])
-def test_a_home_that_is_not_there_is_an_error(option: str) -> None:
+def test_a_home_that_is_not_there_is_an_error() -> None:
     with pytest.raises(UsageError, match="~nobody-at-all/x: there is no such home directory"):
-        parse_build_options([option, "~nobody-at-all/x"], {"HOME": "/root"})
+        parse("--wheelhouse", "~nobody-at-all/x")
 
 
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
         ("redis://:p@cache.example:6379/2", None),
-        ("rediss://cache.example", None),
         ("http://me:p@127.0.0.1:8080/a/b?token=T", None),
-        ("https://[::1]/", None),
         ("file:/shared/a%20folder", "file:///shared/a%20folder"),
         ("file://localhost/shared", "file:///shared"),
     ],
@@ -93,14 +76,7 @@ def test_a_remote_cache_is_given_by_option_or_environment(given: str, kept: str 
     assert parse(SAGEATTENTION_BUILD_CACHE_REMOTE="").cache_remote == ""
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        *("s3cret", "redis:s3cret", "redis://", "redis://h/s3cret", "redis://me:s3cret@h:99999"),
-        *("redis://h:0", "http://", "http://[s3cret", "http://s3cret:x/", "ftp://h/s3cret", "file:s3cret"),
-        "file://s3cret/x",
-    ],
-)
+@pytest.mark.parametrize("given", ["s3cret", "redis:s3cret", "redis://", "ftp://h/s3cret", "file:s3cret"])
 def test_a_remote_cache_that_cannot_be_is_refused_and_not_repeated(given: str) -> None:
     with pytest.raises(UsageError, match="--cache-remote") as caught:
         parse("--cache-remote", given)
@@ -116,15 +92,8 @@ def test_a_remote_cache_can_be_read_alone() -> None:
     assert parse(SAGEATTENTION_BUILD_CACHE_READ_ONLY="1").cache_remote_read_only
 
 
-def test_secrets_are_not_shown_with_the_options() -> None:
-    options = parse("--cache-remote", "redis://:p4ss@h", SAGEATTENTION_BUILD_CACHE_SECRET="s3cret")
-    assert options.cache_secret == "s3cret"
-    assert "p4ss" not in repr(options)
-    assert "s3cret" not in repr(options)
-
-
-def test_an_empty_cuda_home_is_none() -> None:
-    assert parse(CUDA_HOME="").cuda_home is None
+def test_a_password_is_not_shown_with_the_options() -> None:
+    assert "p4ss" not in repr(parse("--cache-remote", "redis://:p4ss@h"))
 
 
 @pytest.mark.parametrize(
@@ -142,15 +111,8 @@ def test_the_caches_place(environ: dict[str, str], expected: str) -> None:
     assert parse("--cache-dir", "/own", **environ).cache_dir == Path("/own")
 
 
-def test_no_place_for_the_cache_is_said() -> None:
-    with pytest.raises(UsageError, match="HOME is not set"):
-        parse_build_options((), {})
-    assert parse_build_options(("--cache-dir", "/c"), {}).cache_dir == Path("/c")
-
-
-@pytest.mark.parametrize("source", ["https://example.org/a.tar.gz", "http://localhost:8000/a.zip"])
-def test_an_address_is_not_taken_for_a_path(source: str) -> None:
-    assert parse("--source", source).source == source
+def test_an_address_is_not_taken_for_a_path() -> None:
+    assert parse("--source", "http://localhost:8000/a.zip").source == "http://localhost:8000/a.zip"
 
 
 @pytest.mark.parametrize("size", ["10G", "10g", "10GB", "500M", "1T"])
@@ -162,15 +124,8 @@ def test_cache_sizes(size: str) -> None:
     ("arguments", "said"),
     [
         (["--jobs", "0"], "Argument --jobs: '0' is not a number of processes from 1 to 9999"),
-        (["--jobs", "x"], "Argument --jobs: 'x' is not a number"),
-        (["--jobs", "-1"], "--jobs"),
-        (["--jobs", "1.5"], "Argument --jobs: '1.5' is not a number"),
-        (["--jobs", ""], "Argument --jobs: '' is not a number"),
         (["--jobs"], "Argument --jobs: expected one argument"),
-        (["--arch", ""], "Argument --arch: the value is empty"),
-        (["--arch", "  "], "Argument --arch: the value is empty"),
-        (["--source", ""], "Argument --source: the value is empty"),
-        (["--cuda-home", ""], "Argument --cuda-home: the value is empty"),
+        (["--arch", ""], "--arch is empty"),
         (["--cache-size", "10"], "Argument --cache-size: '10' is not a size such as 10G"),
         (["--cache-size", "0G"], "Argument --cache-size: '0G' is not a size"),
         (["--verbos"], "Unrecognized arguments: --verbos"),
@@ -191,6 +146,6 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith("usage: nox -s build-TARGET -- [")
-    options = "source no-patches arch cuda-home allow-cuda-minor torch-index jobs force keep-build verbose"
+    options = "source arch cuda-home allow-cuda-minor torch-index jobs force keep-build verbose"
     for option in f"{options} wheelhouse cache-dir cache-size no-cache".split():
         assert f"--{option}" in shown

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 
-from builder.target.architectures import Architecture
-from builder.target.selection import local_architectures, read_compute_capabilities, select
+from builder.target.architectures import Architecture, join
+from builder.target.selection import Selection
+from builder.target.selection import select as select_with_ptx
 from builder.util.errors import ArchitectureError
 
 TARGET = tuple(Architecture.parse(text) for text in ("8.0", "8.6", "8.9", "9.0a", "12.0"))
+
+
+def select(
+    requested: str | None, architectures: Sequence[Architecture], local: Sequence[str] | None
+) -> Selection:
+    return select_with_ptx(requested, architectures, local, with_ptx=("8.0", "8.9"))
 
 
 def test_no_gpu_takes_all_of_the_target_and_says_so() -> None:
@@ -33,18 +40,31 @@ def test_a_gpu_without_a_cubin_of_its_own_gets_the_nearest_that_runs_on_it() -> 
     assert selection.reason == "the local GPUs: 8.6 (runs on 8.7), 12.0 (runs on 12.1)"
 
 
-def test_a_gpu_that_runs_nothing_of_the_target_is_an_error_that_names_the_way_out() -> None:
-    with pytest.raises(ArchitectureError) as caught:
-        select(None, TARGET, ("6.1", "8.9"))
-    assert "compute capability 6.1 runs none" in caught.value.message
-    assert '--arch "8.9"' in caught.value.remedy
-    with pytest.raises(ArchitectureError, match=r"compute capability 10\.0 runs none"):
-        select("local", TARGET, ("10.0",))
+@pytest.mark.parametrize(
+    ("local", "architectures", "reason"),
+    [
+        (("10.0",), "8.9", "8.9 (its PTX runs on 10.0)"),
+        (("8.6", "10.3"), "8.6, 8.9", "8.6, 8.9 (its PTX runs on 10.3)"),
+        (("7.5",), "8.0", "no kernel runs on 7.5, 8.0, the smallest build"),
+        (("7.5", "8.9"), "8.9", "8.9, no kernel runs on 7.5"),
+    ],
+)
+def test_a_gpu_without_a_cubin_gets_what_it_will_use(
+    local: tuple[str, ...], architectures: str, reason: str
+) -> None:
+    selection = select("local", TARGET, local)
+    assert join(selection.architectures) == architectures
+    assert selection.reason == f"the local GPUs: {reason}"
 
 
-def test_local_without_a_gpu_is_an_error() -> None:
-    with pytest.raises(ArchitectureError, match="no GPU found"):
+def test_without_a_gpu_the_reason_is_said() -> None:
+    with pytest.raises(ArchitectureError, match="--arch local: no GPU found on this machine"):
         select("local", TARGET, ())
+    with pytest.raises(ArchitectureError, match="--arch local: the NVIDIA driver does not answer"):
+        select("local", TARGET, None)
+    assert select(None, TARGET, None).reason.startswith(
+        "the NVIDIA driver does not answer: all of the target"
+    )
 
 
 def test_all_is_all_even_with_a_gpu() -> None:
@@ -70,46 +90,16 @@ def test_a_capability_finds_the_targets_form_of_it() -> None:
 @pytest.mark.parametrize(
     ("requested", "said"),
     [
-        ("12.1", "A GPU of 12.1 runs 12.0"),
+        ("12.1", "Choose from 8.0, 8.6, 8.9, 9.0a, 12.0, or all, or local"),
         ("8.9;7.5", "--arch 7.5: the target has no such architecture"),
         ("10.0a", "--arch 10.0a: the target has no such architecture"),
         ("12.0a", "--arch 12.0a: the target has no such architecture"),
-        ("9.0+PTX", "is not an option: the PTX of 8.0 and 8.9 goes with"),
+        ("9.0+PTX", "'9.0+ptx' is not a CUDA architecture"),
         ("ampere", "'ampere' is not a CUDA architecture"),
-        ("", "--arch is empty"),
-        (" ; ", "--arch is empty"),
+        (" ; ", "'' is not a CUDA architecture"),
     ],
 )
 def test_nothing_that_was_asked_for_is_dropped_in_silence(requested: str, said: str) -> None:
     with pytest.raises(ArchitectureError) as caught:
         select(requested, TARGET, ())
     assert said in str(caught.value)
-
-
-def test_capabilities_are_read_from_what_nvidia_smi_prints() -> None:
-    assert read_compute_capabilities("12.0\n8.9\n8.9\n[N/A]\n") == ("8.9", "12.0")
-    assert read_compute_capabilities("No devices were found\n") == ()
-
-
-def test_no_nvidia_smi_is_no_gpu(tmp_path: Path) -> None:
-    assert local_architectures(str(tmp_path / "nvidia-smi")) == ()
-
-
-def _nvidia_smi(folder: Path, script: str) -> str:
-    program = folder / "nvidia-smi"
-    program.write_text(f"#!/bin/sh\n{script}\n")
-    program.chmod(0o755)
-    return str(program)
-
-
-def test_nvidia_smi_is_asked_for_compute_capabilities(tmp_path: Path) -> None:
-    script = 'test "$*" = "--query-gpu=compute_cap --format=csv,noheader" && printf "9.0\\n9.0\\n8.6\\n"'
-    assert local_architectures(_nvidia_smi(tmp_path, script)) == ("8.6", "9.0")
-
-
-def test_a_failing_nvidia_smi_is_no_gpu_and_a_warning(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script = "echo 'NVIDIA-SMI has failed because it could not talk to the driver'; exit 9"
-    assert local_architectures(_nvidia_smi(tmp_path, script)) == ()
-    assert "could not talk to the driver" in capsys.readouterr().err

@@ -12,9 +12,9 @@ from static_server import StaticServer, serving
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
-from builder.toolchain.choice import resolve
-from builder.toolchain.compilers import Toolchain
+from builder.toolchain.cuda_home import Toolchain, resolve
 from builder.toolchain.venv import make_clean_venv
+from builder.util import http
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def have(tmp_path: Path, site_packages: Path) -> Callable[..., Toolchain]:
 def default_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticServer]:
     """The default index, with torch for CUDA 13.0 and a compiler package."""
     with serving(tmp_path / "default") as index:
+        monkeypatch.setattr(http, "PAUSE_SECONDS", 0.0)
         for name in ("UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)

@@ -9,16 +9,8 @@ import pytest
 from made_up_tools import site_packages_of, wheel_of_package
 from static_server import StaticServer
 
-from builder.toolchain.materials import installed_packages
-from builder.toolchain.venv import (
-    cache_folder,
-    install_wheel,
-    is_cached,
-    make_clean_venv,
-    pip_install,
-    pip_uninstall,
-    why_unreachable,
-)
+from builder.toolchain.installed import installed_packages
+from builder.toolchain.venv import install_wheel, make_clean_venv, why_not_index
 from builder.util.errors import TorchEnvironmentError
 
 
@@ -50,23 +42,11 @@ def test_a_wheel_whose_requirements_are_nowhere_is_an_error(tmp_path: Path, pyth
         install_wheel(python, wheel)
 
 
-def test_a_package_is_removed(tmp_path: Path, python: Path) -> None:
-    install_wheel(python, wheel_of_package(tmp_path / "wheel", "ours", "1.0"))
-    assert pip_uninstall(python, "ours") == 0
-    assert installed_packages(site_packages_of(python)) == ()
-
-
-def test_what_uv_has_in_its_cache_needs_no_download(python: Path, default_index: StaticServer) -> None:
-    assert not is_cached(python, ["torch==2.11.0"])
-    assert pip_install(python, ["torch==2.11.0"]) == 0
-    assert pip_uninstall(python, "torch") == 0
-    assert is_cached(python, ["torch==2.11.0"])
-    assert not is_cached(python, ["torch==2.11.0", "cuda-toolkit==13.0.2"])
-    assert [path.name for path in cache_folder().glob("CACHEDIR.TAG")] == ["CACHEDIR.TAG"]
-
-
-def test_why_an_index_can_or_cannot_be_reached(default_index: StaticServer) -> None:
-    assert why_unreachable(default_index.url) == ""
-    assert why_unreachable(f"{default_index.url}/none/") == "it answers 404 File not found"
-    assert why_unreachable("http://127.0.0.1:9") == "no connection"
-    assert why_unreachable("http://[") == "InvalidURL"
+def test_an_index_is_one_that_lists_such_a_torch(default_index: StaticServer) -> None:
+    assert why_not_index(default_index.url) == ""
+    assert why_not_index(default_index.url, "2.11.0") == ""
+    assert why_not_index(default_index.url, "2.11") == "its page of torch lists no torch 2.11"
+    assert why_not_index(f"{default_index.url}/none/") == "the server answered 404 File not found"
+    assert "refused" in why_not_index("http://127.0.0.1:9")
+    (default_index.folder / "torch" / "index.html").write_text("<h1>Please log in</h1>")
+    assert why_not_index(default_index.url) == "its page of torch lists no torch"

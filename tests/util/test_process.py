@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.util.log import show_details
-from builder.util.process import CommandError, answer, run, show
+from builder.util.process import CommandError, output_of, run, show
 
 
 def python(code: str) -> list[str]:
@@ -60,10 +60,10 @@ def test_a_command_that_does_not_start_or_end_is_an_error(tmp_path: Path) -> Non
         show([tmp_path / "none"])
 
 
-def test_an_answer_is_text_or_none(tmp_path: Path) -> None:
-    assert answer(python("print(' 13.0 ')")) == "13.0"
-    assert answer(python("print(1); raise SystemExit(1)")) is None
-    assert answer([tmp_path / "none"]) is None
+def test_output_is_text_or_none(tmp_path: Path) -> None:
+    assert output_of(python("print(' 13.0 ')")) == "13.0"
+    assert output_of(python("print(1); raise SystemExit(1)")) is None
+    assert output_of([tmp_path / "none"]) is None
 
 
 def test_a_shown_command_speaks_for_itself(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,11 +1,16 @@
-"""Who provides a library in the process."""
+"""Who provides a library in the process, and which symbols are too new for a tag."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+from fakes.libraries import compile_library
+
+from builder.util.errors import RepairError
+from builder.wheel.elf import SharedLibrary, read_elf
 from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, SYSTEM, TORCH, TORCH_CUDA, owner_of
-from builder.wheel.manylinux import load_policy
+from builder.wheel.manylinux import load_policy, reached_tag, too_new, way_out
 
 POLICY = load_policy("manylinux_2_34_x86_64")
 
@@ -16,18 +21,44 @@ POLICY = load_policy("manylinux_2_34_x86_64")
         ("libc.so.6", SYSTEM),
         ("libstdc++.so.6", SYSTEM),
         ("ld-linux-x86-64.so.2", SYSTEM),
-        ("libtorch.so", TORCH),
         ("libtorch_cuda_linalg.so", TORCH),
         ("libc10_cuda.so", TORCH),
         ("libcuda.so.1", DRIVER),
-        ("libnvidia-ml.so.1", DRIVER),
         ("libcudart.so.13", CUDA_RUNTIME),
         ("libcublasLt.so.12", TORCH_CUDA),
-        ("libnvrtc.so.13", TORCH_CUDA),
         ("libpython3.12.so.1.0", PYTHON),
         ("libgomp.so.1", None),
-        ("libtbb.so.12", None),
     ],
 )
 def test_who_provides_a_library(soname: str, owner: object) -> None:
-    assert owner_of(soname, POLICY.libraries) is owner
+    assert owner_of(soname, POLICY.whitelist) is owner
+
+
+def test_policies_are_auditwheels() -> None:
+    assert load_policy("manylinux2014_aarch64").name == "manylinux_2_17_aarch64"
+    assert "manylinux_2_34 image" in way_out(POLICY)
+    for tag in ("manylinux_2_34_riscv64", "manylinux_2_1_x86_64", "x86_64"):
+        with pytest.raises(RepairError, match=tag):
+            load_policy(tag)
+
+
+def requiring(folder: Path, version: str, soname: str = "libc.so.6") -> SharedLibrary:
+    libc = compile_library(folder / version / soname, "int there() { return 0; }", version=version)
+    code = "extern int there(); int go() { return there(); }"
+    return read_elf(compile_library(folder / version / "user.so", code, libc).read_bytes())
+
+
+def test_symbols_that_are_too_new(tmp_path: Path) -> None:
+    assert too_new(requiring(tmp_path, "GLIBC_2.34"), POLICY) == []
+    assert too_new(requiring(tmp_path, "GLIBC_2.38"), POLICY) == ["GLIBC_2.38 of libc.so.6 (there)"]
+    newer = requiring(tmp_path, "GLIBCXX_3.4.30", "libstdc++.so.6")
+    assert too_new(newer, POLICY) == ["GLIBCXX_3.4.30 of libstdc++.so.6 (there)"]
+    assert too_new(requiring(tmp_path, "libcudart.so.13", "libcudart.so.13"), POLICY) == []
+
+
+def test_the_tag_that_symbols_reach(tmp_path: Path) -> None:
+    machine = "x86_64" if requiring(tmp_path, "GLIBC_2.2.5").machine == "x64" else "aarch64"
+    old, new = requiring(tmp_path, "GLIBC_2.17"), requiring(tmp_path, "GLIBC_2.32")
+    assert reached_tag([old]) == f"manylinux_2_17_{machine}"
+    assert reached_tag([old, new]) == f"manylinux_2_34_{machine}"
+    assert reached_tag([requiring(tmp_path, "GLIBC_2.99")]) == ""

@@ -14,6 +14,8 @@ JSON file that says what to build, and nothing else does:
     local_version   local version label, such as "cu130.torch2.11"
     requirement     of torch, such as "torch==2.11.*"
     abi             "native" (one Python and torch) or "stable" (tag cp310-abi3)
+
+Folders may be relative to the tree; commands name them as they are given.
 """
 
 import json
@@ -312,10 +314,9 @@ class Compilers:
 
     def compile(self, unit, architectures, threads):
         """Return the command that compiles a unit."""
-        # Sources are named relative to the tree; of torch's headers, only where they lie in torch. The slash
-        # ends the path for a launcher that puts another in its place, as compiler caches do.
         include = self.torch / "include"
-        output = ["-c", unit.source, "-o", str(unit.object)]
+        # A compiler cache takes the list of included files, of all of nvcc's passes.
+        output = ["-c", unit.source, "-o", str(unit.object), "-MD", "-MF", f"{unit.object}.d"]
         if unit.source.endswith(".cpp"):
             folders = (self.home / "include", *self.home.glob("targets/*/include"))
             system = [word for path in folders if path.is_dir() for word in ("-isystem", str(path))]

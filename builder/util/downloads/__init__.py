@@ -1,1 +1,0 @@
-"""Downloads that are verified, and how far they are."""

@@ -1,0 +1,59 @@
+"""The source's build file: what it is told, and what it has ninja run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from builder.util.files import ROOT
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """The build file that goes into upstream's tree, imported from where it lies."""
+    sys.dont_write_bytecode = True  # nothing is to lie beside the file
+    path = ROOT / "patches" / "v2.2.0" / "files" / "build_extensions.py"
+    spec = importlib.util.spec_from_file_location("build_extensions", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_version_and_requirements_come_from_the_settings(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SAGEATTENTION_BUILD", raising=False)
+    with pytest.raises(build.BuildError, match="must name a file"):
+        build.version("2.2.0")
+    settings = {"local_version": "cu130.torch2.11", "requirement": "torch==2.11.*"}
+    (tmp_path / "build.json").write_text(json.dumps(settings))
+    monkeypatch.setenv("SAGEATTENTION_BUILD", str(tmp_path / "build.json"))
+    assert (build.version("2.2.0"), build.requirements()) == ("2.2.0+cu130.torch2.11", ["torch==2.11.*"])
+
+
+def test_ninja_runs_commands_as_they_are_and_stops_at_a_failure(build: ModuleType, tmp_path: Path) -> None:
+    odd = 'it\'s $HOME "of" a:b'
+    steps = [
+        ("a.cu:entry", "out/a.o", ["a $x.cu"], ["sh", "-c", 'echo "$1" > out/a.o', "sh", odd]),
+        ("bad", "bad.o", ["a $x.cu"], ["sh", "-c", "echo the reason; kill -9 $$"]),
+        ("lib", "lib.so", ["out/a.o", "bad.o"], ["touch", "lib.so"]),
+    ]
+    (tmp_path / "a $x.cu").touch()
+    (tmp_path / "build.ninja").write_text(build.ninja_file(steps))
+    command = [Path(sys.executable).with_name("ninja"), "-j", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "[1/3] a.cu:entry\n" in done.stdout
+    assert "FAILED: [code=137] bad.o" in done.stdout
+    assert "the reason" in done.stdout
+    assert (tmp_path / "out" / "a.o").read_text() == f"{odd}\n"
+    assert not (tmp_path / "lib.so").exists()

@@ -1,0 +1,106 @@
+"""The wheelhouse knows when a build is up to date, and heals what a killed one left."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.finish.store import locked, read_record, record_path, store, up_to_date, wheels_in
+from builder.util.errors import UsageError
+from builder.util.files import file_sha256
+
+NAMES = ("a-1-py3-none-linux_x86_64.whl", "a-1-py3-none-manylinux_2_34_x86_64.whl")
+
+
+def build(tmp_path: Path, house: Path, fingerprint: str, **record: object) -> list[Path]:
+    """Store wheels whose content is the fingerprint."""
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    for name in NAMES:
+        (out / name).write_text(fingerprint)
+    wheels = [out / name for name in NAMES]
+    return store(wheels, {"fingerprint": fingerprint, **record}, house)
+
+
+def test_wheels_and_records_lie_side_by_side(tmp_path: Path) -> None:
+    house = tmp_path / "house"
+    stored = build(tmp_path, house, "f", target="t")
+    assert stored == [house / name for name in NAMES] == wheels_in(house)
+    assert {path.name for path in house.iterdir()} == {*NAMES, *(f"{name}.json" for name in NAMES)}
+    assert read_record(stored[0]) == {
+        "fingerprint": "f",
+        "target": "t",
+        "wheels_of_build": 2,
+        "name": NAMES[0],
+        "sha256": file_sha256(stored[0]),
+    }
+
+
+def test_up_to_date_needs_every_wheel_of_the_build_whole(tmp_path: Path) -> None:
+    stored = build(tmp_path, tmp_path, "f")
+    assert up_to_date(tmp_path, "f") == stored
+    assert up_to_date(tmp_path, "other") == []
+    assert up_to_date(tmp_path / "none", "f") == []
+    stored[0].write_bytes(b"damaged")
+    assert up_to_date(tmp_path, "f") == []
+    stored[0].unlink()
+    assert up_to_date(tmp_path, "f") == []
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_what_a_killed_build_left_is_built_again(tmp_path: Path, moment: int) -> None:
+    """The files move to their places one by one; after each of them, a build may be killed."""
+    house, new = tmp_path / "house", tmp_path / "new"
+    build(tmp_path, house, "old")
+    build(tmp_path, new, "new")
+    for number, name in enumerate(NAMES):
+        if moment >= 2 * number:
+            record_path(house / name).unlink()
+            (new / name).replace(house / name)
+        if moment > 2 * number:
+            record_path(new / name).replace(record_path(house / name))
+    assert up_to_date(house, "old") == []
+    assert up_to_date(house, "new") == []
+    assert build(tmp_path, house, "new") == up_to_date(house, "new")
+    assert {path.name for path in house.iterdir()} == {*NAMES, *(f"{name}.json" for name in NAMES)}
+
+
+BROKEN = [b"", b"\xff", b"[]", b'{"fingerprint": "f"}', b'{"fingerprint": "f", "sha256": [], "cost": 1}']
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_record_never_ends_a_build(tmp_path: Path, content: bytes) -> None:
+    stored = build(tmp_path, tmp_path, "f")
+    record_path(stored[0]).write_bytes(content)
+    assert up_to_date(tmp_path, "f") == []
+    (tmp_path / "c-1-py3-none-any.whl").write_bytes(b"")
+    record_path(tmp_path / "c-1-py3-none-any.whl").mkdir()
+    assert read_record(tmp_path / "c-1-py3-none-any.whl") == {}
+    assert build(tmp_path, tmp_path, "f") == up_to_date(tmp_path, "f")
+
+
+def test_what_a_remote_cache_gave_is_not_up_to_date_without_one(tmp_path: Path) -> None:
+    build(tmp_path, tmp_path, "f", cache_remote="redis://cache.example")
+    assert len(up_to_date(tmp_path, "f", shared=True)) == 2
+    assert up_to_date(tmp_path, "f", shared=False) == []
+
+
+def test_a_wheelhouse_that_can_t_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file/house can't be written"):
+        build(tmp_path, tmp_path / "file" / "house", "f")
+
+
+def test_a_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from builder.finish.store import locked\n"
+        "with locked(Path(sys.argv[1])): print('held')"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with locked(tmp_path):
+        refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Another build is running" in refused.stderr
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"

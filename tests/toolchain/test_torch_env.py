@@ -1,0 +1,180 @@
+"""Which torch is installed from where, with the real uv, made-up packages and local package indexes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from made_up_tools import target, torch_wheel, wheel_of_package
+from static_server import StaticServer, serving
+
+from builder.target.machines import MACHINES
+from builder.target.options import BuildOptions
+from builder.toolchain import torch_env
+from builder.toolchain.installed import installed_packages
+from builder.util.errors import TorchEnvironmentError
+from builder.util.files import ROOT
+
+
+@pytest.fixture
+def installing(tmp_path: Path, default_index: StaticServer) -> Callable[..., str]:
+    """`install` for a target with that index of its own."""
+
+    def call(index: str = "http://127.0.0.1:9/whl", **options: object) -> str:
+        asked = BuildOptions(cache_dir=tmp_path, **options)  # type: ignore[arg-type]
+        return torch_env.install(target(torch_index=index), asked, tmp_path / "packages")
+
+    return call
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """Where torch goes."""
+    return torch_env.sites(target(), tmp_path / "packages")[0]
+
+
+def versions(site: Path) -> dict[str, str]:
+    return {package.name: package.version for package in installed_packages(site)}
+
+
+def test_torch_comes_from_the_targets_index_and_the_compiler_from_the_default_one(
+    installing: Callable[..., str], site: Path, torch_index: StaticServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert installing(torch_index.url) == "2.11.0+cu130"
+    assert versions(site) == {
+        "cuda-toolkit": "13.0.2",
+        "nvidia-cuda-nvcc": "13.0.88",
+        "torch": "2.11.0+cu130",
+    }
+    assert "warning" not in capfd.readouterr().err
+
+
+def test_what_torch_needs_is_installed_as_it_is_locked(
+    installing: Callable[..., str], site: Path, torch_index: StaticServer
+) -> None:
+    """By version alone: an index may have rebuilt what it mirrors."""
+    lock = (ROOT / "builder" / "requirements.txt").read_text()
+    locked = re.search(r"^jinja2==(\S+)", lock, re.MULTILINE)
+    assert locked
+    torch_wheel(torch_index.folder, "2.11.0+cu130", "13.0", "jinja2")
+    for version in (locked[1], "99.0"):
+        wheel_of_package(torch_index.folder / "jinja2", "jinja2", version)
+    installing(torch_index.url)
+    assert versions(site)["jinja2"] == locked[1]
+
+
+def test_what_is_installed_needs_no_network(
+    installing: Callable[..., str], default_index: StaticServer, torch_index: StaticServer
+) -> None:
+    installing(torch_index.url)
+    requests = len(default_index.requests) + len(torch_index.requests)
+    assert installing(torch_index.url) == "2.11.0+cu130"
+    assert len(default_index.requests) + len(torch_index.requests) == requests
+
+
+def test_an_interrupted_install_and_other_inputs_make_the_folder_anew(
+    installing: Callable[..., str], site: Path, torch_index: StaticServer
+) -> None:
+    installing(torch_index.url)
+    (site / ".installed.json").unlink()
+    shutil.rmtree(site / "torch")
+    installing(torch_index.url)
+    assert (site / "torch" / "version.py").is_file()
+    assert installing(torch_index.url, cuda_home=Path("/opt/cuda")) == "2.11.0+cu130"
+    assert versions(site) == {"torch": "2.11.0+cu130"}
+
+
+def test_the_default_index_serves_where_the_targets_cannot_be_reached(
+    installing: Callable[..., str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert installing() == "2.11.0"
+    assert "http://127.0.0.1:9/whl can't be used" in capfd.readouterr().err
+    shutil.rmtree(tmp_path / "packages")
+    with serving(tmp_path / "empty") as index:
+        assert installing(index.url) == "2.11.0"
+    assert "the server answered 404" in capfd.readouterr().err
+
+
+def test_the_default_index_serves_where_the_targets_does_not_deliver(
+    installing: Callable[..., str], torch_index: StaticServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # As PyTorch's own index does, this one names files on another host.
+    name = "torch-2.11.0+cu130-py3-none-any.whl"
+    page = f'<a href="http://127.0.0.1:9/{name.replace("+", "%2B")}">{name}</a>'
+    (torch_index.folder / "torch" / "index.html").write_text(page)
+    assert installing(torch_index.url) == "2.11.0"
+    assert "does not deliver torch 2.11.0" in capfd.readouterr().err
+
+
+def test_an_index_that_is_named_is_the_one_that_is_used(
+    installing: Callable[..., str], tmp_path: Path, site: Path, torch_index: StaticServer
+) -> None:
+    """Even where torch is installed already, and where the default index has a newer build of it."""
+    assert installing(torch_index.url) == "2.11.0+cu130"
+    with serving(tmp_path / "mirror") as mirror:
+        torch_wheel(mirror.folder, "2.11.0", "13.0.1")
+        assert installing(torch_index.url, torch_index=mirror.url) == "2.11.0"
+    assert "13.0.1" in (site / "torch" / "version.py").read_text()
+    assert versions(site)["nvidia-cuda-nvcc"] == "13.0.88"
+
+
+def test_an_index_that_is_named_and_is_none_is_an_error(
+    installing: Callable[..., str], tmp_path: Path, site: Path, torch_index: StaticServer
+) -> None:
+    installing(torch_index.url)
+    with pytest.raises(TorchEnvironmentError, match=r"http://127\.0\.0\.1:9/other: .*refused") as caught:
+        installing(torch_index.url, torch_index="http://127.0.0.1:9/other")
+    assert "Correct --torch-index" in caught.value.remedy
+    with serving(tmp_path / "login") as portal:
+        (portal.folder / "torch").mkdir()
+        (portal.folder / "torch" / "index.html").write_text("<form>Please log in</form>")
+        with pytest.raises(TorchEnvironmentError, match=r"its page of torch lists no torch 2\.11\.0"):
+            installing(torch_index.url, torch_index=portal.url)
+    assert versions(site)["torch"] == "2.11.0+cu130"
+
+
+@pytest.mark.parametrize(("cuda", "message"), [("12.8", "built for CUDA 12.8"), (None, "built without CUDA")])
+def test_torch_for_another_cuda_stops_the_build_and_is_not_kept(
+    installing: Callable[..., str],
+    default_index: StaticServer,
+    torch_index: StaticServer,
+    cuda: str | None,
+    message: str,
+) -> None:
+    torch_wheel(default_index.folder, "2.11.0", cuda)
+    with pytest.raises(TorchEnvironmentError, match=message) as caught:
+        installing()
+    assert "--torch-index" in caught.value.remedy
+    assert installing(torch_index.url) == "2.11.0+cu130"
+
+
+def test_what_no_index_has_is_an_error(tmp_path: Path, default_index: StaticServer) -> None:
+    missing = target(toolchain_packages=("cuda-toolkit[nvcc]==99.0",))
+    with pytest.raises(TorchEnvironmentError, match=r"cuda-toolkit\[nvcc\]==99\.0 could not be installed"):
+        torch_env.install(missing, BuildOptions(cache_dir=tmp_path), tmp_path / "packages")
+
+
+def test_another_machines_torch_lies_beside_the_compiler(
+    tmp_path: Path, torch_index: StaticServer, default_index: StaticServer
+) -> None:
+    machine = next(machine.name for machine in MACHINES if not machine.is_here)
+    wheel_of_package(default_index.folder / "cudart", "cudart", "13.0")
+    torch_wheel(torch_index.folder, "2.11.0+cu130", "13.0", "not-needed-to-link")
+    wanted = target(
+        torch_index=torch_index.url,
+        platform_tag=f"manylinux_2_34_{machine}",
+        toolchain_runtime=("cudart==13.0",),
+    )
+    root, options = tmp_path / "packages", BuildOptions(cache_dir=tmp_path)
+    assert not torch_env.is_installed(wanted, options, root)
+    assert torch_env.install(wanted, options, root) == "2.11.0+cu130"
+    assert torch_env.is_installed(wanted, options, root)
+    assert not torch_env.is_installed(replace(wanted, toolchain_packages=("another==1",)), options, root)
+    theirs, ours = torch_env.sites(wanted, root)
+    assert theirs.name == machine
+    assert set(versions(theirs)) == {"cudart", "torch"}
+    assert set(versions(ours)) == {"cuda-toolkit", "nvidia-cuda-nvcc"}
