@@ -14,7 +14,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.finish.store import wheels_in
+from builder.finish.store import IMPORTED, read_record, wheels_in
 from builder.smoketest.report.outcome import ExitCode
 from builder.util.errors import UsageError
 from builder.util.files import file_sha256
@@ -24,7 +24,6 @@ from builder.wheel.wheelfile import Wheel
 
 METADATA_SUFFIX = ".metadata"
 SMOKETEST_SUFFIX = ".smoketest.json"
-_NOT_RUN = {"outcome": "not run", "detail": "", "on": ""}
 
 
 class ForeignWheelError(UsageError):
@@ -254,7 +253,9 @@ def _smoke_test(wheel: Path, sha256: str) -> dict[str, str]:
     """Return the result from the report beside a wheel; a run that only imported counts as not run."""
     path = wheel.with_name(wheel.name + SMOKETEST_SUFFIX)
     if not path.is_file():
-        return _NOT_RUN
+        checks = read_record(wheel).get("checks")
+        detail = "not imported" if checks and IMPORTED not in checks else ""
+        return {"outcome": "not run", "detail": detail, "on": ""}
     try:
         report = json.loads(path.read_bytes())
         tested, exit_code, environment = report["wheel"]["sha256"], report["exit_code"], report["environment"]

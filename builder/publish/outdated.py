@@ -29,7 +29,6 @@ from builder.util.arguments import Parser
 from builder.util.errors import BuilderError, DownloadError, UsageError
 from builder.util.log import say
 from builder.util.process import run
-from builder.util.toml import tomllib
 
 UP_TO_DATE, NEWER, NO_ANSWER = 0, 20, 21
 KINDS = ("releases", "commits", "torch", "packages", "archives")
@@ -105,21 +104,17 @@ def _sources(
     for target in targets.values():
         file = f"{targets_dir.name}/{target.name}.toml"
         yield "torch", f"torch for {target.name} ({target.torch_index})", partial(_torch, target, file)
-    toolchains: dict[tuple[str, str], tuple[Target, str]] = {}
+    toolchains: dict[tuple[str, str], Target] = {}
     for target in targets.values():
-        own = targets_dir / f"{target.name}.toml"
-        if "toolchain" in tomllib.loads(own.read_text(encoding="utf-8")):
-            file, prefix = own.name, "toolchain."
-        else:
-            file, prefix = f"{TOOLCHAINS}/{target.cuda_tag}.toml", ""
-        toolchains.setdefault((f"{targets_dir.name}/{file}", target.machine.name), (target, prefix))
-    for (file, machine), (target, prefix) in toolchains.items():
+        toolchains.setdefault((target.cuda_tag, target.machine.name), target)
+    for (cuda_tag, machine), target in toolchains.items():
+        file = f"{targets_dir.name}/{TOOLCHAINS}/{cuda_tag}.toml"
         if target.toolchain_packages:
             packages = f"CUDA {target.cuda} packages for {machine} (the configured package index)"
-            yield "packages", packages, partial(_packages, target, file, prefix)
+            yield "packages", packages, partial(_packages, target, file)
         if target.toolchain_archives:
             archives = f"CUDA {target.cuda} archives ({urlsplit(target.toolchain_archives[0].url).netloc})"
-            yield "archives", archives, partial(_archives, target, file, prefix)
+            yield "archives", archives, partial(_archives, target, file)
 
 
 def _change(file: str, key: str, old: str, new: str, note: str = "") -> str:
@@ -176,7 +171,7 @@ def _torch(target: Target, file: str) -> list[str]:
     return [_change(file, "torch", target.torch, newest, gone)]
 
 
-def _packages(target: Target, file: str, prefix: str) -> list[str]:
+def _packages(target: Target, file: str) -> list[str]:
     """Return newer versions of the compiler's packages, from the package index that uv is configured for."""
     pins = [
         (key, text, Requirement(text).name, next(iter(Requirement(text).specifier)).version)
@@ -191,7 +186,7 @@ def _packages(target: Target, file: str, prefix: str) -> list[str]:
     newest = _newest(sorted(wanted), target)
     note = f"torch {target.torch} may require the old one; a build would say so."
     return [
-        _change(file, f"{prefix}{key}", text, text.replace(f"=={pin}", f"=={newest[name]}"), note)
+        _change(file, key, text, text.replace(f"=={pin}", f"=={newest[name]}"), note)
         for key, text, name, pin in pins
         if Version(newest[name]) > Version(pin)
     ]
@@ -206,7 +201,7 @@ def _newest(requirements: Sequence[str], target: Target, options: Sequence[str] 
     return dict(re.findall(r"^([\w.-]+)==(\S+)", output, re.MULTILINE))
 
 
-def _archives(target: Target, file: str, prefix: str) -> list[str]:
+def _archives(target: Target, file: str) -> list[str]:
     """Return how the pinned archives differ from NVIDIA's newest manifest for the same CUDA version."""
     folder = re.sub(r"(?<=/redist/).*", "", target.toolchain_archives[0].url)
     listing = http.get(folder).decode(errors="replace")
@@ -225,7 +220,7 @@ def _archives(target: Target, file: str, prefix: str) -> list[str]:
         if old["url"] == new["url"] and old != new:
             note = "The manifest has different bytes at the same address: find out why before you build."
         changes += [
-            _change(file, f"{prefix}archives[{archive.name}].{key}", old[key], new[key], note)
+            _change(file, f"archives[{archive.name}].{key}", old[key], new[key], note)
             for key in old
             if old[key] != new[key]
         ]

@@ -231,16 +231,6 @@ def test_what_moved_changed_or_went_is_reported(sources: Sources, capsys: pytest
     assert "no longer has the pinned one" in printed
 
 
-def test_a_target_with_a_compiler_of_its_own_names_its_own_file(
-    sources: Sources, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = sources.folder / "targets" / "cp312-cu130.toml"
-    own.write_text(own.read_text() + '[toolchain]\npackages = ["cuda-toolkit[nvcc]==13.0.1"]\n')
-    assert sources.run("--ignore", "torch") == 20
-    change = "toolchain.packages: cuda-toolkit[nvcc]==13.0.1 -> cuda-toolkit[nvcc]==13.0.2"
-    assert f"targets/cp312-cu130.toml: {change}\n" in capsys.readouterr().out
-
-
 def test_a_wrong_target_is_an_error_of_its_own(sources: Sources) -> None:
     (sources.folder / "targets" / "cp312-cu130.toml").write_text("torch = 1\n")
     with pytest.raises(TargetError):

@@ -15,6 +15,7 @@ from fakes.site import WHEELS_URL, write_site
 from fakes.wheels import NATIVE, OLDER_CUDA, UNIVERSAL_ARM, make_ours, write_report
 from static_server import StaticServer
 
+from builder.finish.store import record_path
 from builder.util.errors import UsageError
 from builder.util.files import file_sha256
 
@@ -22,7 +23,8 @@ from builder.util.files import file_sha256
 def test_the_page_lists_every_wheel(wheelhouse: Path, tmp_path: Path) -> None:
     write_report(wheelhouse / NATIVE)
     make_ours(wheelhouse, OLDER_CUDA, verified=False)
-    make_ours(wheelhouse, UNIVERSAL_ARM)
+    (arm,) = make_ours(wheelhouse, UNIVERSAL_ARM)
+    record_path(arm).write_text('{"checks": ["record"]}')
     page = (write_site(wheelhouse, tmp_path / "site") / "index.html").read_text()
     for wheel in wheelhouse.glob("*.whl"):
         assert page.count(file_sha256(wheel)) == 1
@@ -35,6 +37,7 @@ def test_the_page_lists_every_wheel(wheelhouse: Path, tmp_path: Path) -> None:
     assert texts[0][:6] == ["2.2.0", "3.10", "and", "newer", "2.10", "and"]
     assert sum("source not verified" in row for row in rows) == 1
     assert "for Linux x86_64 and aarch64, ready to install" in page
+    assert page.count("<small>not imported</small>") == 1
     assert re.findall('data-label="Machine">(.*?)<', page)[:2] == ["aarch64", "x86_64"]
 
 
@@ -60,7 +63,7 @@ def test_what_reports_say_can_not_become_markup(tmp_path: Path) -> None:
     assert "<script>alert" not in page
     assert "alert(1)" in page
     for option in ("--repository", "--site-url", "--base-url"):
-        with pytest.raises(UsageError, match=f"{option}: '</script>"):
+        with pytest.raises(UsageError, match=f"Argument {option}: "):
             write_site(tmp_path / "wheelhouse", tmp_path / "site", option, script)
 
 
