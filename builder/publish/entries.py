@@ -180,21 +180,12 @@ def find_wheels(names: Sequence[str], wheelhouse: Path) -> list[Path]:
     """Return the named wheels, or all of the wheelhouse, sorted by name.
 
     Raises:
-        UsageError: A named file is not a wheel, is missing or is named twice, or the wheelhouse is empty.
+        UsageError: The wheelhouse is empty.
     """
-    paths = {Path(name).name: Path(name) for name in names} or {
-        path.name: path for path in wheels_in(wheelhouse)
-    }
+    paths = [Path(name) for name in names] or wheels_in(wheelhouse)
     if not paths:
         raise UsageError(f"There is no wheel in {wheelhouse}.", "Build one: `nox -l` lists the targets.")
-    if names and len(paths) < len(names):
-        raise UsageError("A wheel was given twice.", "Give each wheel once.")
-    for path in paths.values():
-        if path.suffix != ".whl" or not path.is_file():
-            raise UsageError(
-                f"{path} is not a wheel file (*.whl).", "Give files, or none for the whole wheelhouse."
-            )
-    return [paths[name] for name in sorted(paths)]
+    return sorted({path.name: path for path in paths}.values(), key=lambda path: path.name)
 
 
 def read_entry(path: Path) -> IndexEntry:
@@ -205,21 +196,17 @@ def read_entry(path: Path) -> IndexEntry:
         UsageError: The report is not of this wheel.
     """
     try:
-        label = WheelLabel.parse(path.name)
-        provenance = read_sbom(path)
         with Wheel(path) as wheel:
-            metadata = wheel.metadata
+            label, headers = wheel.label, wheel.metadata
     except WheelError as error:
         raise ForeignWheelError(error.message) from None
-    if not label.cuda:
-        raise ForeignWheelError(f"{path}: its version does not say which CUDA version it is for.")
-    sha256 = file_sha256(path)
-    torch = torch_requirement(metadata.get("requires_dist"))
+    provenance, sha256 = read_sbom(path), file_sha256(path)
+    torch = torch_requirement(headers.get("requires_dist"))
     return IndexEntry(
         filename=path.name,
         torch=str(torch.specifier) if torch else "",
-        requires_python=metadata.get("requires_python", ""),
-        summary=metadata.get("summary", ""),
+        requires_python=headers.get("requires_python", ""),
+        summary=headers.get("summary", ""),
         architectures=provenance.subject.properties.get("architectures", "").split(),
         complete=label.complete,
         verified=provenance.verified,
@@ -231,15 +218,11 @@ def read_entry(path: Path) -> IndexEntry:
 
 
 def read_sbom(path: Path) -> sbom.Sbom:
-    """Return the SBOM of a wheel of this project.
-
-    Raises:
-        WheelError: It is not a wheel, or has no such SBOM.
-    """
+    """Return the SBOM of a wheel of this project; without one, ForeignWheelError is raised."""
     with Wheel(path) as wheel:
         provenance = sbom.read(wheel)
-    if provenance is None:
-        raise WheelError(f"{path} has no SBOM of this project.", "Build it here.")
+    if provenance is None or not wheel.label.cuda:
+        raise ForeignWheelError(f"{path} is not of this project: an SBOM, or a CUDA version, is missing.")
     return provenance
 
 

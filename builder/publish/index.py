@@ -33,7 +33,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from packaging.version import Version
 
@@ -224,8 +224,7 @@ def read_previous(place: str) -> list[IndexEntry]:
             )
         if place.startswith("https://") and not entry.url.startswith("https://"):
             raise UsageError(f"{place}: it came by https, and leads to {entry.url}.")
-    hosts = ", ".join(sorted({urlsplit(entry.url).netloc for entry in entries}))
-    say(f"The earlier index has {len(entries)} wheels{f', at {hosts}' if hosts else ''}.")
+    say(f"The earlier index has {len(entries)} wheels.")
     return entries
 
 

@@ -51,20 +51,8 @@ _Result = TypeVar("_Result")
 
 
 def main(argv: Sequence[str], *, audit: Callable[[Sequence[Path]], int] | None = None) -> int:
-    """Make or complete a release, and return 0.
-
-    Args:
-        argv: The command's arguments.
-        audit: Checks wheels, and returns 0 if all are good; the project's own audit by default.
-
-    Raises:
-        BuilderError: The release is not complete; running again goes on where it stopped.
-    """
+    """Make or complete a release, and return 0; `audit` is the project's own by default."""
     options = _parser().parse_args(argv)
-    if options.repository is None:
-        raise UsageError(
-            "The repository is not known.", "Give --repository OWNER/NAME, or set GITHUB_REPOSITORY."
-        )
     token = token_from_environment()
     if token is None and not options.dry_run:
         raise UsageError(
@@ -114,6 +102,7 @@ def _parser() -> Parser:
         "--repository",
         type=repository,
         default=os.environ.get("GITHUB_REPOSITORY") or None,
+        required=not os.environ.get("GITHUB_REPOSITORY"),
         metavar="OWNER/NAME",
         help="default: GITHUB_REPOSITORY",
     )
@@ -297,8 +286,12 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
             if _sha256(asset) != files[path]:
                 asset.delete_asset()
                 raise TransientError(f"{path.name} arrived with a different SHA-256.", "Run again.")
-    sha256s = {asset.name: _sha256(asset) for asset in release.get_assets()}
-    wrong = [path.name for path, sha256 in files.items() if sha256s.get(path.name) != sha256]
+    assets = {asset.name: asset for asset in release.get_assets()}
+    wrong = [
+        path.name
+        for path, sha256 in files.items()
+        if path.name not in assets or _sha256(assets[path.name]) != sha256
+    ]
     if wrong:
         raise ReleaseError(
             f"The release lacks these files, or has them with a different SHA-256: {', '.join(wrong)}.",
