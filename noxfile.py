@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from builder.target.targets import load_targets  # noqa: E402
 from builder.util.errors import BuilderError  # noqa: E402
-from builder.util.files import file_sha256  # noqa: E402
+from builder.util.files import file_sha256, locked  # noqa: E402
 from builder.util.log import without_secrets  # noqa: E402
 
 nox.needs_version = ">=2025.10.14"
@@ -61,13 +61,14 @@ def _install(session: nox.Session, lock: str) -> None:
     session.env.update(dict.fromkeys(("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH")))
     environment = session.virtualenv
     marker, digest = Path(environment.location, "installed.sha256"), file_sha256(ROOT / lock)
-    if environment._reused and not (marker.is_file() and marker.read_text() == digest):
-        shutil.rmtree(environment.location)
-        environment.create()
-        environment._reused = False  # so that it is installed with --no-install too
-    marker.unlink(missing_ok=True)
-    session.install("--require-hashes", "-r", lock)
-    marker.write_text(digest)
+    with locked(Path(f"{environment.location}.lock"), lambda: session.log("waiting for another install")):
+        if environment._reused and not (marker.is_file() and marker.read_text() == digest):
+            shutil.rmtree(environment.location)
+            environment.create()
+            environment._reused = False  # so that it is installed with --no-install too
+        marker.unlink(missing_ok=True)
+        session.install("--require-hashes", "-r", lock)
+        marker.write_text(digest)
 
 
 def _builder(command: str, doc: str, *, target: str = "", tags: tuple[str, ...] = ()) -> None:

@@ -53,18 +53,11 @@ class Job:
     """One build: what was asked for, resolved before anything runs.
 
     Attributes:
-        target: What to build.
-        options: How.
-        release: The pinned upstream release.
-        selection: The architectures.
-        series: The patches.
         patches: Name -> content of each file of the series, which go into the wheels.
-        project: This project, which the wheels name.
         work: The folder for scratch trees and logs.
         check_client_calls: Also check the names and calls that other projects use: with our own patches.
         hash_seed: Python's hash seed in the build.
         cuda_version: The CUDA compiler's.
-        gxx: The host compiler.
         durations: Filled step by step.
     """
 
@@ -109,7 +102,7 @@ def build(
     Args:
         target: What to build.
         options: How.
-        patches_root: The folder with a folder of patches for each upstream release.
+        patches_root: Has a folder of patches for each upstream release.
         work_root: The folder for scratch trees and logs.
         hash_seed: Python's in the build; the result must not depend on it.
 
@@ -221,7 +214,7 @@ def _build(job: Job) -> list[Path]:
         "obtained_from": source.obtained_from,
         "built_on": {"libc": "-".join(platform.libc_ver()), "machine": platform.machine()},
         "cost": cost,
-        "cache_remote": cost["compiler_cache"]["remote"],
+        "cache_remote": cost["compiler_cache"].pop("remote"),
         "durations_seconds": {name: round(value, 1) for name, value in job.durations.seconds.items()},
     }
     stored = store(finished, record, job.options.wheelhouse)

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from builder.util.paths import ROOT
 
 from builder.target.machines import MACHINES
+from builder.util.files import ROOT
 
 SCRIPT = ROOT / "tools" / "debian-root"
 

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from builder.util.paths import ROOT
+
+from builder.util.files import ROOT
 
 BUILDER = ROOT / "builder"
 # The steps in the order in which a wheel goes through them.

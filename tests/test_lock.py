@@ -6,9 +6,10 @@ import re
 
 import nox.project
 import pytest
-from builder.util.paths import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from builder.util.files import ROOT
 
 LOCKS = {"builder/requirements.txt": "build", "tests/requirements.txt": "dev"}
 

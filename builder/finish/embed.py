@@ -112,22 +112,9 @@ def embed(
         content[metadata] = _edit_metadata(
             content[metadata].decode(), expression, sorted(licenses), description, project.url
         )
-        components = [_source(provenance.source), *provenance.tools, *bundled]
-        patches = {opened.in_dist_info(f"patches/{name}"): name for name in provenance.patches}
-        for name in content.keys() - {part.path for part in bundled}:
-            data, kind, properties = content[name], "file", {}
-            if summary := provenance.summaries.get(patches.get(name, "")):
-                kind, properties = "patch", {"summary": summary}
-            elif name in patches:
-                kind = "patch-file"
-            elif is_elf(data):
-                cubins = cubin_architectures(read_fatbin(read_elf(data, name).fatbin))
-                kind, properties = "extension", {"architectures": join(cubins, " ")}
-            sha256 = hashlib.sha256(data).hexdigest()
-            components.append(Component(kind, name, sha256=sha256, properties=properties))
         content[opened.in_dist_info(f"sboms/{SBOM_NAME}")] = serialize(
             _subject(opened, expression, provenance),
-            components,
+            [_source(provenance.source), *provenance.tools, *_files(opened, content, provenance, bundled)],
             made_by=Component("build-tool", project.name, project.revision, url=project.url),
             epoch=provenance.epoch,
         )
@@ -220,3 +207,23 @@ def _source(source: Source) -> Component:
         source.location if is_address else "",
         properties,
     )
+
+
+def _files(
+    wheel: Wheel, content: Mapping[str, bytes], provenance: Provenance, bundled: Sequence[Component]
+) -> list[Component]:
+    """Return each file of the finished wheel, for what it is."""
+    components = [*bundled]
+    patches = {wheel.in_dist_info(f"patches/{name}"): name for name in provenance.patches}
+    for name in content.keys() - {part.path for part in bundled}:
+        data, kind, properties = content[name], "file", {}
+        if summary := provenance.summaries.get(patches.get(name, "")):
+            kind, properties = "patch", {"summary": summary}
+        elif name in patches:
+            kind = "patch-file"
+        elif is_elf(data):
+            cubins = cubin_architectures(read_fatbin(read_elf(data, name).fatbin))
+            kind, properties = "extension", {"architectures": join(cubins, " ")}
+        sha256 = hashlib.sha256(data).hexdigest()
+        components.append(Component(kind, name, sha256=sha256, properties=properties))
+    return components

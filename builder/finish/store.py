@@ -53,9 +53,9 @@ def store(wheels: list[Path], build: dict[str, Any], wheelhouse: Path) -> list[P
     stored = [wheelhouse / wheel.name for wheel in wheels]
     try:
         for wheel, place in zip(wheels, stored, strict=True):
-            record_path(place).unlink(missing_ok=True)  # of an earlier wheel
             with files.beside(place) as new:
                 shutil.copyfile(wheel, new)
+                record_path(place).unlink(missing_ok=True)  # of an earlier wheel
             record = {
                 **build,
                 "wheels_of_build": len(wheels),

@@ -33,8 +33,8 @@ _VERSION_IN_SETUP = re.compile(
 )
 # What builds, tools and editors leave in a checkout, which must not get into another build.
 _OMITTED = shutil.ignore_patterns(
-    *".git __pycache__ .eggs .mypy_cache .pytest_cache .ruff_cache .nox .tox *.egg-info".split(),
-    *"*.pyc *.pyo *.so *.o *~ .*.sw? #*# .#* .DS_Store".split(),
+    *(".git", "__pycache__", ".eggs", ".*_cache", ".nox", ".tox", "*.egg-info", ".DS_Store"),
+    *("*.py[co]", "*.so", "*.o", "*~", ".*.sw?", "#*#", ".#*"),
 )
 _OMITTED_AT_TOP = {"build", "dist", "wheelhouse"}
 

@@ -58,10 +58,10 @@ class Architecture:
         return f"arch=compute_{self.number},code=sm_{self.number}"
 
     def runs_on(self, gpu: Architecture) -> bool:
-        """Return whether a cubin for this architecture runs on a GPU of that capability.
+        """Return whether a cubin for this architecture runs on a GPU (CUDA's "Binary Compatibility").
 
-        CUDA C++ Programming Guide, "Binary Compatibility": on the same major version with the same
-        or a higher minor one. Code with the suffix `a` runs on exactly its own capability.
+        That is, on the same major version with the same or a higher minor one; with the suffix `a`, on
+        exactly its own capability.
         """
         if self.feature == "a":
             return (self.major, self.minor) == (gpu.major, gpu.minor)
@@ -84,21 +84,16 @@ def major_minor(text: str) -> tuple[int, int]:
 def refuse_uncompilable(
     architectures: Iterable[Architecture], cuda_version: str, lowest_cuda: Mapping[str, tuple[int, int]]
 ) -> None:
-    """Raise an error where a CUDA compiler lacks an architecture of the build.
-
-    Args:
-        architectures: What to compile for.
-        cuda_version: The compiler's, `"12.4"`.
-        lowest_cuda: The lowest CUDA version for each, `build_constants(...)["ARCHITECTURES"]`.
-    """
-    needed = {architecture: lowest_cuda[str(architecture)] for architecture in architectures}
-    missing = {
-        architecture: cuda for architecture, cuda in needed.items() if cuda > major_minor(cuda_version)
-    }
-    if missing:
-        reasons = (f"{architecture} needs CUDA {cuda[0]}.{cuda[1]}" for architecture, cuda in missing.items())
-        possible = join((architecture for architecture in needed if architecture not in missing), ";")
+    """Raise an error where a CUDA version such as 12.4 is older than an architecture needs."""
+    possible, reasons = [], []
+    for architecture in architectures:
+        major, minor = lowest_cuda[str(architecture)]
+        if (major, minor) <= major_minor(cuda_version):
+            possible.append(architecture)
+        else:
+            reasons.append(f"{architecture} needs CUDA {major}.{minor}")
+    if reasons:
         raise ArchitectureError(
             f"CUDA {cuda_version} can't build for all architectures: {', '.join(reasons)}.",
-            f'Build what it can with --arch "{possible}", or use a newer CUDA.' if possible else "",
+            f'Use a newer one, or --arch "{join(possible, ";")}".' if possible else "Use a newer one.",
         )

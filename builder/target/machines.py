@@ -8,12 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine.
-
-    Attributes:
-        name: `aarch64`.
-        elf: What pyelftools calls it.
-    """
+    """A machine, by its own name and by pyelftools' name for it."""
 
     name: str
     elf: str

@@ -25,16 +25,11 @@ _SSH_REMOTE = re.compile(r"(?:ssh://)?[\w.-]+@(?P<host>[\w.-]+)[:/](?!\d+/)(?P<p
 
 @dataclass(frozen=True)
 class Project:
-    """This project.
-
-    Attributes:
-        url: Its address; empty where none is known.
-        revision: The git commit that is used, with `+changes` where files differ from it; empty without git.
-    """
+    """This project; its address may be empty."""
 
     name: str
     url: str
-    revision: str
+    revision: str  # git commit, with `+changes` where files differ from it; empty without git
 
 
 def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PROJECT_FILE) -> Project:

@@ -33,7 +33,7 @@ class Target:
     """What can be built: one wheel, in its basic and its PEP 600 form.
 
     Attributes:
-        name: `cp312-cu130`, `abi3-cu130`, or `abi3-cu130-aarch64`; the file's name and the session's.
+        name: `abi3-cu130-aarch64`; the file's name and the session's.
         python: The Python that builds, and with `abi` native the one that the wheel is for: `3.12`.
         torch: The torch that it is built with: `2.11.0`.
         torch_index: Address of the package index that torch comes from.
@@ -41,7 +41,6 @@ class Target:
         platform_tag: Machine, and floor of the PEP 600 tag: a wheel that needs a newer glibc is refused.
         abi: `native` (one Python, one torch minor version) or `stable` (every newer one).
         upstream: The folder of `patches/` that describes the release: `v2.2.0`.
-        toolchain_packages: As `Pins` has them.
         torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; None with `native`.
     """
 

@@ -25,6 +25,7 @@ from builder.toolchain.venv import pip_install, why_not_index
 from builder.util import files
 from builder.util.errors import ToolchainError, TorchEnvironmentError
 from builder.util.files import ROOT, file_sha256
+from builder.util.http import public_address
 from builder.util.log import say, warn
 
 PACKAGES = Path(sys.prefix) / "packages"
@@ -99,7 +100,7 @@ def _inputs(steps: Sequence[Sequence[str]], target: Target, options: BuildOption
     inputs = {
         "steps": [list(step) for step in steps],
         "for": [python or platform.python_version(), target.platform_tag],
-        "torch_index": options.torch_index or target.torch_index,
+        "torch_index": public_address(options.torch_index or target.torch_index),
         "lock_sha256": file_sha256(_LOCK),
     }
     return json.dumps(inputs, indent=1) + "\n"
@@ -151,7 +152,7 @@ def _install(
             )
         warn(f"{index} can't be used ({reason}); installing torch from the default index")
         index = None
-    if options.torch_index:
+    if options.torch_index and any(f"torch=={target.torch}" in step for step in steps):
         # First, and with no other index: the best version of all indexes could be another one's.
         steps = [["--no-deps", "--default-index", options.torch_index, f"torch=={target.torch}"], *steps]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
@@ -168,7 +169,7 @@ def _install(
                 if pip_install(Path(sys.executable), command) == 0:
                     continue
             raise TorchEnvironmentError(
-                f"{' and '.join(step)} could not be installed; see above.",
+                f"{' '.join(step)} could not be installed; see above.",
                 "Check that a package index can be reached, and that the disk has room (up to 7 GB).",
             )
 

@@ -37,13 +37,8 @@ def convert(
 ) -> _Record:
     """Return a dataclass from a table of TOML.
 
-    Args:
-        kind: The dataclass. Its fields may be strings, whole numbers, dataclasses, classes with a method
-            `parse` that takes a string, tuples of these, and None.
-        values: The table.
-        where: What to call it in errors.
-        error: The class of every error over it.
-        others: Fields that are not in the table.
+    Its fields may be strings, whole numbers, dataclasses, classes with a method `parse` that takes a string,
+    and tuples of these; `others` are fields that are not in the table.
     """
     hints = get_type_hints(kind)
     known = {field.name: field for field in fields(kind) if field.name not in others}  # type: ignore[arg-type]

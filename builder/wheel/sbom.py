@@ -36,13 +36,10 @@ SBOM_NAME = "sageattention.cdx.json"
 _PROPERTY = "sageattention-wheel:"  # before the names of the properties that this project writes
 _TYPES = {
     "source": ComponentType.LIBRARY,
-    "patch": ComponentType.FILE,
-    "patch-file": ComponentType.FILE,
-    "build-tool": ComponentType.APPLICATION,
-    "extension": ComponentType.FILE,
     "library": ComponentType.LIBRARY,
-    "file": ComponentType.FILE,
-}
+    "wheel": ComponentType.LIBRARY,
+    "build-tool": ComponentType.APPLICATION,
+}  # all others are files
 
 
 @dataclass(frozen=True)
@@ -151,7 +148,7 @@ def serialize(
     document's time, in seconds since 1970.
     """
     parts = list(components)
-    root = _to_cyclonedx(subject, ComponentType.LIBRARY)
+    root = _to_cyclonedx(subject)
     root.pedigree = Pedigree(
         ancestors=[
             _to_cyclonedx(part, ref=f"ancestor:{part.name}") for part in parts if part.kind == "source"
@@ -196,9 +193,9 @@ def problems(sbom: Sbom, files: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _to_cyclonedx(part: Component, kind: ComponentType | None = None, ref: str = "") -> CycloneComponent:
+def _to_cyclonedx(part: Component, ref: str = "") -> CycloneComponent:
     return CycloneComponent(
-        type=kind or _TYPES[part.kind],
+        type=_TYPES.get(part.kind, ComponentType.FILE),
         name=part.name,
         version=part.version or None,
         bom_ref=ref or f"{part.kind}:{part.name}{'@' if part.version else ''}{part.version}",

@@ -80,14 +80,10 @@ class Wheel:
         Raises:
             WheelError: There is none of that name, or its bytes are damaged.
         """
-        return self._read(name, -1)
-
-    def _read(self, name: str, size_bytes: int) -> bytes:
         if name not in self.members:
             raise WheelError(f"{self.path}: {name} is missing.")
         try:
-            with self._zip.open(name) as stream:
-                return stream.read(size_bytes)
+            return self._zip.read(name)
         except _DAMAGE as error:
             raise WheelError(f"{self.path}: {name} is damaged: {error}.") from error
 
@@ -111,7 +107,7 @@ class Wheel:
 
     def elf_names(self) -> tuple[str, ...]:
         """Return the names of the files that are ELF files by their first bytes, sorted."""
-        return tuple(sorted(name for name in self.members if is_elf(self._read(name, 4))))
+        return tuple(sorted(name for name in self.members if is_elf(self.read(name))))
 
 
 def _is_safe(name: str) -> bool:

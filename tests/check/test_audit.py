@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builder.finish.finalize import finalize
 from made_up_audits import (
     BUNDLED,
     EXTENSIONS,
@@ -27,6 +26,7 @@ from made_up_audits import (
 from made_up_libraries import Elf, fatbin, make_elf, pack_wheel
 
 from builder.check.audit import CHECKS, UNPATCHED, audit_wheel, main, target_of
+from builder.finish.finalize import finalize
 from builder.util.errors import AuditError, UsageError
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builder.finish.finalize import finalize
 from made_up_audits import ALL, BUNDLED, EXTENSIONS, INFO, NAME, RUNTIME, found, ours, raw_wheel, told
 from made_up_libraries import Elf, container, entry, fatbin, make_elf
 
 from builder.check.audit import audit_wheel, main, target_of
+from builder.finish.finalize import finalize
 from builder.target.targets import load_targets
 from builder.util.errors import AuditError
 

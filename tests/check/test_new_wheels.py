@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builder.finish.finalize import finalize
-from builder.finish.record import IMPORTED
 from made_up_audits import EXTENSIONS, NAME, NATIVE, raw_wheel, told
 from made_up_libraries import Elf
 
 from builder.check.new_wheels import check_new
+from builder.finish.finalize import finalize
+from builder.finish.record import IMPORTED
 from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions
 from builder.util.errors import AuditError

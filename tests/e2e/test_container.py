@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from builder.util.paths import ROOT
 from made_up_series import E2E, write_series
+
+from builder.util.files import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.container]
 

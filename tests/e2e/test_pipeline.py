@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from builder.util.digest import file_sha256
-from builder.util.paths import ROOT
 from made_up_series import E2E, write_series
 from static_server import serving
 
@@ -32,6 +30,7 @@ from builder.finish.store import read_record
 from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
 from builder.util.errors import ArchitectureError, CompileError, PatchError
+from builder.util.files import ROOT, file_sha256
 from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import cubin_architectures, read_fatbin
 from builder.wheel.sbom import read

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import shutil
 import subprocess
-import sys
-import sysconfig
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builder.compile.compiler_cache import Stats, open_cache, use_ccache
-from builder.toolchain.choice import resolve
-from builder.toolchain.compilers import Toolchain, build_environment
 
+from builder.compile import pep517
+from builder.compile.ccache import Stats, open_cache
 from builder.target.options import BuildOptions
+from builder.target.selection import Selection
 from builder.target.targets import Target, load_targets
-from builder.toolchain import host_compiler as host
-from builder.toolchain import torch_packages
+from builder.toolchain import torch_env
+from builder.toolchain.cuda_home import Toolchain, resolve
+from builder.toolchain.gxx import newest_accepted
 from builder.wheel.elf import read_elf
 
 pytestmark = pytest.mark.e2e
-
-SITE_PACKAGES = Path(sysconfig.get_path("purelib"))
 
 KERNEL = """\
 #include <torch/csrc/stable/tensor.h>
@@ -67,17 +67,26 @@ def target() -> Target:
 
 
 @pytest.fixture(scope="module")
-def tools(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
-    """The compiler of CUDA 13.0, put together in an empty cache."""
-    options = BuildOptions(cache_dir=tmp_path_factory.mktemp("cache"))
-    version = torch_packages.install(target, options, Path(sys.executable))
+def sites(target: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """The folders with torch and the compiler's packages."""
+    root = tmp_path_factory.mktemp("packages")
+    version = torch_env.install(target, BuildOptions(cache_dir=root), root)
     assert version.startswith("2.11.0")
-    return resolve(target, options, [SITE_PACKAGES])
+    return torch_env.sites(target, root)
+
+
+@pytest.fixture(scope="module")
+def tools(target: Target, sites: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
+    """The compiler of CUDA 13.0, put together in an empty cache."""
+    return resolve(target, BuildOptions(cache_dir=tmp_path_factory.mktemp("cache")), sites)
+
+
+Compile = Callable[..., Stats]
 
 
 @pytest.fixture
-def env(tools: Toolchain, tmp_path: Path) -> dict[str, str]:
-    """A build's environment, made of one in which a nvcc of the user's comes first."""
+def compile_in(target: Target, sites: tuple[Path, ...], tools: Toolchain, tmp_path: Path) -> Compile:
+    """Compile a.cu of a tree as a build does, in an environment in which the user's nvcc comes first."""
     decoy = tmp_path / "decoy"
     decoy.mkdir()
     for name in ("nvcc", "gcc", "g++", "cicc", "ptxas"):
@@ -89,135 +98,94 @@ def env(tools: Toolchain, tmp_path: Path) -> dict[str, str]:
         "CUDA_HOME": str(decoy),
         "CPATH": str(decoy),
     }
-    return build_environment(tools, theirs)
+    selection = Selection(target.architectures, "all", complete=True)
+
+    def call(tree: Path, *flags: str, used: Toolchain = tools, **options: object) -> Stats:
+        asked = BuildOptions(**{"cache_dir": tmp_path / "cache", **options})  # type: ignore[arg-type]
+        cache = open_cache(asked, used.identity, tree)
+        shutil.rmtree(tree / ".toolchain", ignore_errors=True)
+        settings = pep517.write_settings(
+            tree, target, selection, used, torch=sites[0] / "torch", jobs=1, launcher=cache.launcher
+        )
+        env = pep517.environment(used, theirs, settings=settings, machine="x86_64", epoch=0, hash_seed=0)
+        command = [*cache.launcher, ".toolchain/cuda/bin/nvcc", "-ccbin", str(used.gxx.path), "-std=c++17"]
+        command += ["-Xcompiler=-fPIC", "-DUSE_CUDA", "-I.toolchain/torch/include", *flags]
+        command += ["-c", "a.cu", "-o", "a.o", "-MD", "-MF", "a.o.d"]
+        subprocess.run(command, cwd=tree, env={**env, **cache.env}, check=True)
+        return cache.stats()
+
+    return call
 
 
-def compile_command(tools: Toolchain, *flags: str) -> list[str]:
-    """nvcc's command for a.cu of the current folder."""
-    includes = [f"-I{SITE_PACKAGES / 'torch' / 'include'}"]
-    return [
-        str(tools.nvcc),
-        "-std=c++17",
-        "-Xcompiler=-fPIC",
-        "-DUSE_CUDA",
-        *includes,
-        *flags,
-        "-c",
-        "a.cu",
-        "-o",
-        "a.o",
-    ]
+def tree_of(folder: Path, source: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "a.cu").write_text(source)
+    return folder
 
 
 def test_the_packages_compiler_compiles_for_every_architecture(
-    tools: Toolchain, target: Target, env: dict[str, str], tmp_path: Path
+    tools: Toolchain, target: Target, compile_in: Compile, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.cu").write_text(KERNEL)
-    gencode = [word for arch in target.architectures for word in ("-gencode", arch.gencode)]
-    subprocess.run(compile_command(tools, *gencode), cwd=tmp_path, env=env, check=True)
-    link = [
-        env["CXX"],
-        "-shared",
-        "a.o",
-        f"-L{tools.cuda_home}/lib64",
-        "-lcudart",
-        "-Wl,--no-as-needed",
-        "-lcuda",
-    ]
-    subprocess.run([*link, "-o", "a.so"], cwd=tmp_path, env=env, check=True)
-    needed = set(read_elf((tmp_path / "a.so").read_bytes()).needed)
-    assert {"libcudart.so.13", "libcuda.so.1"} <= needed
+    tree = tree_of(tmp_path / "tree", KERNEL)
+    compile_in(tree, *(word for arch in target.architectures for word in ("-gencode", arch.gencode)))
+    link = [tools.gxx.path, "-shared", "a.o", f"-L{tools.cuda_home}/lib64", "-lcudart", "-o", "a.so"]
+    subprocess.run(link, cwd=tree, check=True)
+    assert "libcudart.so.13" in read_elf((tree / "a.so").read_bytes()).needed
 
 
-def test_it_is_the_targets_and_outlives_its_environment(tools: Toolchain, target: Target) -> None:
+def test_it_is_the_targets_and_outlives_its_environment(
+    tools: Toolchain, target: Target, sites: tuple[Path, ...]
+) -> None:
     assert tools.nvcc_version.startswith(f"{target.cuda}.")
     assert tools.origin == "packages"
-    assert not [path for path in tools.cuda_home.rglob("*") if SITE_PACKAGES in path.resolve().parents]
-    names = {part.name for part in tools.components}
-    assert {
-        "nvidia-cuda-nvcc",
-        "nvidia-nvvm",
-        "nvidia-cuda-crt",
-        "nvidia-cuda-cccl",
-        "nvidia-cuda-runtime",
-    } <= names
+    assert not [path for path in tools.cuda_home.rglob("*") if sites[0] in path.resolve().parents]
 
 
 def test_the_newest_gcc_is_the_one_that_nvcc_itself_names(tools: Toolchain) -> None:
     text = (tools.cuda_home / "include" / "crt" / "host_config.h").read_text()
     match = re.search(r"^#if __GNUC__ > (\d+)$", text, re.MULTILINE)
     assert match
-    assert host.supported_gcc(tools.nvcc_version).newest == int(match[1])
+    assert newest_accepted(tools.nvcc_version) == int(match[1])
 
 
-def _cached(
-    tools: Toolchain, env: dict[str, str], cache: Path, tree: Path, *flags: str
-) -> tuple[Stats, float]:
-    """Compile a.cu of a tree through the cache; returns what the cache did, and the CPU seconds."""
-    headers = {SITE_PACKAGES / "torch" / "include": "torch"}
-    with use_ccache(cache, "1G", identity=tools.identity, tree=tree, aliases=headers) as ours:
-        command = [*ours.launcher, *compile_command(tools, *flags)]
-        process = subprocess.Popen(command, cwd=tree, env={**env, **ours.env})
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        assert process.returncode == 0
-        return ours.stats(), usage.ru_utime + usage.ru_stime
-
-
-def test_a_compile_is_found_again_from_elsewhere_for_little(
-    tools: Toolchain, env: dict[str, str], tmp_path: Path
-) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.cu").write_text(KERNEL)
+def test_a_compile_is_found_again_from_elsewhere_for_little(compile_in: Compile, tmp_path: Path) -> None:
+    one, two = tree_of(tmp_path / "one", KERNEL), tree_of(tmp_path / "two", KERNEL)
     gencode = "-gencode=arch=compute_90a,code=sm_90a"
-    stats, cold = _cached(tools, env, tmp_path / "cache", tmp_path / "one", gencode)
-    assert stats == Stats(0, 1)
-    stats, warm = _cached(tools, env, tmp_path / "cache", tmp_path / "two", gencode)
-    assert stats == Stats(1, 0)
-    assert (tmp_path / "one" / "a.o").read_bytes() == (tmp_path / "two" / "a.o").read_bytes()
-    assert warm <= 0.05 * cold
-    stats, _ = _cached(
-        tools, env, tmp_path / "cache", tmp_path / "two", "-gencode=arch=compute_80,code=sm_80"
-    )
-    assert stats == Stats(0, 1)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert compile_in(one, gencode) == Stats(0, 1)
+    cold = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert compile_in(two, gencode) == Stats(1, 0)
+    warm = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert (one / "a.o").read_bytes() == (two / "a.o").read_bytes()
+    assert warm.ru_utime - cold.ru_utime <= 0.05 * (cold.ru_utime - before.ru_utime)
+    assert compile_in(two, "-gencode=arch=compute_80,code=sm_80") == Stats(0, 1)
 
 
 def test_a_compile_is_found_again_on_another_machine(
-    tools: Toolchain, target: Target, env: dict[str, str], tmp_path: Path
+    tools: Toolchain, target: Target, sites: tuple[Path, ...], compile_in: Compile, tmp_path: Path
 ) -> None:
-    (tmp_path / "shared").mkdir()
-    objects = []
-    for machine, toolkit in (("one", tools), ("another/deeper", None)):
-        home = tmp_path / machine
-        options = BuildOptions(cache_dir=home / "cache", cache_remote=f"file://{tmp_path}/shared")
-        used = toolkit or resolve(target, options, [SITE_PACKAGES])
-        tree = home / "tree"
-        tree.mkdir(parents=True)
-        (tree / "a.cu").write_text(KERNEL)
-        with open_cache(options, used, tree, SITE_PACKAGES) as cache:
-            command = [*cache.launcher, *compile_command(used, "-gencode=arch=compute_90a,code=sm_90a")]
-            subprocess.run(command, cwd=tree, env={**env, **cache.env}, check=True)
-            found = cache.stats()
-        assert (found.hits, found.remote_hits, found.misses) == ((0, 0, 1) if toolkit else (1, 1, 0))
-        objects.append((tree / "a.o").read_bytes())
+    remote, gencode = f"file://{tmp_path}/shared", "-gencode=arch=compute_90a,code=sm_90a"
+    one, two = tree_of(tmp_path / "one", KERNEL), tree_of(tmp_path / "another" / "deeper", KERNEL)
+    assert compile_in(one, gencode, cache_remote=remote).misses == 1
+    theirs = tmp_path / "another" / "cache"
+    used = resolve(target, BuildOptions(cache_dir=theirs), sites)
     assert used.cuda_home != tools.cuda_home
-    assert objects[0] == objects[1]
+    stats = compile_in(two, gencode, used=used, cache_dir=theirs, cache_remote=remote)
+    assert (stats.hits, stats.remote_hits, stats.misses) == (1, 1, 0)
+    assert (one / "a.o").read_bytes() == (two / "a.o").read_bytes()
 
 
 @pytest.mark.parametrize("changed", ["host.h", "sm80.h", "sm90.h"])
 def test_a_change_that_only_one_of_nvccs_passes_sees_is_a_miss(
-    tools: Toolchain, env: dict[str, str], tmp_path: Path, changed: str
+    compile_in: Compile, tmp_path: Path, changed: str
 ) -> None:
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    (tree / "a.cu").write_text(PASSES)
+    tree = tree_of(tmp_path / "tree", PASSES)
     for name in ("host.h", "sm80.h", "sm90.h"):
         (tree / name).write_text("#define VALUE 1\n")
     gencode = ("-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90a,code=sm_90a")
-    assert _cached(tools, env, tmp_path / "cache", tree, *gencode)[0] == Stats(0, 1)
+    assert compile_in(tree, *gencode) == Stats(0, 1)
     first = (tree / "a.o").read_bytes()
-    assert _cached(tools, env, tmp_path / "cache", tree, *gencode)[0] == Stats(1, 0)
+    assert compile_in(tree, *gencode) == Stats(1, 0)
     assert (tree / "a.o").read_bytes() == first
     (tree / changed).write_text("#define VALUE 2\n")
-    assert _cached(tools, env, tmp_path / "cache", tree, *gencode)[0] == Stats(0, 1)
+    assert compile_in(tree, *gencode) == Stats(0, 1)

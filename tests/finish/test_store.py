@@ -88,6 +88,13 @@ def test_what_a_remote_cache_gave_is_not_up_to_date_without_one(tmp_path: Path) 
     assert up_to_date(tmp_path, "f", shared=False) == []
 
 
+def test_a_wheel_that_can_t_be_copied_leaves_the_earlier_one(tmp_path: Path) -> None:
+    stored = build(tmp_path, tmp_path / "house", "old")
+    with pytest.raises(UsageError, match="can't be written"):
+        store([tmp_path / "none" / name for name in NAMES], {"fingerprint": "new"}, tmp_path / "house")
+    assert up_to_date(tmp_path / "house", "old") == stored
+
+
 def test_a_wheelhouse_that_can_t_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file/house can't be written"):

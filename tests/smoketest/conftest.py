@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from builder.util.paths import ROOT
+
+from builder.util.files import ROOT
 
 if TYPE_CHECKING:
     from builder.smoketest.attention.subject import Subject

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builder.util.paths import ROOT
 
 from builder.smoketest.report.outcome import ExitCode
+from builder.util.files import ROOT
 
 Done = subprocess.CompletedProcess[str]
 Isolated = Callable[[Path, dict[str, str], list[str]], Done]

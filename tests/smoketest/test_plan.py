@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 
 import pytest
-from builder.util.paths import ROOT
 
 from builder.smoketest import plan
 from builder.smoketest.attention import kernels
 from builder.smoketest.attention.cases import Case
+from builder.util.files import ROOT
 
 MODES = ("quick", "default", "long")
 ROWS = ROOT / "builder" / "smoketest" / "rows"

@@ -111,10 +111,6 @@ def test_the_caches_place(environ: dict[str, str], expected: str) -> None:
     assert parse("--cache-dir", "/own", **environ).cache_dir == Path("/own")
 
 
-def test_an_address_is_not_taken_for_a_path() -> None:
-    assert parse("--source", "http://localhost:8000/a.zip").source == "http://localhost:8000/a.zip"
-
-
 @pytest.mark.parametrize("size", ["10G", "10g", "10GB", "500M", "1T"])
 def test_cache_sizes(size: str) -> None:
     assert parse("--cache-size", size).cache_size == size.upper().removesuffix("B")

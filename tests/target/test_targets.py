@@ -89,12 +89,6 @@ def test_one_small_file_is_a_new_target(targets: Path) -> None:
     assert target.toolchain_packages == load_targets()["cp312-cu130"].toolchain_packages
 
 
-def test_a_stable_target_and_another_machine_say_so(targets: Path) -> None:
-    target = load_target(write(targets, STABLE.replace("x86_64", "aarch64"), "abi3-cu130-aarch64"))
-    assert target.machine is AARCH64
-    assert target.describe() == "Python 3.10 and newer, CUDA 13.0, torch 2.10 and newer, aarch64"
-
-
 def _local_version(target: Target, arch: str | None) -> str:
     return local_version(target, select(arch, target.architectures, (), ()))
 
@@ -122,15 +116,12 @@ def change(key: str, value: str) -> str:
         (NATIVE.replace('python = "3.13"\n', ""), "python: missing"),
         (change("python", "3.13"), "python: 3.13 is not a string (in quotes)"),
         (change("abi", '"limited"'), "abi: 'limited' is not native or stable"),
-        (change("abi", '"stable"'), "torch_minimum: abi stable needs it"),
         (NATIVE + 'torch_minimum = "2.10"\n', "torch_minimum: abi stable needs it"),
         (change("architectures", '"8.9"'), "architectures: '8.9' is not a list"),
-        (change("architectures", "[8.9]"), "architectures 1: 8.9 is not "),
         (change("architectures", '["8.9", "ada"]'), "architectures 2: 'ada' is not a CUDA architecture"),
         (change("architectures", '["7.5"]'), "architectures: SageAttention 2.2.0 does not have 7.5"),
         (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag: 'manylinux_2_34_riscv64' does"),
         (change("platform_tag", '"manylinux_2_34_aarch64"'), "the file's name disagrees with its keys"),
-        (change("python", '"3.12"'), "Rename it to cp312-cu130.toml"),
         (NATIVE + "[toolchain\n", "can't be read: "),
         (NATIVE.replace("13.0", "13.2"), "cu132.toml: not found"),
         (change("upstream", '"v9.9"'), "v9.9/upstream.toml: not found"),
@@ -146,16 +137,9 @@ def test_a_wrong_file_is_refused_by_name_and_key(targets: Path, text: str, messa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "packages: missing"),
-        ("packages = [1]", "packages 1: 1 is not a string"),
         ("packages = []\nextra = 1", "extra: unknown key"),
         ("packages = []\n[[archives]]\nname = 'a'", "archives 1: url: missing"),
         ("packages = []\narchives = ['a']", "archives 1: 'a' is not a table"),
-        ("packages = []\n[archives]\nname = 'a'", "archives: {'name': 'a'} is not a list"),
-        (
-            "packages = []\n[[archives]]\nname = 'a'\nurl = ''\nsha256 = ''\nsize_bytes = true",
-            "archives 1: size_bytes: True is not a whole number",
-        ),
     ],
 )
 def test_a_wrong_toolchain_is_refused_by_its_own_name(targets: Path, text: str, message: str) -> None:

@@ -84,15 +84,6 @@ def test_a_lock_is_waited_for(tmp_path: Path) -> None:
     assert done.is_set()
 
 
-def test_a_lock_can_be_refused_instead(tmp_path: Path) -> None:
-    def refuse() -> None:
-        raise RuntimeError("busy")
-
-    first, second = locked(tmp_path / "lock", pytest.fail), locked(tmp_path / "lock", refuse)
-    with first, pytest.raises(RuntimeError, match="busy"), second:
-        pytest.fail("two have it")
-
-
 def test_no_lock_is_held_twice(tmp_path: Path) -> None:
     """Each process adds 1 to a number in a file; where two had the lock, one addition would be lost."""
     code = (

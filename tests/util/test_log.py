@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 
 import pytest
 
 from builder.util.errors import DownloadError
 from builder.util.files import ROOT
-from builder.util.log import Durations, detail, fail, public_address, say, step, warn, without_secrets
+from builder.util.log import detail, fail, public_address, say, step, warn, without_secrets
 
 CODE = """
 from builder.util.log import fail, say, step, warn
@@ -43,12 +42,9 @@ def test_on_github_actions_a_step_folds_and_warnings_are_marked() -> None:
     [
         ("https://example.org/a.tar.gz", "https://example.org/a.tar.gz"),
         ("https://me:secret@example.org:8080/a.zip?token=secret#secret", "https://example.org:8080/a.zip"),
-        ("https://secret@example.org", "https://example.org"),
         ("https://me:a@secret@example.org/@scope/a.tgz", "https://example.org/@scope/a.tgz"),
-        ("http://me:secret@[::1]:80/x", "http://[::1]:80/x"),
         ("http://me:se/cret@example.org/x", "http://***"),
         ("http://me:secret?@example.org/x", "http://***"),
-        ("http://me:secret", "http://***"),
         ("http://me:se'cret@example.org/x", "http://example.org/x"),
     ],
 )
@@ -60,7 +56,6 @@ def test_the_public_part_of_an_address(address: str, public: str) -> None:
 @pytest.mark.parametrize(
     ("text", "public"),
     [
-        ("no address: a?b@c", "no address: a?b@c"),
         ("(the target's is https://example.org/whl).", "(the target's is https://example.org/whl)."),
         ("'git+https://secret@example.org/a' and b", "'git+https://example.org/a' and b"),
         ("retries with url: /x?token=secret (Caused", "retries with url: /x (Caused"),
@@ -86,14 +81,6 @@ def test_a_step_that_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), step("Repairing"):
         raise ValueError("broken")
     assert re.search(r"  failed in \d+\.\d s\n$", capsys.readouterr().out)
-
-
-def test_durations_are_kept_by_name() -> None:
-    durations = Durations()
-    with durations.step("repair", "Repairing"):
-        time.sleep(0.02)
-    assert list(durations.seconds) == ["repair"]
-    assert durations.seconds["repair"] >= 0.02
 
 
 def test_details_are_not_printed_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

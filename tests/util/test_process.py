@@ -30,10 +30,6 @@ def test_a_command_gets_its_input_environment_and_folder(tmp_path: Path) -> None
     assert (done.status, done.output) == (0, f"in is it {tmp_path}\n")
 
 
-def test_nobody_waits_for_input() -> None:
-    assert run(python("import sys; print(repr(sys.stdin.read()))")).output == "''\n"
-
-
 def test_a_failure_is_an_error_with_its_last_lines() -> None:
     code = "import sys; print('first\\n\\nsecond'); print('third', file=sys.stderr); sys.exit(3)"
     with pytest.raises(CommandError) as caught:
@@ -78,8 +74,3 @@ def test_commands_and_what_they_say_are_shown_when_asked_for(capfd: pytest.Captu
     lines = capfd.readouterr().out.splitlines()
     assert lines[0].startswith(f"+ {sys.executable} -c 'import sys;")
     assert lines[1:] == ["  said", "  warned", "+ true --index https://example.org/simple 'a b'"]
-
-
-def test_otherwise_they_are_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    run(python("print('said')"))
-    assert capfd.readouterr().out == ""

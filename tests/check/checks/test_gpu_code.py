@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builder.finish.finalize import finalize
 from made_up_audits import ALL, EXTENSIONS, NAME, NATIVE, found, only_error, ours, raw_wheel, told
 from made_up_libraries import Elf, container, entry, fatbin
 
 from builder.check.audit import audit_wheel
 from builder.check.audit_report import table
 from builder.check.checks.gpu_code import expected_architectures
+from builder.finish.finalize import finalize
 from builder.target.architectures import Architecture
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from builder.finish.finalize import finalize
-from builder.wheel.rewrite import rewrite
 from made_up_audits import EXTENSIONS, INFO, NAME, NATIVE, RUNTIME, found, only_error, ours, raw_wheel, told
 from made_up_libraries import Elf, make_elf
 
 from builder.check.audit import audit_wheel
+from builder.finish.finalize import finalize
 from builder.target.project import Project
+from builder.wheel.rewrite import rewrite
 
 
 def test_changed_bytes_with_a_record_that_was_mended(tmp_path: Path) -> None:
