@@ -75,6 +75,7 @@ def connect(url: str, token: str | None, *, longest_wait_seconds: float = 900) -
         retry=retry,
         seconds_between_requests=None,
         seconds_between_writes=None,
+        api_version="2022-11-28",
         lazy=True,
     )
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fakes.wheels import NATIVE, NATIVE_BASIC, OLDER_CUDA, UNIVERSAL, UNIVERSAL_BASIC, make_ours
+from fakes.index_wheels import NATIVE, NATIVE_BASIC, OLDER_CUDA, UNIVERSAL, UNIVERSAL_BASIC, make_ours
 from static_server import StaticServer, serving
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.site import WHEELS_URL, Links, files_of, write_site
-from fakes.wheels import (
+from fakes.index_wheels import (
     INCOMPLETE,
     NATIVE,
     NATIVE_BASIC,
@@ -21,6 +20,7 @@ from fakes.wheels import (
     make_wheel,
     write_report,
 )
+from fakes.site import WHEELS_URL, Links, files_of, write_site
 from static_server import StaticServer
 
 from builder.publish import entries, index

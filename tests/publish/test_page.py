@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.index_wheels import NATIVE, OLDER_CUDA, UNIVERSAL_ARM, make_ours, write_report
 from fakes.site import WHEELS_URL, write_site
-from fakes.wheels import NATIVE, OLDER_CUDA, UNIVERSAL_ARM, make_ours, write_report
 from static_server import StaticServer
 
 from builder.finish.store import record_path

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from fakes.github import REPOSITORY, TOKEN, FakeGitHub, Request, serving_github
-from fakes.wheels import INCOMPLETE, NATIVE, NATIVE_BASIC, UNIVERSAL, make_ours, write_report
+from fakes.index_wheels import INCOMPLETE, NATIVE, NATIVE_BASIC, UNIVERSAL, make_ours, write_report
 from github.Requester import HTTPSRequestsConnectionClass
 
 from builder.publish import github_api, release

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from builder.util.files import file_sha256
 from builder.wheel.label import WheelLabel
 from builder.wheel.sbom import Component, serialize
-from builder.wheel.wheelfile import record_digest
+from builder.wheel.write import write_wheel
 
 NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.whl"
 NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
@@ -44,14 +43,8 @@ def make_wheel(
     files = {path: text.encode() for path, text in texts.items()}
     if sbom:
         files[f"{info}/sboms/sageattention.cdx.json"] = sbom
-    lines = [f"{path},{record_digest(data)},{len(data)}\n" for path, data in files.items()]
-    files[f"{info}/RECORD"] = "".join([*lines, f"{info}/RECORD,,\n"]).encode()
     folder.mkdir(parents=True, exist_ok=True)
-    wheel = folder / filename
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, data in files.items():
-            archive.writestr(zipfile.ZipInfo(path, (2025, 10, 28, 0, 0, 0)), data)
-    return wheel
+    return write_wheel(folder / filename, files, epoch=0)
 
 
 def make_ours(
