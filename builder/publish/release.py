@@ -53,6 +53,10 @@ _Result = TypeVar("_Result")
 def main(argv: Sequence[str], *, audit: Callable[[Sequence[Path]], int] | None = None) -> int:
     """Make or complete a release, and return 0; `audit` is the project's own by default."""
     options = _parser().parse_args(argv)
+    if options.repository is None:
+        raise UsageError(
+            "The repository is not known.", "Give --repository OWNER/NAME, or set GITHUB_REPOSITORY."
+        )
     token = token_from_environment()
     if token is None and not options.dry_run:
         raise UsageError(
@@ -102,7 +106,6 @@ def _parser() -> Parser:
         "--repository",
         type=repository,
         default=os.environ.get("GITHUB_REPOSITORY") or None,
-        required=not os.environ.get("GITHUB_REPOSITORY"),
         metavar="OWNER/NAME",
         help="default: GITHUB_REPOSITORY",
     )
@@ -115,7 +118,7 @@ def _parser() -> Parser:
     )
     flags = {
         "--dry-run": "print the steps and the notes, change nothing",
-        "--replace": "replace assets with a different SHA-256, and published notes",
+        "--replace": "replace files of this release with a different SHA-256, and published notes",
         "--allow-unverified": "release builds of a source that was not verified",
         "--allow-incomplete": "release wheels that lack architectures of their target",
         "--allow-failed-smoketest": "release wheels whose smoke test failed",
