@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
             "or pass --allow-incomplete.",
         )
     previous = read_previous(options.previous) if options.previous else []
-    times = {(entry.filename, entry.sha256): entry.uploaded for entry in [*_at(options.out), *previous]}
+    times = {(entry.filename, entry.sha256): entry.uploaded for entry in [*_current(options.out), *previous]}
     entries = [
         dataclasses.replace(
             entry,
@@ -162,7 +162,7 @@ def _time(text: str) -> str:
     return f"{time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
-def _at(out: Path) -> list[IndexEntry]:
+def _current(out: Path) -> list[IndexEntry]:
     """Return the entries of the site that is to be replaced; none if it can't be read."""
     try:
         return _parse((out / WHEELS_JSON).read_bytes())
