@@ -141,8 +141,7 @@ def test_the_picker_prints_the_line_for_the_visitors_versions(
     )
     assert not browser.find_element("id", "machine").is_displayed()
     make_ours(wheelhouse, UNIVERSAL_ARM)
-    write_site(wheelhouse, tmp_path / "site")
-    browser.get(address)
+    browser.get(serve(write_site(wheelhouse, tmp_path / "both")).url)
     pick("machine", "aarch64")
     pick("torch", "2.11 or newer")
     assert shown("pip").startswith(
