@@ -100,6 +100,7 @@ def test_every_option_that_is_given_is_known() -> None:
             ]
             given = [word.replace("$INDEX_URL", "https://a.example/") for word in given]
             given = [word.replace("$TAG", "v1") for word in given]
+            given = [word.replace("$PUBLISHED", "2026-11-01T10:00:00Z") for word in given]
             parsers[session].parse_args(given)
             parsed.add(session)
     assert parsed == set(parsers)

@@ -3,15 +3,18 @@
 Each CUDA version has a folder, as PyTorch's index does, because no tag and no requirement of a wheel says
 which CUDA version its torch must be built for:
 
-    index.html, wheels.json             the page, and the same facts for programs
+    index.html, wheels.json             the page, and the same entries for programs
     cu130/                              an index: the address for pip's --extra-index-url and uv's --index
     cu130/sageattention/                the project's page: its wheels, with hashes (PEP 503)
     cu130/sageattention/….whl.metadata  METADATA on its own (PEP 658), for wheels that are served from here
     basic/                              the basic wheels, which are not in an index
 
-Each page of an index is written as `index.html` (PEP 503) and as `index.v1_json` (PEP 691), with the same
-facts. A plain file server or GitHub Pages serves `index.html`, which pip and uv accept. A server that
-negotiates (nginx's `map`, Apache's `MultiViews`) may serve the JSON as `application/vnd.pypi.simple.v1+json`.
+Each page of an index is written as `index.html` (PEP 503) and as `index.v1_json` (PEP 691). A plain file
+server or GitHub Pages serves `index.html`, which pip and uv accept. A server that negotiates (nginx's `map`,
+Apache's `MultiViews`) may serve the JSON as `application/vnd.pypi.simple.v1+json`.
+
+Each wheel has the time when it was published (PEP 700), which `wheels.json` keeps from one index to the next.
+uv takes it from the HTML too, for `exclude-newer`; pip takes it from JSON alone, for `--uploaded-prior-to`.
 
 The index lists only the PEP 600 wheel of a build. The basic wheel's tag, such as `linux_x86_64`, fits every
 glibc: pip would take it where the PEP 600 wheel is refused, and the import would fail. The page lists it, to
@@ -20,54 +23,84 @@ be installed by its address.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from builder.publish import catalogue
-from builder.publish.catalogue import METADATA_SUFFIX
-from builder.publish.facts import FACTS, facts_json, merge, read_facts
-from builder.publish.listed_wheel import ListedWheel
-from builder.publish.page import Page, page_html
-from builder.publish.simple import HTML_NAME, project_page, root_page, write_page
+from packaging.version import Version
+
+from builder.publish.entries import (
+    METADATA_SUFFIX,
+    ForeignWheelError,
+    IndexEntry,
+    find_wheels,
+    newest_first,
+    read_entry,
+    read_metadata,
+)
+from builder.publish.page import page_html, render
+from builder.util import http
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import UsageError
-from builder.util.files import beside
+from builder.util.files import ROOT, beside
 from builder.util.log import say, warn
-from builder.util.paths import ROOT
+from builder.wheel.wheelfile import WheelError
+
+WHEELS_JSON = "wheels.json"
+_SCHEMA = 1
+_NO_INDEX = (ValueError, LookupError, TypeError, OSError, WheelError)  # by reading another file as one
+_META = {"api-version": "1.1"}  # PEP 700, which adds `versions`, `size` and `upload-time`
 
 
 def main(argv: Sequence[str]) -> int:
     """Write the index of a wheelhouse, and return 0.
 
-    Args:
-        argv: The command's arguments.
-
     Raises:
         BuilderError: Nothing was written.
     """
     options = _parser().parse_args(argv)
-    wheels = [
-        catalogue.read_wheel(path) for path in catalogue.find_wheels(options.wheels, options.wheelhouse)
+    paths = find_wheels(options.wheels, options.wheelhouse)
+    entries = _read(paths, skip_foreign=not options.wheels)
+    incomplete = [entry.filename for entry in entries if not entry.complete]
+    if incomplete and not options.allow_incomplete:
+        raise UsageError(
+            f"These lack architectures of their target: {', '.join(incomplete)}.",
+            "pip would prefer them to the complete ones. Build with --arch all, name the wheels to list, "
+            "or pass --allow-incomplete.",
+        )
+    previous = read_previous(options.previous) if options.previous else []
+    times = {(entry.filename, entry.sha256): entry.uploaded for entry in [*_current(options.out), *previous]}
+    entries = [
+        dataclasses.replace(
+            entry,
+            # The `+` of a local version is percent-encoded: in an address it may be taken for a space.
+            url=(options.base_url or f"{entry.folder}/") + quote(entry.filename),
+            uploaded=times.get((entry.filename, entry.sha256)) or options.uploaded,
+        )
+        for entry in entries
     ]
-    _refuse_incomplete(wheels, allowed=options.allow_incomplete)
-    located = place(wheels, options.base_url)
-    if options.previous:
-        located = merge(located, read_facts(options.previous, {wheel.project for wheel in wheels}))
-    offered = [wheel for wheel in located if wheel.portable]
+    entries += _kept(previous, entries)
+    offered = [entry for entry in entries if entry.portable]
     if not offered:
         raise UsageError(
             "There is no PEP 600 wheel (manylinux): only basic wheels were given.",
             "Build a target on a system whose glibc is no newer than the target's platform tag.",
         )
-    for wheel in unpaired_basic(located):
-        warn(f"{wheel.filename}: there is no PEP 600 wheel of this build, so only the page lists it.")
-    page = Page(site_url=options.site_url or "", repository=options.repository or "")
-    write_site(located, page, options.out)
-    cuda_tags = sorted({wheel.cuda for wheel in offered})
+    builds = {(entry.label.version, entry.python, entry.machine) for entry in offered}
+    for entry in entries:
+        if (entry.label.version, entry.python, entry.machine) not in builds:
+            warn(f"{entry.filename}: there is no PEP 600 wheel of this build, so only the page lists it.")
+    page = page_html(entries, site_url=options.site_url or "", repository=options.repository or "")
+    _write(options.out, page, entries, {path.name: path for path in paths})
+    cuda_tags = sorted({entry.cuda for entry in offered})
     say(f"Wrote {options.out}: {len(offered)} wheels in {', '.join(cuda_tags)}.")
     say(f"Look at it with: python -m http.server --directory {options.out}")
     return 0
@@ -91,7 +124,15 @@ def _parser() -> Parser:
     parser.add_argument(
         "--previous",
         metavar="URL|FILE",
-        help=f"keep the wheels of an earlier index: its {FACTS} (404: there is none yet)",
+        help=f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)",
+    )
+    parser.add_argument(
+        "--uploaded",
+        type=_time,
+        default=datetime.now(timezone.utc).isoformat(),
+        metavar="TIME",
+        help="when the wheels that no earlier index has were published, such as 2026-11-28T20:15:00Z, the "
+        "release's time (default: now)",
     )
     parser.add_argument(
         "--site-url",
@@ -114,74 +155,151 @@ def _parser() -> Parser:
     return parser
 
 
-def _refuse_incomplete(wheels: Iterable[ListedWheel], *, allowed: bool) -> None:
-    incomplete = [wheel.filename for wheel in wheels if not wheel.complete]
-    if incomplete and not allowed:
+def _time(text: str) -> str:
+    time = datetime.fromisoformat(re.sub("Z$", "+00:00", text))
+    if time.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no time zone, such as the Z at its end")
+    return f"{time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+
+
+def _current(out: Path) -> list[IndexEntry]:
+    """Return the entries of the site that is to be replaced; none if it can't be read."""
+    try:
+        return _parse((out / WHEELS_JSON).read_bytes())
+    except _NO_INDEX:
+        return []
+
+
+def _parse(document: bytes) -> list[IndexEntry]:
+    values = json.loads(document)
+    if values["schema"] != _SCHEMA:
+        raise ValueError(f"its schema is not {_SCHEMA}")
+    return [IndexEntry.from_json(entry) for entry in values["wheels"]]
+
+
+def _read(paths: Iterable[Path], *, skip_foreign: bool) -> list[IndexEntry]:
+    entries = []
+    for path in paths:
+        try:
+            entries.append(read_entry(path))
+        except ForeignWheelError as error:
+            if not skip_foreign:
+                raise
+            warn(f"{error.message} It is left out.")
+    if not entries:
         raise UsageError(
-            f"These lack architectures of their target: {', '.join(incomplete)}.",
-            "pip would prefer them to the complete ones. Build with --arch all, name the wheels to list, "
-            "or pass --allow-incomplete.",
+            "None of the wheels is one of this project.", "Build one: `nox -l` lists the targets."
         )
+    return entries
 
 
-def place(wheels: Iterable[ListedWheel], base_url: str | None) -> list[ListedWheel]:
-    """Return the wheels with their addresses: under `base_url`, or relative to the site.
-
-    The `+` of a local version is percent-encoded: in an address it may be taken for a space.
-    """
-    return [
-        dataclasses.replace(wheel, url=(base_url or f"{wheel.folder}/") + quote(wheel.filename))
-        for wheel in wheels
-    ]
-
-
-def unpaired_basic(wheels: Sequence[ListedWheel]) -> list[ListedWheel]:
-    """Return the basic wheels whose build has no PEP 600 wheel among the wheels."""
-
-    def build(wheel: ListedWheel) -> tuple[str, str, str]:
-        return wheel.version, wheel.python, wheel.machine
-
-    builds = {build(wheel) for wheel in wheels if wheel.portable}
-    return [wheel for wheel in wheels if not wheel.portable and build(wheel) not in builds]
-
-
-def write_site(wheels: Sequence[ListedWheel], page: Page, out: Path) -> None:
-    """Write the site, whole or not at all.
+def read_previous(place: str) -> list[IndexEntry]:
+    """Return the entries of an earlier index.
 
     Args:
-        wheels: With their addresses. Those that the site serves itself are copied into it.
-        page: What else the page says.
-        out: The site's folder. An earlier site there is replaced; any other folder is left alone.
+        place: The address or path of its `wheels.json`. If the address answers 404, there are none yet.
 
     Raises:
-        UsageError: `out` holds something else, or can't be written.
+        DownloadError: The address does not answer.
+        UsageError: It is no `wheels.json`; or its wheels are served from the site that is to be replaced.
     """
+    remote = place.startswith(("http://", "https://"))
     try:
-        if out.exists() and not (out / FACTS).is_file() and (not out.is_dir() or any(out.iterdir())):
+        entries = _parse(http.get(place) if remote else Path(place).read_bytes())
+    except http.StatusError as error:
+        if error.status != 404:
+            raise
+        say(f"{place} does not exist yet: this is the site's first index.")
+        return []
+    except _NO_INDEX as error:
+        raise UsageError(
+            f"{place}: it is not an index's {WHEELS_JSON}: {error}.",
+            "Omit --previous, or give the right file.",
+        ) from None
+    for entry in entries:
+        if entry.beside_the_index:
             raise UsageError(
-                f"{out} exists and is not an index: it has no {FACTS}.",
+                f"{place}: {entry.filename} has no address of its own: that site serves the file itself.",
+                "Give the wheel's file too, and omit --previous.",
+            )
+        if place.startswith("https://") and not entry.url.startswith("https://"):
+            raise UsageError(f"{place}: it came by https, and leads to {entry.url}.")
+    say(f"The earlier index has {len(entries)} wheels.")
+    return entries
+
+
+def _kept(previous: Iterable[IndexEntry], entries: Iterable[IndexEntry]) -> list[IndexEntry]:
+    """Return the earlier entries that have other file names."""
+    new = {entry.filename: entry for entry in entries}
+    kept = {}
+    for entry in previous:
+        newer = new.get(entry.filename)
+        if newer is None:
+            kept[entry.filename] = entry
+        elif newer.sha256 != entry.sha256:
+            warn(f"{entry.filename}: it replaces the one at {entry.url}, which has a different SHA-256.")
+    return list(kept.values())
+
+
+def _write(out: Path, page: str, entries: Sequence[IndexEntry], paths: Mapping[str, Path]) -> None:
+    """Write the site, whole or not at all; an earlier site there is replaced, any other folder left alone."""
+    try:
+        if out.exists() and not (out / WHEELS_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(
+                f"{out} exists and is not an index: it has no {WHEELS_JSON}.",
                 "Empty it, or give another folder with --out.",
             )
         with beside(out.absolute()) as site:
-            _fill(site, wheels, page)
+            site.mkdir()
+            (site / "index.html").write_text(page, encoding="utf-8")
+            _write_index(site, entries)
+            for entry in entries:
+                if entry.beside_the_index:
+                    wheel = site / entry.folder / entry.filename
+                    wheel.parent.mkdir(exist_ok=True)  # `basic`, which no page made
+                    shutil.copyfile(paths[entry.filename], wheel)
+                    wheel.with_name(wheel.name + METADATA_SUFFIX).write_bytes(read_metadata(wheel))
     except OSError as error:
         raise UsageError(f"{out} can't be written: {error}.", "Give another folder with --out.") from error
 
 
-def _fill(site: Path, wheels: Sequence[ListedWheel], page: Page) -> None:
-    site.mkdir()
-    for wheel in wheels:
-        if wheel.beside_the_index and wheel.path is not None:
-            folder = site / wheel.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(wheel.path, folder / wheel.filename)
-            (folder / (wheel.filename + METADATA_SUFFIX)).write_bytes(catalogue.read_metadata(wheel.path))
-    offered = [wheel for wheel in wheels if wheel.portable]
-    for cuda in {wheel.cuda for wheel in offered}:
-        projects = {wheel.project for wheel in offered if wheel.cuda == cuda}
-        write_page(site / cuda, root_page(projects))
-        for project in projects:
-            listed = [wheel for wheel in offered if wheel.cuda == cuda and wheel.project == project]
-            write_page(site / cuda / project, project_page(project, listed))
-    (site / FACTS).write_text(facts_json(wheels), encoding="utf-8")
-    (site / HTML_NAME).write_text(page_html(wheels, page), encoding="utf-8")
+def _write_index(site: Path, entries: Sequence[IndexEntry]) -> None:
+    projects: dict[str, dict[str, list[IndexEntry]]] = {}
+    for entry in newest_first(entries):
+        if entry.portable:
+            projects.setdefault(entry.cuda, {}).setdefault(entry.project, []).append(entry)
+    for cuda, listed in projects.items():
+        _write_page(site / cuda, {"meta": _META, "projects": [{"name": name} for name in sorted(listed)]})
+        for project, files in listed.items():
+            versions = sorted({entry.label.version for entry in files}, key=Version)
+            page = {"meta": _META, "name": project, "versions": versions, "files": [*map(_file, files)]}
+            _write_page(site / cuda / project, page)
+    values = {"schema": _SCHEMA, "wheels": [entry.as_json() for entry in newest_first(entries)]}
+    (site / WHEELS_JSON).write_text(_json(values), encoding="utf-8")
+
+
+def _file(entry: IndexEntry) -> dict[str, Any]:
+    """Return a wheel as the page of its project lists it (PEP 691), with its METADATA's digest (PEP 714)."""
+    metadata = {"sha256": entry.metadata_sha256}
+    values = {
+        "filename": entry.filename,
+        # A wheel in the site lies beside this page.
+        "url": entry.url.rpartition("/")[2] if entry.beside_the_index else entry.url,
+        "hashes": {"sha256": entry.sha256},
+        "size": entry.size_bytes,
+        "core-metadata": metadata,
+        "dist-info-metadata": metadata,
+    }
+    optional = {"requires-python": entry.requires_python, "upload-time": entry.uploaded}
+    return {**values, **{key: value for key, value in optional.items() if value}}
+
+
+def _write_page(folder: Path, page: dict[str, Any]) -> None:
+    """Write a page of an index into its folder, as HTML and as JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.html").write_text(render("simple.html", page=page), encoding="utf-8")
+    (folder / "index.v1_json").write_text(_json(page), encoding="utf-8")
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"

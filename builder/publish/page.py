@@ -7,21 +7,22 @@ picker. A content security policy with the hashes of its own style and script ke
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from packaging.version import Version
 
-from builder.publish.listed_wheel import ListedWheel, SmokeTest, newest_first, newest_of_each_cuda
-from builder.publish.markup import TEMPLATES, render
+from builder.publish.entries import IndexEntry, human_size, newest_first, newest_of_each_cuda
 
-TORCH_INDEX = "https://download.pytorch.org/whl/"
+_TEMPLATES = Path(__file__).resolve().parent / "templates"
+_TORCH_INDEX = "https://download.pytorch.org/whl/"
 # GPUs that people know by name, for the table's legend (NVIDIA's list of CUDA GPUs).
-GPUS = {
+_GPUS = {
     "8.0": "A100, A30",
     "8.6": "RTX 30 series, A10, A40",
     "8.9": "RTX 40 series, L4, L40S",
@@ -29,49 +30,60 @@ GPUS = {
     "12.0": "RTX 50 series, RTX PRO Blackwell, GB10",
 }
 # Python 3 minor versions that the picker offers for a wheel of the stable ABI.
-NEWEST_PYTHON_MINOR = 14
+_NEWEST_PYTHON_MINOR = 14
 
 
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """What the page says beside the wheels.
+def render(template: str, **values: object) -> str:
+    """Return a template of `templates/` with its values filled in, escaped for HTML or Markdown."""
+    markdown = template.endswith(".md")
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=not markdown,  # noqa: S701 - `finalize` escapes Markdown
+        finalize=_escape_markdown if markdown else None,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)
 
-    Attributes:
-        site_url: The site's address, with a slash at its end, or empty.
-        repository: `owner/name` of this project's repository, or empty.
-    """
 
-    site_url: str = ""
-    repository: str = ""
+def _escape_markdown(value: object) -> object:
+    """Return a text as one line in which nothing is Markdown or HTML."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join(value.split()))
 
 
-def page_html(wheels: Sequence[ListedWheel], page: Page) -> str:
+def page_html(entries: Sequence[IndexEntry], *, site_url: str, repository: str) -> str:
     """Return the page for people: a picker, the table of wheels, and how to check one.
 
     Args:
-        wheels: With their addresses; at least one of them portable.
-        page: What else to say.
+        entries: With their addresses; at least one of them portable.
+        site_url: The site's address, with a slash at its end, or empty.
+        repository: `owner/name` of this project's repository, or empty.
     """
-    ordered = newest_first(wheels)
-    offered = [wheel for wheel in ordered if wheel.portable]
-    css, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "picker.js"))
-    held = {architecture for wheel in offered for architecture in wheel.architectures}
+    ordered = newest_first(entries)
+    offered = [entry for entry in ordered if entry.portable]
+    css, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "picker.js"))
+    architectures = {name for entry in offered for name in entry.architectures}
     return render(
         "page.html",
         css=Markup(css),  # noqa: S704 - a file of this project
         css_hash=_csp_hash(css),
         script=Markup(script),  # noqa: S704
         script_hash=_csp_hash(script),
-        machines=" and ".join(sorted({wheel.machine for wheel in offered}, reverse=True)),
-        newest=max((wheel.release for wheel in offered), key=Version),
-        data=picker_data(offered),
+        machines=" and ".join(sorted({entry.machine for entry in offered}, reverse=True)),
+        newest=max((entry.release for entry in offered), key=Version),
+        data=_picker_data(offered),
         offered=offered,
         newest_of_each_cuda=newest_of_each_cuda(offered),
-        basic=[wheel for wheel in ordered if not wheel.portable],
-        gpus={name: gpus for name, gpus in GPUS.items() if name in held},
+        basic=[entry for entry in ordered if not entry.portable],
+        gpus={name: gpus for name, gpus in _GPUS.items() if name in architectures},
+        human_size=human_size,
         smoke_detail=_smoke_detail,
-        site=page.site_url or "ADDRESS-OF-THIS-PAGE/",
-        repository=page.repository,
+        site=site_url or "ADDRESS-OF-THIS-PAGE/",
+        repository=repository,
     )
 
 
@@ -79,42 +91,41 @@ def _csp_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _smoke_detail(test: SmokeTest) -> str:
+def _smoke_detail(test: Mapping[str, str]) -> str:
     """Return where a smoke test ran, and its counts where its report ends with them in brackets."""
-    counts = re.search(r"\((.+)\)$", test.detail)
-    return ": ".join(part for part in (test.on, counts[1] if counts else test.detail) if part)
+    counts = re.search(r"\((.+)\)$", test["detail"])
+    return ": ".join(part for part in (test["on"], counts[1] if counts else test["detail"]) if part)
 
 
-def picker_data(offered: Sequence[ListedWheel]) -> dict[str, Any]:
+def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
     """Return what the picker needs: for each wheel, which machine, Python, torch and CUDA it fits.
 
     Wheels with a tag or requirement of another form than this project's are only in the table.
     """
     choices: list[dict[str, Any]] = []
     pythons: set[int] = set()
-    for wheel in offered:
-        python = re.fullmatch(r"cp3(\d+)(-abi3)?", wheel.python)
-        torch = re.fullmatch(r"(==|>=)2\.(\d+)(\.\*)?", wheel.torch)
-        if python is None or torch is None:
+    for entry in offered:
+        torch = re.fullmatch(r"(==|>=)2\.(\d+)(\.\*)?", entry.torch)
+        if entry.oldest_python is None or torch is None:
             continue
-        oldest = int(python[1])
-        pythons |= set(range(oldest, (NEWEST_PYTHON_MINOR if python[2] else oldest) + 1))
+        oldest, newer = entry.oldest_python
+        pythons |= set(range(oldest, (_NEWEST_PYTHON_MINOR if newer else oldest) + 1))
         choices.append(
             {
-                "cuda": wheel.cuda,
-                "machine": wheel.machine,
-                "requirement": f"{wheel.project}=={wheel.version}",
+                "cuda": entry.cuda,
+                "machine": entry.machine,
+                "requirement": f"{entry.project}=={entry.label.version}",
                 "python": oldest,
-                "newerPython": python[2] is not None,
+                "newerPython": newer,
                 "torch": int(torch[2]),
                 "newerTorch": torch[1] == ">=",
-                "architectures": " ".join(wheel.architectures),
+                "architectures": " ".join(entry.architectures),
             }
         )
     return {
         "wheels": choices,
         "machine": sorted({choice["machine"] for choice in choices}, reverse=True),
-        "cuda": {wheel.cuda: wheel.human_cuda for wheel in offered},
+        "cuda": {entry.cuda: entry.label.cuda for entry in offered},
         "python": sorted(pythons, reverse=True),
-        "torchIndex": TORCH_INDEX,
+        "torchIndex": _TORCH_INDEX,
     }

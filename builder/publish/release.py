@@ -1,4 +1,9 @@
-"""The command that makes or completes a GitHub release of the wheelhouse's wheels."""
+"""The command that makes or completes a GitHub release of the wheelhouse's wheels.
+
+A draft is made first. Each file is uploaded, and its SHA-256 compared with the API's answer. The draft is
+published last, so nobody sees a partial release. After a failure, the same command goes on where it stopped:
+a file that is there with the right SHA-256 stays, and a partial upload is removed.
+"""
 
 from __future__ import annotations
 
@@ -6,77 +11,83 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
 
-from builder.publish import catalogue
-from builder.publish.assets import Asset, RemoteAsset, gather, plan_assets
-from builder.publish.github_release import GitHubRelease
-from builder.publish.listed_wheel import ListedWheel
+from github import UnknownObjectException
+from github.GithubObject import NotSet
+from github.GitRelease import GitRelease
+from github.GitReleaseAsset import GitReleaseAsset
+from github.Repository import Repository
+
+from builder.publish.entries import (
+    METADATA_SUFFIX,
+    SMOKETEST_SUFFIX,
+    IndexEntry,
+    find_wheels,
+    human_size,
+    read_entry,
+    read_metadata,
+    read_sbom,
+)
+from builder.publish.github_api import (
+    API_URL,
+    TransientError,
+    connect,
+    github_errors,
+    token_from_environment,
+)
 from builder.publish.notes import release_notes
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
-from builder.util.github.api import API_URL, Api, token_from
-from builder.util.limits import NOTES_CHARACTERS
-from builder.util.log import say, step
-from builder.util.paths import ROOT
+from builder.util.files import ROOT, file_sha256
+from builder.util.log import say, step, warn
+from builder.wheel.label import WheelLabel
 
-Audit = Callable[[Sequence[Path]], int]
+_PAUSES_SECONDS = (1, 2, 4, 8)  # between tries
+_Result = TypeVar("_Result")
 
 
-def main(
-    argv: Sequence[str], *, audit: Audit | None = None, sleep: Callable[[float], None] = time.sleep
-) -> int:
-    """Make or complete a release, and return 0.
-
-    Args:
-        argv: The command's arguments.
-        audit: Checks wheels, and returns 0 if all are good; the project's own audit by default.
-        sleep: Waits between attempts, in seconds.
-
-    Raises:
-        BuilderError: The release is not complete; running again goes on where it stopped.
-    """
+def main(argv: Sequence[str], *, audit: Callable[[Sequence[Path]], int] | None = None) -> int:
+    """Make or complete a release, and return 0; `audit` is the project's own by default."""
     options = _parser().parse_args(argv)
     if options.repository is None:
         raise UsageError(
             "The repository is not known.", "Give --repository OWNER/NAME, or set GITHUB_REPOSITORY."
         )
-    token = token_from(os.environ)
+    token = token_from_environment()
     if token is None and not options.dry_run:
         raise UsageError(
             "Neither GITHUB_TOKEN nor GH_TOKEN is set.",
             "Make a token with write access to the repository's contents, and set it for this command alone.",
         )
-    api = Api(options.api_url, token, sleep=sleep)
-    wheels = [
-        catalogue.read_wheel(path) for path in catalogue.find_wheels(options.wheels, options.wheelhouse)
-    ]
-    refuse(
-        wheels,
-        allow_unverified=options.allow_unverified,
-        allow_incomplete=options.allow_incomplete,
-        allow_failed=options.allow_failed_smoketest,
-    )
-    with step(f"Auditing {len(wheels)} wheels"):
-        if (audit or _project_audit)([wheel.path for wheel in wheels if wheel.path is not None]) != 0:
+    github = connect(options.api_url, token)
+    paths = find_wheels(options.wheels, options.wheelhouse)
+    entries = {path: read_entry(path) for path in paths}
+    _refuse(entries.values(), options)
+    with step(f"Auditing {len(paths)} wheels"):
+        if (audit or _project_audit)(paths) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
-    assets = gather(wheels)
     notes = release_notes(
-        wheels, repository=options.repository, tag=options.tag, index_url=options.index_url or ""
+        [*entries.values()],
+        [read_sbom(path) for path in paths],
+        repository=options.repository,
+        tag=options.tag,
+        index_url=options.index_url or "",
     )
-    if len(notes) > NOTES_CHARACTERS:
-        raise ReleaseError(
-            f"The notes have {len(notes)} characters, and the API takes {NOTES_CHARACTERS}.",
-            "Make releases of fewer wheels.",
-        )
-    if options.dry_run:
-        _dry_run(options, assets, notes, api)
-        return 0
-    release = GitHubRelease(
-        api, options.repository, options.tag, target=options.target, replace=options.replace
-    )
-    release.complete(assets, notes)
+    with TemporaryDirectory() as folder, github_errors():
+        files = gather(entries, Path(folder))
+        remote = github.get_repo(options.repository) if token else None
+        if options.dry_run or remote is None:
+            _dry_run(options, files, notes, remote)
+            return 0
+        try:
+            _complete(options, files, notes, remote)
+        except BaseException:
+            warn(f"The release of {options.tag} may not be complete. Run again to complete it.")
+            raise
     return 0
 
 
@@ -107,7 +118,7 @@ def _parser() -> Parser:
     )
     flags = {
         "--dry-run": "print the steps and the notes, change nothing",
-        "--replace": "replace assets with a different SHA-256, and published notes",
+        "--replace": "replace files of this release with a different SHA-256, and published notes",
         "--allow-unverified": "release builds of a source that was not verified",
         "--allow-incomplete": "release wheels that lack architectures of their target",
         "--allow-failed-smoketest": "release wheels whose smoke test failed",
@@ -123,45 +134,25 @@ def _reference(text: str) -> str:
     return text
 
 
-def refuse(
-    wheels: Sequence[ListedWheel], *, allow_unverified: bool, allow_incomplete: bool, allow_failed: bool
-) -> None:
-    """Refuse wheels that should not be published, all of them in one message.
-
-    Raises:
-        ReleaseError: Names each wheel and why.
-    """
-    found: list[tuple[str, str]] = []
-    for wheel in wheels:
-        if not wheel.verified and not allow_unverified:
-            why = _source_of(wheel)
-            found.append((f"{wheel.filename}: its source is not verified: {why}", "--allow-unverified"))
-        if not wheel.complete and not allow_incomplete:
-            held = ", ".join(wheel.architectures) or "some"
-            found.append(
-                (
-                    f"{wheel.filename}: it holds only {held} of its target's architectures",
-                    "--allow-incomplete",
-                )
-            )
-        if wheel.smoke_test.outcome == "failed" and not allow_failed:
-            detail = wheel.smoke_test.detail
-            found.append((f"{wheel.filename}: its smoke test failed: {detail}", "--allow-failed-smoketest"))
-    if found:
-        options = ", ".join(dict.fromkeys(option for _, option in found))
+def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
+    """Refuse wheels that should not be published, all of them in one message."""
+    reasons: list[tuple[str, str]] = []
+    for entry in entries:
+        if not entry.verified and not options.allow_unverified:
+            reasons.append((f"{entry.filename}: its source is not verified", "--allow-unverified"))
+        if not entry.complete and not options.allow_incomplete:
+            architectures = ", ".join(entry.architectures) or "some"
+            reason = f"{entry.filename}: it holds only {architectures} of its target's architectures"
+            reasons.append((reason, "--allow-incomplete"))
+        if entry.smoke_test["outcome"] == "failed" and not options.allow_failed_smoketest:
+            reason = f"{entry.filename}: its smoke test failed: {entry.smoke_test['detail']}"
+            reasons.append((reason, "--allow-failed-smoketest"))
+    if reasons:
+        flags = ", ".join(dict.fromkeys(flag for _, flag in reasons))
         raise ReleaseError(
-            "These wheels should not be released:\n  " + "\n  ".join(text for text, _ in found),
-            f"Name the other wheels, or pass {options}.",
+            "These wheels should not be released:\n  " + "\n  ".join(reason for reason, _ in reasons),
+            f"Name the other wheels, or pass {flags}.",
         )
-
-
-def _source_of(wheel: ListedWheel) -> str:
-    source = wheel.recorded("source")
-    if not source:
-        return "its record lacks it" if wheel.record else "it has no record"
-    if source.get("verified") is True:
-        return "its SBOM does not say what its record says"
-    return f"{source.get('kind')} {source.get('location')}"
 
 
 def _project_audit(paths: Sequence[Path]) -> int:
@@ -170,28 +161,207 @@ def _project_audit(paths: Sequence[Path]) -> int:
     return int(audit.main([str(path) for path in paths]))
 
 
-def _dry_run(options: argparse.Namespace, assets: Sequence[Asset], notes: str, api: Api) -> None:
-    """Print what would be done. With a token the release is looked at, but nothing is changed."""
-    there = None
-    remotes: list[RemoteAsset] = []
-    if not api.has_token:
-        say("No token is set: this assumes that there is no release yet.")
+def gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
+    """Return the release's files, each with its SHA-256.
+
+    They are the wheels, their build and smoke-test reports, METADATA for the index, and last `SHA256SUMS`.
+
+    Args:
+        entries: The wheels.
+        folder: Where to write the files that are made for the release.
+    """
+    files: dict[Path, str] = {}
+    for wheel, entry in entries.items():
+        files[wheel] = entry.sha256  # of the bytes that were read before the audit
+        for suffix in (".json", SMOKETEST_SUFFIX):
+            report = wheel.with_name(wheel.name + suffix)
+            if report.is_file():
+                files[report] = file_sha256(report)
+        if entry.portable:
+            metadata = folder / (wheel.name + METADATA_SUFFIX)
+            metadata.write_bytes(read_metadata(wheel))
+            files[metadata] = entry.metadata_sha256
+    lines = {path.name: f"{sha256}  {path.name}\n" for path, sha256 in files.items()}
+    sums = folder / "SHA256SUMS"
+    sums.write_text("".join(lines[name] for name in sorted(lines)))
+    return {**files, sums: file_sha256(sums)}
+
+
+def _complete(options: argparse.Namespace, files: Mapping[Path, str], notes: str, remote: Repository) -> None:
+    """Make the release, or complete it."""
+    release = _retried(lambda: _find(remote, options.tag, files) or _create(options, notes, remote))
+    say(f"Release {options.tag}: {'a draft' if release.draft else 'published'}, {release.html_url}")
+    _retried(lambda: _upload(release, files, replace=options.replace))
+    if release.draft:
+        release = release.update_release(options.tag, notes, draft=False)
+        say(f"Published: {release.html_url}")
+    elif (release.body or "").replace("\r\n", "\n").strip() == notes.strip():
+        say("The release is complete.")
+    elif options.replace:
+        release.update_release(release.name or options.tag, notes, prerelease=release.prerelease)
+        say("Replaced the notes.")
     else:
-        release = GitHubRelease(api, options.repository, options.tag)
-        there = release.find()
-        remotes = release.assets(there, assets) if there else []
-    steps = plan_assets(assets, remotes, replace=options.replace)
+        warn("The published notes differ from those of these wheels; --replace replaces them.")
+    published = release.published_at.isoformat()
+    say(f"For the index: --uploaded {published}")
+    if output := os.environ.get("GITHUB_OUTPUT"):
+        with Path(output).open("a") as file:
+            file.write(f"published={published}\n")
+
+
+def _retried(act: Callable[[], _Result]) -> _Result:
+    """Return what a function returns that looks at what is there before it makes something new."""
+    for pause_seconds in _PAUSES_SECONDS:
+        try:
+            with github_errors():
+                return act()
+        except TransientError as error:
+            warn(f"{error.message} Trying again in {pause_seconds} s.")
+            time.sleep(pause_seconds)
+    return act()
+
+
+def _find(remote: Repository, tag: str, files: Mapping[Path, str]) -> GitRelease | None:
+    """Return the release of a tag, a published one before a draft; None if there is none.
+
+    Raises:
+        ReleaseError: The release of another tag has other content for one of these wheels.
+    """
+    wheels = {_build(path.name): sha256 for path, sha256 in files.items() if path.suffix == ".whl"}
+    releases = []
+    for release in remote.get_releases():  # only the list of all releases shows drafts
+        if release.tag_name == tag:
+            releases.append(release)
+        elif not release.draft:
+            for asset in release.assets:
+                sha256 = wheels.get(_build(asset.name)) if asset.name.endswith(".whl") else None
+                if sha256 not in (None, _sha256(asset)):
+                    raise ReleaseError(
+                        f"{release.html_url} has other content for this version: {asset.name}.",
+                        "A published version stays as it is, and pip and uv would not upgrade it. Raise the "
+                        "revision of the patches.",
+                    )
+    releases.sort(key=lambda release: (release.draft, release.id))
+    for other in releases[1:]:
+        warn(f"There is another release of {tag}, which stays as it is: {other.html_url}")
+    return releases[0] if releases else None
+
+
+def _build(filename: str) -> tuple[str, ...]:
+    """Return what tells a wheel from all others to pip and uv: its tag too, unless it is for every torch."""
+    label = WheelLabel.parse(filename)
+    python = "" if label.universal else label.python
+    return label.distribution, label.version, label.machine, python, label.platform.partition("_")[0]
+
+
+def _create(options: argparse.Namespace, notes: str, remote: Repository) -> GitRelease:
+    """Make a draft, for a tag that exists, or that is to be made at a commit."""
+    if options.target is None:
+        try:
+            remote.get_git_ref(f"tags/{options.tag}").complete()
+        except UnknownObjectException:
+            raise ReleaseError(
+                f"The repository has no tag {options.tag}.",
+                "Push it first, or say with --target COMMIT where to make it.",
+            ) from None
+    return remote.create_git_release(
+        options.tag, options.tag, notes, draft=True, target_commitish=options.target or NotSet
+    )
+
+
+def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) -> None:
+    """Upload what the release lacks, then compare all of it with the files as the API lists it."""
+    assets = {asset.name: asset for asset in release.get_assets()}
+    actions = _plan(files, assets, replace=replace)
+    for name in sorted(assets.keys() - {path.name for path in files}):
+        warn(f"The release also has {name}, which is not one of these files: it stays.")
+    with step(f"Uploading {sum(action != 'keep' for action in actions.values())} of {len(files)} files"):
+        for path, action in actions.items():
+            if action in ("complete", "replace"):
+                assets[path.name].delete_asset()
+            if action == "keep":
+                say(f"  there:   {path.name}")
+                continue
+            say(f"  sending: {path.name} ({human_size(path.stat().st_size)})")
+            kind = {".whl": "application/zip", ".json": "application/json"}.get(path.suffix, "text/plain")
+            with path.open("rb") as file:
+                asset = release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
+            if _sha256(asset) != files[path]:
+                asset.delete_asset()
+                raise TransientError(f"{path.name} arrived with a different SHA-256.", "Run again.")
+    assets = {asset.name: asset for asset in release.get_assets()}
+    wrong = [
+        path.name
+        for path, sha256 in files.items()
+        if path.name not in assets or _sha256(assets[path.name]) != sha256
+    ]
+    if wrong:
+        raise ReleaseError(
+            f"The release lacks these files, or has them with a different SHA-256: {', '.join(wrong)}.",
+            "Run the same command again.",
+        )
+    say(f"Verified {len(files)} files by SHA-256.")
+
+
+def _plan(
+    files: Mapping[Path, str], assets: Mapping[str, GitReleaseAsset], *, replace: bool
+) -> dict[Path, str]:
+    """Return what to do about each file: `keep`, `upload`, `complete` (a partial upload) or `replace`.
+
+    Raises:
+        ReleaseError: The release has files with a different SHA-256, and `replace` is false; names all.
+    """
+    actions = {}
+    different = []
+    for path, sha256 in files.items():
+        asset = assets.get(path.name)
+        if asset is None:
+            actions[path] = "upload"
+        elif asset.state != "uploaded":
+            actions[path] = "complete"
+        elif _sha256(asset) == sha256:
+            actions[path] = "keep"
+        else:
+            actions[path] = "replace"
+            different.append(f"{path.name}: the release has {_sha256(asset)}, this is {sha256}")
+    if different and not replace:
+        raise ReleaseError(
+            "The release has files of these names with a different SHA-256:\n  " + "\n  ".join(different),
+            "Release under another tag, or pass --replace, which breaks installs that are pinned by hash.",
+        )
+    return actions
+
+
+def _sha256(asset: GitReleaseAsset) -> str:
+    """Return an asset's SHA-256; where the API gives none, the asset is downloaded for it."""
+    if asset.digest:
+        return asset.digest.removeprefix("sha256:")
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "asset")
+        asset.download_asset(str(path), chunk_size=1 << 20)
+        return file_sha256(path)
+
+
+def _dry_run(
+    options: argparse.Namespace, files: Mapping[Path, str], notes: str, remote: Repository | None
+) -> None:
+    """Print what would be done. With a token the release is looked at, but nothing is changed."""
+    if remote is None:
+        say("No token is set: this assumes that there is no release yet.")
+    release = _find(remote, options.tag, files) if remote else None
+    assets = {asset.name: asset for asset in release.get_assets()} if release else {}
+    actions = _plan(files, assets, replace=options.replace)
     say(f"\nRelease {options.tag} of {options.repository} ({options.api_url})")
-    if there is None:
+    if release is None:
         say("  create a draft" + (f", and the tag at {options.target}" if options.target else ""))
     else:
-        say(f"  complete the {'draft' if there.draft else 'published release'} {there.page}")
+        say(f"  complete the {'draft' if release.draft else 'published release'} {release.html_url}")
     words = {"complete": "remove the partial one and upload", "replace": "remove the other one and upload"}
-    for one in steps:
-        say(f"  {words.get(one.action, one.action)} {one.asset.name}")
-        say(f"      {one.asset.size_bytes} bytes, SHA-256 {one.asset.sha256}")
-    say(f"  verify {len(steps)} files by size and SHA-256")
-    if there is None or there.draft:
+    for path, action in actions.items():
+        say(f"  {words.get(action, action)} {path.name}")
+        say(f"      {path.stat().st_size} bytes, SHA-256 {files[path]}")
+    say(f"  verify {len(files)} files by size and SHA-256")
+    if release is None or release.draft:
         say("  publish")
     say("\nNotes:\n")
     say(notes)

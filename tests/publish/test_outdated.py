@@ -2,86 +2,32 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import re
-import threading
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
+from static_server import StaticServer
 
-from builder.publish import outdated
-from builder.publish.newer import Change
-from builder.publish.outdated import Answer, exit_status
-from builder.publish.web import Web
-from builder.target.architectures import Architecture
+from builder.publish import github_api, outdated
 from builder.target.targets import load_targets
 from builder.util.errors import TargetError
-from builder.util.github.api import Api
 
 COMMIT = "e" * 40
 SHA = "a" * 64
-REDIST = "https://developer.download.nvidia.com/compute/cuda/redist/"
 ARCHIVE = "cuda_nvcc/linux-x86_64/cuda_nvcc-linux-x86_64-12.8.93-archive.tar.xz"
 NEWER_ARCHIVE = "cuda_nvcc/linux-x86_64/cuda_nvcc-linux-x86_64-12.8.95-archive.tar.xz"
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    wbufsize = -1
-    pages: dict[str, tuple[int, str]]
-
-    def do_GET(self) -> None:
-        status, text = self.pages.get(urlsplit(self.path).path, (404, '{"message": "Not Found"}'))
-        content = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json" if text.startswith(("{", "[")) else "text/html")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        pass
-
-
-class World:
-    """Every source, played, and a checkout that pins the newest of each."""
-
-    def __init__(self, url: str, pages: dict[str, tuple[int, str]], folder: Path) -> None:
-        self.url, self.pages, self.folder = url, pages, folder
-
-    def json(self, path: str, values: Any) -> None:
-        self.pages[path] = (200, json.dumps(values))
-
-    def links(self, path: str, *names: str) -> None:
-        self.pages[path] = (
-            200,
-            "".join(f'<a href="/whl/{name.replace("+", "%2B")}">{name}</a>' for name in names),
-        )
-
-    def package(self, name: str, *versions: str) -> None:
-        """Put versions of a package on the played default index: their names are all that is asked for."""
-        names = [
-            f"{name.replace('-', '_')}-{version}-py3-none-manylinux_2_17_x86_64.whl" for version in versions
-        ]
-        self.links(f"/simple/{name}/", *names)
-
-    def run(self, *arguments: str) -> int:
-        given = ["--targets", str(self.folder / "targets"), "--patches", str(self.folder / "patches")]
-        given += ["--api-url", f"{self.url}/api"]
-        given += ["--mirror", f"https://download.pytorch.org={self.url}/torch"]
-        given += ["--mirror", f"https://developer.download.nvidia.com={self.url}/nvidia"]
-        return outdated.main([*given, *arguments])
-
+API = "api/repos/thu-ml/SageAttention"
 
 TARGET = """
 abi = "native"
 python = "{python}"
 cuda = "{cuda}"
 torch = "{torch}"
-torch_index = "https://download.pytorch.org/whl/{tag}"
+torch_index = "{url}/whl/{tag}"
 architectures = ["8.0", "9.0a"]
 platform_tag = "manylinux_2_34_x86_64"
 upstream = "v2.2.0"
@@ -99,61 +45,38 @@ architectures = ["8.0", "9.0a"]
 """
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
-    pages: dict[str, tuple[int, str]] = {}
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Playing", (Handler,), {"pages": pages}))
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    made = World(f"http://127.0.0.1:{server.server_port}", pages, tmp_path)
-    for name, value in {
-        "UV_DEFAULT_INDEX": f"{made.url}/simple",
-        "UV_NO_CONFIG": "1",
-        "UV_CACHE_DIR": str(tmp_path / "uv-cache"),
-        "UV_HTTP_RETRIES": "0",
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    for name in (
-        "GITHUB_TOKEN",
-        "GH_TOKEN",
-        "GITHUB_API_URL",
-        "UV_INDEX",
-        "UV_EXTRA_INDEX_URL",
-        "UV_FIND_LINKS",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "targets"
-    (folder / "toolchains").mkdir(parents=True)
-    (folder / "cp312-cu130.toml").write_text(
-        TARGET.format(python="3.12", cuda="13.0", torch="2.11.0", tag="cu130")
-    )
-    (folder / "cp311-cu128.toml").write_text(
-        TARGET.format(python="3.11", cuda="12.8", torch="2.10.0", tag="cu128")
-    )
-    (folder / "toolchains" / "cu130.toml").write_text('packages = ["cuda-toolkit[nvcc]==13.0.2"]\n')
-    (folder / "toolchains" / "cu128.toml").write_text(
-        'packages = ["nvidia-cuda-nvcc-cu12==12.8.93"]\n[[archives]]\nname = "cuda_nvcc"\n'
-        f'url = "{REDIST}{ARCHIVE}"\nsha256 = "{SHA}"\nsize_bytes = 100\n'
-    )
-    (tmp_path / "patches" / "v2.2.0").mkdir(parents=True)
-    (tmp_path / "patches" / "v2.2.0" / "upstream.toml").write_text(UPSTREAM)
-    (tmp_path / "patches" / "v2.2.0" / "upstream.sha256").write_text(f"{SHA}  setup.py\n")
+class Sources:
+    """Every source, played by a static server, and a checkout that pins the newest of each."""
 
-    made.json("/api/repos/thu-ml/SageAttention", {"default_branch": "main"})
-    made.json(
-        "/api/repos/thu-ml/SageAttention/tags",
-        [{"name": "v2.2.0", "commit": {"sha": COMMIT}}, {"name": "v2.1.1", "commit": {"sha": "1" * 40}}],
-    )
-    made.json(f"/api/repos/thu-ml/SageAttention/compare/{COMMIT}...main", {"ahead_by": 0, "commits": []})
-    made.links("/torch/whl/cu130/torch/", *torch_names("2.11.0+cu130", "312"))
-    made.links("/torch/whl/cu128/torch/", *torch_names("2.10.0+cu128", "311"))
-    made.package("cuda-toolkit", "13.0.1", "13.0.2", "13.1.0")
-    made.package("nvidia-cuda-nvcc-cu12", "12.8.93", "12.9.86")
-    made.links("/nvidia/compute/cuda/redist/", "redistrib_12.8.1.json", "redistrib_12.9.0.json", "cuda_nvcc/")
-    manifest(made, "12.8.1", ARCHIVE, SHA)
-    yield made
-    server.shutdown()
-    server.server_close()
+    def __init__(self, folder: Path, server: StaticServer) -> None:
+        self.folder, self.server = folder, server
+
+    def write(self, path: str, content: object) -> None:
+        file = self.server.folder / path
+        file = file / "index.html" if path.endswith("/") else file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+
+    def links(self, path: str, *names: str) -> None:
+        self.write(path, "".join(f'<a href="{name.replace("+", "%2B")}">{name}</a>' for name in names))
+
+    def package(self, name: str, *versions: str) -> None:
+        """Put versions of a package on the default index: their names are all that is asked for."""
+        distribution = name.replace("-", "_")
+        self.links(
+            f"simple/{name}/", *(f"{distribution}-{v}-py3-none-manylinux_2_17_x86_64.whl" for v in versions)
+        )
+
+    def torch(self, tag: str, *names: str) -> None:
+        self.links(f"whl/{tag}/torch/", *names)
+
+    def manifest(self, version: str, path: str, sha256: str) -> None:
+        part = {"relative_path": path, "sha256": sha256, "size": "100"}
+        self.write(f"redist/redistrib_{version}.json", {"cuda_nvcc": {"linux-x86_64": part}})
+
+    def run(self, *arguments: str) -> int:
+        folders = ["--targets", str(self.folder / "targets"), "--patches", str(self.folder / "patches")]
+        return outdated.main([*folders, "--api-url", f"{self.server.url}/api", *arguments])
 
 
 def torch_names(version: str, python: str) -> list[str]:
@@ -163,36 +86,58 @@ def torch_names(version: str, python: str) -> list[str]:
         "torch-98.0.0-cp313-cp313-manylinux_2_28_x86_64.whl",
         f"torch-97.0.0-cp{python}-cp{python}-manylinux_2_28_aarch64.whl",
         f"torch-96.0.0rc1-cp{python}-cp{python}-manylinux_2_28_x86_64.whl",
-        "not a wheel",
     ]
 
 
-def manifest(world: World, version: str, path: str, sha256: str) -> None:
-    part = {"relative_path": path, "sha256": sha256, "size": "100"}
-    world.json(f"/nvidia/compute/cuda/redist/redistrib_{version}.json", {"cuda_nvcc": {"linux-x86_64": part}})
+@pytest.fixture
+def sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[Path], StaticServer]
+) -> Sources:
+    made = Sources(tmp_path, serve(tmp_path / "www"))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    for name, value in {
+        "UV_DEFAULT_INDEX": f"{made.server.url}/simple",
+        "UV_NO_CONFIG": "1",
+        "UV_CACHE_DIR": str(tmp_path / "uv-cache"),
+        "UV_HTTP_RETRIES": "0",
+        "NO_PROXY": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("GITHUB_TOKEN", "GH_TOKEN", "GITHUB_API_URL", "UV_INDEX", "UV_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "targets"
+    (folder / "toolchains").mkdir(parents=True)
+    for python, cuda, torch in (("3.12", "13.0", "2.11.0"), ("3.11", "12.8", "2.10.0")):
+        cuda_tag, interpreter = f"cu{cuda.replace('.', '')}", python.replace(".", "")
+        text = TARGET.format(python=python, cuda=cuda, torch=torch, tag=cuda_tag, url=made.server.url)
+        (folder / f"cp{interpreter}-{cuda_tag}.toml").write_text(text)
+        made.torch(cuda_tag, *torch_names(f"{torch}+{cuda_tag}", interpreter))
+    (folder / "toolchains" / "cu130.toml").write_text('packages = ["cuda-toolkit[nvcc]==13.0.2"]\n')
+    (folder / "toolchains" / "cu128.toml").write_text(
+        'packages = ["nvidia-cuda-nvcc-cu12==12.8.93"]\n[[archives]]\nname = "cuda_nvcc"\n'
+        f'url = "{made.server.url}/redist/{ARCHIVE}"\nsha256 = "{SHA}"\nsize_bytes = 100\n'
+    )
+    (tmp_path / "patches" / "v2.2.0").mkdir(parents=True)
+    (tmp_path / "patches" / "v2.2.0" / "upstream.toml").write_text(UPSTREAM)
+    (tmp_path / "patches" / "v2.2.0" / "upstream.sha256").write_text(f"{SHA}  setup.py\n")
+
+    made.write(f"{API}/tags", [tag("v2.2.0", COMMIT), tag("v2.1.1", "1" * 40)])
+    made.write(f"{API}/compare/{COMMIT}...HEAD", {"ahead_by": 0})
+    made.package("cuda-toolkit", "13.0.1", "13.0.2", "13.1.0")
+    made.package("nvidia-cuda-nvcc-cu12", "12.8.93", "12.9.86")
+    made.links("redist/", "redistrib_12.8.1.json", "redistrib_12.80.1.json", "redistrib_12.9.0.json")
+    made.manifest("12.8.1", ARCHIVE, SHA)
+    return made
 
 
-def test_each_machine_is_asked_for_its_own_torch_and_packages(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arm = TARGET.format(python="3.12", cuda="13.0", torch="2.11.0", tag="cu130").replace("x86_64", "aarch64")
-    (world.folder / "targets" / "cp312-cu130-aarch64.toml").write_text(arm)
-    with (world.folder / "targets" / "toolchains" / "cu130.toml").open("a") as file:
-        file.write('runtime = ["cuda-toolkit[cudart]==13.0.1"]\n')
-    assert world.run() == 20
-    said = capsys.readouterr().out
-    assert "cp312-cu130-aarch64.toml: torch: 2.11.0 -> 97.0.0" in said
-    assert "up to date   torch for cp312-cu130 " in said
-    assert "CUDA 13.0 packages for x86_64" in said
-    assert "NOT ASKED    CUDA 13.0 packages for aarch64" in said, "the index has them for x86_64 only"
-    change = "cu130.toml: runtime: cuda-toolkit[cudart]==13.0.1 -> cuda-toolkit[cudart]==13.0.2"
-    assert said.count(change) == 1
+def tag(name: str, commit: str) -> dict[str, Any]:
+    return {"name": name, "commit": {"sha": commit, "url": "https://example.invalid"}}
 
 
 def test_nothing_newer_is_zero_and_every_source_is_named(
-    world: World, capsys: pytest.CaptureFixture[str]
+    sources: Sources, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert world.run() == 0
+    assert sources.run() == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["up to date"] * 7
     assert sum("SageAttention" in line for line in lines) == 2
@@ -200,128 +145,102 @@ def test_nothing_newer_is_zero_and_every_source_is_named(
 
 
 def test_newer_versions_are_twenty_and_say_what_to_change(
-    world: World, capsys: pytest.CaptureFixture[str]
+    sources: Sources, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tags = [
-        {"name": name, "commit": {"sha": COMMIT}}
-        for name in ("v2.2.0", "v2.10.0", "v2.9.0", "v3.0.0rc1", "demo")
-    ]
-    world.json("/api/repos/thu-ml/SageAttention/tags", tags)
-    commits = [
-        {"sha": str(number) * 40, "commit": {"message": f"Mend {number}\n\nMore"}} for number in (1, 2)
-    ]
-    world.json(
-        f"/api/repos/thu-ml/SageAttention/compare/{COMMIT}...main", {"ahead_by": 2, "commits": commits}
-    )
-    world.links(
-        "/torch/whl/cu130/torch/", *torch_names("2.12.1+cu130", "312"), *torch_names("2.11.0+cu130", "312")
-    )
-    world.package("cuda-toolkit", "13.0.2", "13.0.3", "13.1.0")
-    manifest(world, "12.8.2", NEWER_ARCHIVE, "b" * 64)
-    world.links("/nvidia/compute/cuda/redist/", "redistrib_12.8.1.json", "redistrib_12.8.2.json")
-    assert world.run() == 20
+    names = ("v2.2.0", "v2.10.0", "v2.9.0", "v3.0.0rc1", "demo")
+    sources.write(f"{API}/tags", [tag(name, COMMIT) for name in names])
+    sources.write(f"{API}/compare/{COMMIT}...HEAD", {"ahead_by": 2})
+    sources.write(f"{API}/commits/HEAD", {"sha": "2" * 40, "commit": {"message": "Mend 2\n\nMore"}})
+    sources.torch("cu130", *torch_names("2.12.1+cu130", "312"), *torch_names("2.11.0+cu130", "312"))
+    sources.package("cuda-toolkit", "13.0.2", "13.0.3", "13.1.0")
+    sources.manifest("12.8.10", NEWER_ARCHIVE, "b" * 64)
+    sources.links("redist/", "redistrib_12.8.1.json", "redistrib_12.8.10.json", "redistrib_12.8.9.json")
+    assert sources.run() == 20
     printed = capsys.readouterr().out
-    cu128 = "targets/toolchains/cu128.toml"
+    cu128, redist = "targets/toolchains/cu128.toml", f"{sources.server.url}/redist/"
     for line in (
         "patches/v2.2.0/upstream.toml: tag: v2.2.0 -> v2.10.0",
         f"patches/v2.2.0/upstream.toml: commit: {COMMIT[:12]} -> {'2' * 12}",
         "targets/cp312-cu130.toml: torch: 2.11.0 -> 2.12.1",
         "targets/toolchains/cu130.toml: packages: cuda-toolkit[nvcc]==13.0.2 -> cuda-toolkit[nvcc]==13.0.3",
-        f"{cu128}: archives[cuda_nvcc].url: {REDIST}{ARCHIVE} -> {REDIST}{NEWER_ARCHIVE}",
+        f"{cu128}: archives[cuda_nvcc].url: {redist}{ARCHIVE} -> {redist}{NEWER_ARCHIVE}",
         f"{cu128}: archives[cuda_nvcc].sha256: {SHA} -> {'b' * 64}",
     ):
         assert f"  {line}\n" in printed
-    assert "2 commits on main, newest: Mend 2. " in printed
+    assert "2 commits on the default branch, newest: Mend 2. " in printed
     assert len(re.findall(r"^  \S.*->", printed, re.MULTILINE)) == 6
 
 
+def test_each_machine_is_asked_for_its_own_torch_and_packages(
+    sources: Sources, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = (sources.folder / "targets" / "cp312-cu130.toml").read_text()
+    (sources.folder / "targets" / "cp312-cu130-aarch64.toml").write_text(target.replace("x86_64", "aarch64"))
+    with (sources.folder / "targets" / "toolchains" / "cu130.toml").open("a") as file:
+        file.write('runtime = ["cuda-toolkit[cudart]==13.0.1"]\n')
+    assert sources.run() == 20
+    printed = capsys.readouterr().out
+    assert "cp312-cu130-aarch64.toml: torch: 2.11.0 -> 97.0.0" in printed
+    assert "up to date   torch for cp312-cu130 " in printed
+    assert "NO ANSWER    CUDA 13.0 packages for aarch64" in printed, "the index has them for x86_64 only"
+    change = "cu130.toml: runtime: cuda-toolkit[cudart]==13.0.1 -> cuda-toolkit[cudart]==13.0.2"
+    assert printed.count(change) == 1
+
+
 BROKEN = {
-    "releases": "/api/repos/thu-ml/SageAttention/tags",
-    "commits": f"/api/repos/thu-ml/SageAttention/compare/{COMMIT}...main",
-    "torch": "/torch/whl/cu130/torch/",
-    "packages": "/simple/cuda-toolkit/",
-    "archives": "/nvidia/compute/cuda/redist/redistrib_12.8.1.json",
+    "releases": f"{API}/tags",
+    "commits": f"{API}/compare/{COMMIT}...HEAD",
+    "torch": "whl/cu130/torch/",
+    "packages": "simple/cuda-toolkit/",
+    "archives": "redist/redistrib_12.8.1.json",
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-@pytest.mark.parametrize("answer", [(404, "gone"), (200, "<html>Please log in</html>"), (200, "{}")])
+@pytest.mark.parametrize("answer", [None, "<html>Please log in</html>", "{}"])
 def test_a_source_that_did_not_answer_is_never_up_to_date(
-    world: World, capsys: pytest.CaptureFixture[str], kind: str, answer: tuple[int, str]
+    sources: Sources, capsys: pytest.CaptureFixture[str], kind: str, answer: str | None
 ) -> None:
     others = [argument for other in BROKEN if other != kind for argument in ("--ignore", other)]
-    world.pages[BROKEN[kind]] = answer
-    assert world.run(*others) == 21
+    if answer is None:
+        file = sources.server.folder / BROKEN[kind]
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    else:
+        sources.write(BROKEN[kind], answer)
+    assert sources.run(*others) == 21
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("NOT ASKED") for line in lines) == 1
+    assert sum(line.startswith("NO ANSWER") for line in lines) == 1
     assert sum(line.startswith("up to date") for line in lines) == (1 if kind in ("torch", "packages") else 0)
-    assert world.run(*others, "--ignore", kind) == 0
+    assert sources.run(*others, "--ignore", kind) == 0
 
 
-def test_something_newer_counts_though_another_source_is_down(world: World) -> None:
-    world.pages["/torch/whl/cu128/torch/"] = (404, "gone")
-    world.links("/torch/whl/cu130/torch/", *torch_names("2.11.1+cu130", "312"))
-    assert world.run("--ignore", "packages") == 20
+def test_something_newer_counts_though_another_source_is_down(sources: Sources) -> None:
+    sources.torch("cu128")
+    sources.torch("cu130", *torch_names("2.11.1+cu130", "312"))
+    assert sources.run("--ignore", "packages") == 20
 
 
-def test_a_moved_tag_is_reported(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.json("/api/repos/thu-ml/SageAttention/tags", [{"name": "v2.2.0", "commit": {"sha": "f" * 40}}])
-    assert world.run("--ignore", "packages") == 20
-    assert f"commit: {COMMIT} -> {'f' * 40}\n      The tag was moved" in capsys.readouterr().out
+def test_what_moved_changed_or_went_is_reported(sources: Sources, capsys: pytest.CaptureFixture[str]) -> None:
+    sources.write(f"{API}/tags", [tag("v2.2.0", "f" * 40)])
+    sources.manifest("12.8.1", ARCHIVE, "c" * 64)
+    sources.torch("cu130", *torch_names("2.10.0+cu130", "312"))
+    assert sources.run("--ignore", "packages") == 20
+    printed = capsys.readouterr().out
+    assert f"commit: {COMMIT} -> {'f' * 40}\n      The tag was moved" in printed
+    assert "find out why before you build" in printed
+    assert "no longer has the pinned one" in printed
 
 
-def test_a_manifest_with_a_different_digest_at_the_same_address_is_reported(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    manifest(world, "12.8.1", ARCHIVE, "c" * 64)
-    assert world.run("--ignore", "packages") == 20
-    assert "find out why before you build" in capsys.readouterr().out
-
-
-def test_a_pinned_torch_that_is_gone_is_reported(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    world.links("/torch/whl/cu130/torch/", *torch_names("2.10.0+cu130", "312"))
-    assert world.run("--ignore", "packages") == 20
-    assert "no longer has the pinned one" in capsys.readouterr().out
-
-
-def test_a_target_with_a_compiler_of_its_own_names_its_own_file(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own = world.folder / "targets" / "cp312-cu130.toml"
-    own.write_text(own.read_text() + '[toolchain]\npackages = ["cuda-toolkit[nvcc]==13.0.1"]\n')
-    assert world.run() == 20
-    change = "toolchain.packages: cuda-toolkit[nvcc]==13.0.1 -> cuda-toolkit[nvcc]==13.0.2"
-    assert f"targets/cp312-cu130.toml: {change}\n" in capsys.readouterr().out
-
-
-def test_a_wrong_target_is_an_error_of_its_own(world: World) -> None:
-    (world.folder / "targets" / "cp312-cu130.toml").write_text("torch = 1\n")
+def test_a_wrong_target_is_an_error_of_its_own(sources: Sources) -> None:
+    (sources.folder / "targets" / "cp312-cu130.toml").write_text("torch = 1\n")
     with pytest.raises(TargetError):
-        world.run()
-
-
-def test_exit_status() -> None:
-    fine, down = Answer("torch", "a"), Answer("torch", "b", problem="down")
-    newer = Answer("torch", "c", changes=(Change("f", "k", "1", "2"),))
-    assert exit_status([fine]) == 0
-    assert exit_status([fine, down]) == 21
-    assert exit_status([fine, newer]) == 20
-    assert exit_status([fine, newer, down]) == 20
+        sources.run()
 
 
 def test_the_targets_of_this_checkout_can_be_asked_about() -> None:
-    """Every source has an address: the sessions' own files are of the form that is watched."""
     root = Path(__file__).resolve().parents[2]
     targets = load_targets(root / "targets", root / "patches")
-    questions = list(
-        outdated._questions(
-            targets,
-            root / "targets",
-            root / "patches",
-            Web({}),
-            Api("https://x.invalid", None),
-        )
-    )
-    assert sorted({kind for kind, _, _ in questions}) == sorted(outdated.KINDS)
-    assert sum(kind == "torch" for kind, _, _ in questions) == len(targets)
-    assert Architecture.parse("9.0a") in next(iter(targets.values())).architectures
+    github = github_api.connect("https://x.invalid", None)
+    asked = [kind for kind, *_ in outdated._sources(targets, root / "targets", root / "patches", github)]
+    assert sorted(set(asked)) == sorted(outdated.KINDS)
+    assert asked.count("torch") == len(targets)

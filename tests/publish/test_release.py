@@ -1,136 +1,463 @@
-"""The release command: what it refuses, and what it says beforehand."""
+"""Making and completing a release, with failures in the middle."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import os
 import re
-import subprocess
-import sys
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from made_up_wheels import (
-    INCOMPLETE,
-    NATIVE,
-    NATIVE_BASIC,
-    UNIVERSAL,
-    UNVERIFIED,
-    make_ours,
-    write_report,
-)
-from played_github import REPOSITORY, TAG, TOKEN, Played, expected_names
+from fakes.github import REPOSITORY, TOKEN, FakeGitHub, Request, serving_github
+from fakes.index_wheels import INCOMPLETE, NATIVE, NATIVE_BASIC, UNIVERSAL, make_ours, write_report
+from github.Requester import HTTPSRequestsConnectionClass
 
-from builder.publish import release
+from builder.publish import github_api, release
 from builder.util.errors import AuditError, ReleaseError, UsageError
+from builder.util.files import file_sha256
+
+TAG = "v2.2.0-1"
+WHEELS = (NATIVE, NATIVE_BASIC, UNIVERSAL)
+NAMES = sorted(
+    [f"{wheel}{suffix}" for wheel in WHEELS for suffix in ("", ".json")]
+    + [f"{NATIVE}.smoketest.json", f"{NATIVE}.metadata", f"{UNIVERSAL}.metadata", "SHA256SUMS"]
+)
+Run = Callable[..., None]
 
 
-def test_what_should_not_be_published_is_refused_all_at_once(played: Played) -> None:
-    make_ours(played.wheelhouse, INCOMPLETE, complete=False, architectures=["8.9"])
-    make_ours(played.wheelhouse, UNIVERSAL, source=UNVERIFIED)
-    (played.wheelhouse / f"{NATIVE_BASIC}.json").unlink()
-    write_report(played.wheelhouse / NATIVE, exit_code=1, headline="FAILED (1 FAIL)")
+@pytest.fixture
+def github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[FakeGitHub]:
+    for name in ("GH_TOKEN", "GITHUB_API_URL", "GITHUB_OUTPUT", "GITHUB_REPOSITORY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving_github(TAG) as server:
+        yield server
+    printed = capsys.readouterr()
+    assert TOKEN not in printed.out + printed.err
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that were waited for, and did not pass."""
+    seconds: list[float] = []
+    monkeypatch.setattr("time.sleep", seconds.append)
+    return seconds
+
+
+@pytest.fixture
+def wheelhouse(tmp_path: Path) -> Path:
+    wheels = make_ours(tmp_path / "wheelhouse", *WHEELS)
+    write_report(wheels[0])
+    return tmp_path / "wheelhouse"
+
+
+@pytest.fixture
+def run(github: FakeGitHub, wheelhouse: Path, pauses: list[float]) -> Run:
+    """Release the wheelhouse, whose wheels all pass the audit."""
+
+    def run(*arguments: str, audit: Callable[[Sequence[Path]], int] = lambda paths: 0) -> None:
+        command = ["--wheelhouse", str(wheelhouse), "--tag", TAG, "--repository", REPOSITORY]
+        assert release.main([*command, "--api-url", github.url, *arguments], audit=audit) == 0
+
+    return run
+
+
+def only(github: FakeGitHub) -> dict[str, Any]:
+    (made,) = github.releases.values()
+    return made
+
+
+def times(count: int, failure: Callable[[Request], bool]) -> Callable[[Request], bool]:
+    """A failure that happens so many times."""
+    left = [count]
+
+    def fails(request: Request) -> bool:
+        if left[0] and failure(request):
+            left[0] -= 1
+            return True
+        return False
+
+    return fails
+
+
+def hang_up(request: Request) -> bool:
+    request.close_connection = True
+    return True
+
+
+def test_a_release_holds_every_file_and_is_published_last(
+    github: FakeGitHub,
+    run: Run,
+    wheelhouse: Path,
+    pauses: list[float],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    run()
+    files = github.files()
+    assert sorted(files) == NAMES
+    assert only(github)["draft"] is False
+    for name, content in files.items():
+        if (wheelhouse / name).exists():
+            assert content == (wheelhouse / name).read_bytes()
+    assert files["SHA256SUMS"].decode() == "".join(
+        f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in NAMES if name != "SHA256SUMS"
+    )
+    assert [line for line in github.requests if line.startswith("PATCH")] == github.requests[-1:]
+    assert github.uploads[-1] == "SHA256SUMS"
+    assert pauses == []
+    assert (tmp_path / "output").read_text() == "published=2026-11-01T10:00:00+00:00\n"
+
+
+def test_a_second_run_sends_nothing(github: FakeGitHub, run: Run) -> None:
+    run()
+    count = len(github.requests)
+    run()
+    assert all(line.startswith("GET") for line in github.requests[count:])
+
+
+def test_a_run_that_died_is_completed_by_the_next(
+    github: FakeGitHub, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    github.failure = lambda request: len(github.uploads) >= 4 and hang_up(request)
+    with pytest.raises(github_api.TransientError, match="does not answer") as raised:
+        run()
+    assert "Run the same command again" in raised.value.remedy
+    assert f"The release of {TAG} may not be complete." in capsys.readouterr().err
+    assert only(github)["draft"] is True
+    github.failure = lambda request: False
+    run()
+    assert sorted(github.uploads) == NAMES
+    assert only(github)["draft"] is False
+
+
+def test_a_partial_asset_that_a_502_leaves_is_removed_and_sent_again(
+    github: FakeGitHub, run: Run, wheelhouse: Path, pauses: list[float]
+) -> None:
+    def partial(request: Request) -> bool:
+        if request.upload_name != NATIVE:
+            return False
+        github.add_asset(only(github)["id"], NATIVE, b"", state="starter", digest=None)
+        request.answer(502, {"message": "Bad Gateway"})
+        return True
+
+    github.failure = times(2, partial)
+    run()
+    assert pauses == [1, 2]
+    assert sorted(github.files()) == NAMES
+    assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
+
+
+def test_a_partial_asset_of_an_earlier_run_is_replaced_without_asking(
+    github: FakeGitHub, run: Run, wheelhouse: Path
+) -> None:
+    draft = github.add_release(tag_name=TAG, draft=True)
+    github.add_asset(draft["id"], NATIVE, b"PK", state="starter", digest=None)
+    run()
+    assert only(github)["id"] == draft["id"]
+    assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
+
+
+def test_what_was_made_although_the_answer_was_lost_is_not_made_twice(github: FakeGitHub, run: Run) -> None:
+    def lost_draft(request: Request) -> bool:
+        if (request.command, request.route) != ("POST", "/releases"):
+            return False
+        github.add_release(**json.loads(request.body))
+        request.answer(504, {"message": "Gateway Timeout"})
+        return True
+
+    def lost_upload(request: Request) -> bool:
+        if request.upload_name != UNIVERSAL:
+            return False
+        github.add_asset(only(github)["id"], UNIVERSAL, request.body)
+        return hang_up(request)
+
+    draft, upload = times(1, lost_draft), times(1, lost_upload)
+    github.failure = lambda request: draft(request) or upload(request)
+    run()
+    assert UNIVERSAL not in github.uploads
+    assert sorted(github.files()) == NAMES
+    assert only(github)["draft"] is False
+
+
+@pytest.mark.parametrize("count", [1, 99])
+def test_an_upload_with_a_different_digest_never_stays(
+    github: FakeGitHub, run: Run, wheelhouse: Path, count: int
+) -> None:
+    def corrupt(request: Request) -> bool:
+        if request.upload_name == NATIVE:
+            request.body = request.body[:-1] + b"!"
+        return request.upload_name == NATIVE
+
+    damaged = times(count, corrupt)
+    github.failure = lambda request: damaged(request) and False
+    if count == 1:
+        run()
+        assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
+        return
+    with pytest.raises(ReleaseError, match=re.escape(NATIVE)):
+        run()
+    assert NATIVE not in github.files()
+    assert only(github)["draft"] is True
+
+
+def test_bytes_that_change_after_the_upload_stop_the_publication(github: FakeGitHub, run: Run) -> None:
+    def swap(request: Request) -> bool:
+        for asset in github.assets.values():
+            if request.upload_name == "SHA256SUMS" and asset["name"] == UNIVERSAL:
+                asset["digest"] = "sha256:" + "0" * 64
+        return False
+
+    github.failure = swap
+    with pytest.raises(ReleaseError, match=f"a different SHA-256: {re.escape(UNIVERSAL)}"):
+        run()
+    assert only(github)["draft"] is True
+
+
+def test_without_digests_the_bytes_are_downloaded_and_compared(github: FakeGitHub, run: Run) -> None:
+    github.digests = False
+    run()
+    number = next(number for number, asset in github.assets.items() if asset["name"] == NATIVE)
+    github.content[number] = github.content[number][:-1] + b"!"
+    with pytest.raises(ReleaseError, match="different SHA-256"):
+        run()
+
+
+def test_other_bytes_replace_published_ones_only_when_asked(
+    github: FakeGitHub, run: Run, wheelhouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    before = github.files()
+    make_ours(wheelhouse, NATIVE, code="changed = True\n")
+    write_report(wheelhouse / NATIVE, headline="passed (121 pass)")
+    with pytest.raises(ReleaseError, match="different SHA-256") as raised:
+        run()
+    assert NATIVE in raised.value.message
+    assert UNIVERSAL not in raised.value.message
+    assert github.files() == before
+    run("--replace")
+    assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
+    assert sorted(github.files()) == NAMES
+    assert "121 pass" in only(github)["body"]
+    assert "Replaced the notes." in capsys.readouterr().out
+
+
+def test_what_is_not_this_releases_is_left_alone(
+    github: FakeGitHub, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = [github.add_release(tag_name=f"v{number}", draft=number % 2 == 0) for number in range(8)]
+    before = [dict(other) for other in others]
+    draft = github.add_release(tag_name=TAG, draft=True)
+    github.add_asset(draft["id"], "handmade.txt", b"mine")
+    run()
+    assert [github.releases[other["id"]] for other in others] == before
+    assert github.files()["handmade.txt"] == b"mine"
+    assert "handmade.txt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("published", "refused"),
+    [
+        (UNIVERSAL, True),
+        (UNIVERSAL.replace("cp310-abi3", "py3-none"), True),  # pip would prefer one of the two for ever
+        (UNIVERSAL.replace("universal", "universal.r2"), False),
+        (UNIVERSAL.replace("x86_64", "aarch64"), False),
+        (NATIVE.replace("cp312", "cp313"), False),
+    ],
+)
+def test_a_version_that_another_release_has_never_changes(
+    github: FakeGitHub, run: Run, wheelhouse: Path, published: str, refused: bool
+) -> None:
+    earlier = github.add_release(tag_name="v2.2.0-0", draft=False)
+    asset = github.add_asset(earlier["id"], published, b"other")
+    if refused:
+        for arguments in ([], ["--replace"], ["--dry-run"]):
+            with pytest.raises(ReleaseError, match=f"other content for this version: {re.escape(published)}"):
+                run(*arguments)
+        assert len(github.releases) == 1
+        asset["digest"] = f"sha256:{file_sha256(wheelhouse / UNIVERSAL)}"
+    run()
+    assert [made["draft"] for made in github.releases.values()] == [False, False]
+
+
+def test_a_missing_tag_is_not_made_by_accident(github: FakeGitHub, run: Run) -> None:
+    github.tags.clear()
+    with pytest.raises(ReleaseError, match="no tag"):
+        run()
+    assert github.releases == {}
+    run("--target", "c" * 40)
+    assert only(github)["target_commitish"] == "c" * 40
+
+
+def test_an_interrupted_release_is_completed_by_the_next_run(
+    github: FakeGitHub, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A shell's background job starts with it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt(request: Request) -> bool:
+        if request.upload_name != UNIVERSAL:
+            return False
+        os.kill(os.getpid(), signal.SIGINT)
+        return hang_up(request)
+
+    github.failure = interrupt
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert f"The release of {TAG} may not be complete." in capsys.readouterr().err
+    github.failure = lambda request: False
+    run()
+    assert sorted(github.files()) == NAMES
+    assert only(github)["draft"] is False
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (401, {"message": "Bad credentials"}, "another one in GITHUB_TOKEN"),
+        (404, {"message": "Not Found"}, "Check the repository's name"),
+        (200, b"<html>Please log in</html>", "Check that --api-url"),
+        (200, [{"tag_name": 3}], "Check that --api-url"),
+    ],
+)
+def test_an_answer_that_is_no_use_is_one_error(
+    github: FakeGitHub, run: Run, status: int, body: object, message: str
+) -> None:
+    def answer(request: Request) -> bool:
+        request.answer(status, body)
+        return True
+
+    github.failure = answer
     with pytest.raises(ReleaseError) as raised:
-        played.run()
-    text = raised.value.message
-    for part in (
-        INCOMPLETE,
-        "directory fork",
-        f"{NATIVE_BASIC}: its source is not verified: it has no record",
-        "FAILED",
-    ):
-        assert part in text
-    assert (played.state.asked, played.audited) == ([], [])
+        run()
+    assert message in raised.value.remedy
+    assert github.files() == {}
+
+
+def test_what_should_not_be_published_is_refused_all_at_once(
+    github: FakeGitHub, run: Run, wheelhouse: Path
+) -> None:
+    make_ours(wheelhouse, INCOMPLETE)
+    make_ours(wheelhouse, UNIVERSAL, verified=False)
+    write_report(wheelhouse / NATIVE, exit_code=1, headline="FAILED (1 FAIL)")
+    with pytest.raises(ReleaseError) as raised:
+        run()
+    for part in (f"{INCOMPLETE}: it holds only 8.9", f"{UNIVERSAL}: its source is not verified", "FAILED"):
+        assert part in raised.value.message
+    assert github.requests == []
     flags = re.findall(r"--[a-z-]+", raised.value.remedy)
     assert sorted(flags) == ["--allow-failed-smoketest", "--allow-incomplete", "--allow-unverified"]
     for flag in flags:
         with pytest.raises(ReleaseError):
-            played.run(flag)
-    played.run(*flags)
-    assert played.release()["draft"] is False
-    assert "**not verified**" in played.release()["body"]
+            run(flag)
+    run(*flags)
+    assert "SageAttention 2.2.0: directory" in only(github)["body"]
+    assert "**not verified**" in only(github)["body"]
 
 
-def test_every_wheel_is_audited_and_one_fault_stops_all(played: Played) -> None:
-    played.run("--dry-run")
-    assert sorted(played.audited) == sorted([NATIVE, NATIVE_BASIC, UNIVERSAL])
-    arguments = ["--wheelhouse", str(played.wheelhouse), "--tag", TAG, "--repository", REPOSITORY]
+def test_every_wheel_is_audited_and_one_fault_stops_all(github: FakeGitHub, run: Run) -> None:
+    audited: list[str] = []
+
+    def audit(paths: Sequence[Path]) -> int:
+        audited.extend(path.name for path in paths)
+        return 14
+
     with pytest.raises(AuditError):
-        release.main([*arguments, "--api-url", played.url], audit=lambda paths: 14)
-    assert [line for line in played.state.asked if not line.startswith("GET")] == []
+        run(audit=audit)
+    assert audited == sorted(WHEELS)
+    assert github.requests == []
 
 
 def test_a_dry_run_prints_steps_and_notes_and_changes_nothing(
-    played: Played, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    github: FakeGitHub, run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played.run("--dry-run")
-    assert [line for line in played.state.asked if not line.startswith("GET")] == []
+    run("--dry-run")
+    assert all(line.startswith("GET") for line in github.requests)
     printed = capsys.readouterr().out
-    for name in expected_names():
+    for name in NAMES:
         assert f"upload {name}\n" in printed
     assert "create a draft" in printed
-    assert "publish" in printed
     assert "## Smoke tests" in printed
     monkeypatch.delenv("GITHUB_TOKEN")
-    asked = len(played.state.asked)
-    played.run("--dry-run")
-    assert len(played.state.asked) == asked
+    count = len(github.requests)
+    run("--dry-run")
+    assert len(github.requests) == count
     monkeypatch.setenv("GH_TOKEN", TOKEN)
-    played.run()
+    run()
     capsys.readouterr()
-    played.run("--dry-run")
-    printed = capsys.readouterr().out
-    assert "upload" not in printed.partition("Notes:")[0]
-    assert f"keep {NATIVE}\n" in printed
+    run("--dry-run")
+    steps = capsys.readouterr().out.partition("Notes:")[0]
+    assert "upload" not in steps
+    assert f"keep {NATIVE}\n" in steps
 
 
-def test_without_a_token_or_a_repository_it_says_what_is_missing(
-    played: Played, monkeypatch: pytest.MonkeyPatch
+def test_the_notes_say_what_was_built_patched_and_tested(github: FakeGitHub, run: Run) -> None:
+    run("--index-url", "https://someone.example/wheels")
+    notes = only(github)["body"]
+    for line in (
+        f"| `{NATIVE}` | passed | NVIDIA H100, torch 2.11.0+cu130 | passed (120 pass) |",
+        f"| `{UNIVERSAL}` | not run |  |  |",
+        "- `0001-build.toml`: 1 replacement",
+        f"archive/refs/tags/v2.2.0.tar.gz, SHA-256 `{'d' * 64}`",
+        "| cp312-cu130 | 2.11.0 | 13.0.88 | 14.2.1 |",
+        '"sageattention==2.2.0" --extra-index-url https://someone.example/wheels/cu130/',
+        f"--against https://github.com/{REPOSITORY}/releases/download/{TAG}/FILE.whl",
+    ):
+        assert notes.count(line) == 1
+
+
+def test_what_reports_say_can_not_become_markup(github: FakeGitHub, run: Run, wheelhouse: Path) -> None:
+    text = "a | b\n| ## c `d` ![e](https://evil.invalid/f) <img src=x> **g** &lt;"
+    wheel, *_ = make_ours(wheelhouse, *WHEELS, summary=text)
+    write_report(wheel, headline=text, environment={"gpu": text, "torch": text})
+    run()
+    lines = [line for line in only(github)["body"].splitlines() if "evil.invalid" in line]
+    assert len(lines) == 2
+    for line in lines:
+        plain = re.sub(r"\\.", "", line)
+        assert not re.search(r"[<\[]|\*\*g|`d`|&lt", plain)
+        assert plain.count("|") in (0, 5)
+
+
+def test_what_is_missing_is_said_before_the_audit(
+    github: FakeGitHub, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for arguments, message in (
+        (["--repository", "nonsense"], "'nonsense' is not a repository"),
+        (["--api-url", "http://api.example.invalid"], "sent over https only"),
+        (["--target="], "--target: '' is not the name"),  # it would make the tag at the default branch
+        (["--tag=a..b"], "--tag: 'a..b' is not the name"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run(*arguments, audit=lambda paths: pytest.fail("audited"))
     monkeypatch.delenv("GITHUB_TOKEN")
     with pytest.raises(UsageError, match="GH_TOKEN"):
-        played.run()
-    with pytest.raises(UsageError, match="'nonsense' is not a repository"):
-        played.run("--repository", "nonsense")
+        run()
+    assert github.requests == []
 
 
-@pytest.mark.parametrize("option", ["--tag", "--target"])
-@pytest.mark.parametrize(
-    "value", ["", "..", "a..b", "a//b", "/a", "a/", "a b", "-a", "a\n", "a?b", "a#b", "ä", "a" * 201]
-)
-def test_what_can_t_be_a_tag_or_commit_is_refused(played: Played, option: str, value: str) -> None:
-    """An empty --target would make the tag wherever the default branch is."""
-    with pytest.raises(UsageError, match=f"{option}: .* is not the name of a tag, branch or commit"):
-        played.run(f"{option}={value}")
-    assert played.state.asked == []
+def test_uploads_have_a_timeout_at_another_host_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GitHub takes assets at `uploads.github.com`."""
+    timeouts = []
 
+    def respond(connection: HTTPSRequestsConnectionClass) -> None:
+        timeouts.append((connection.host, connection.timeout))
+        raise KeyboardInterrupt
 
-def test_what_is_missing_is_said_before_the_audit(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"GITHUB_TOKEN": "a b", "GITHUB_API_URL": "http://api.example.invalid"}.items():
-        with monkeypatch.context() as patched:
-            patched.setenv(name, value)
-            with pytest.raises(UsageError):
-                release.main(
-                    ["--tag", TAG, "--repository", REPOSITORY, "--wheelhouse", str(played.wheelhouse)]
-                )
-    assert played.audited == []
-
-
-def test_the_command_refuses_wheels_that_fail_the_projects_audit(played: Played) -> None:
-    """The made-up wheels hold no compiled code, so the real audit can't find them good."""
-    pytest.importorskip("builder.check.audit", reason="the audit's module is not there")
-    command = [
-        sys.executable,
-        "-m",
-        "builder",
-        "release",
-        "--wheelhouse",
-        str(played.wheelhouse),
-        "--tag",
-        TAG,
-    ]
-    command += ["--repository", REPOSITORY, "--api-url", played.url]
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == AuditError.exit_code
-    assert TOKEN not in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert played.state.asked == []
+    monkeypatch.setattr(HTTPSRequestsConnectionClass, "getresponse", respond)
+    requester = github_api.connect(github_api.API_URL, TOKEN).requester
+    with pytest.raises(KeyboardInterrupt):
+        requester.requestMemoryBlobAndCheck(
+            "POST", "https://uploads.github.com/a", {}, {"Content-Type": "text/plain"}, io.BytesIO()
+        )
+    assert timeouts == [("uploads.github.com", 120)]

@@ -7,21 +7,19 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from made_up_site import WHEELS_URL, Links, sha256, write_site
-from made_up_wheels import (
-    NATIVE,
-    OLDER_CUDA,
-    UNIVERSAL,
-    UNIVERSAL_ARM,
-    make_ours,
-    make_wheel,
-)
+from fakes.index_wheels import NATIVE, OLDER_CUDA, UNIVERSAL, UNIVERSAL_ARM, make_ours, make_wheel
+from fakes.site import WHEELS_URL, Links, write_site
 from static_server import StaticServer
+
+from builder.util.files import file_sha256
 
 MINOR = sys.version_info.minor
 
@@ -30,23 +28,24 @@ def test_a_folder_for_each_cuda_version_offers_its_pep_600_wheels_alone(
     wheelhouse: Path, tmp_path: Path
 ) -> None:
     site = write_site(wheelhouse, tmp_path / "site")
-    assert Links(site / "cu130" / "index.html").found == [{"href": "sageattention/"}]
-    assert Links(site / "cu130" / "sageattention" / "index.html").text == [UNIVERSAL, NATIVE]
-    assert Links(site / "cu128" / "sageattention" / "index.html").text == [OLDER_CUDA]
+    assert Links(site / "cu130" / "index.html").anchors == [{"href": "sageattention/"}]
+    assert Links(site / "cu130" / "sageattention" / "index.html").texts == [UNIVERSAL, NATIVE]
+    assert Links(site / "cu128" / "sageattention" / "index.html").texts == [OLDER_CUDA]
 
 
 def test_links_carry_encoded_addresses_hashes_and_metadata(wheelhouse: Path, tmp_path: Path) -> None:
-    site = write_site(wheelhouse, tmp_path / "site")
+    site = write_site(wheelhouse, tmp_path / "site", "--uploaded", "2026-11-01T10:00:00Z")
     links = Links(site / "cu130" / "sageattention" / "index.html")
-    native = links.found[links.text.index(NATIVE)]
-    metadata = (site / "cu130" / "sageattention" / f"{NATIVE}.metadata").read_bytes()
+    native = links.anchors[links.texts.index(NATIVE)]
+    metadata = site / "cu130" / "sageattention" / f"{NATIVE}.metadata"
     assert native == {
-        "href": NATIVE.replace("+", "%2B") + "#sha256=" + sha256((wheelhouse / NATIVE).read_bytes()),
+        "href": NATIVE.replace("+", "%2B") + "#sha256=" + file_sha256(wheelhouse / NATIVE),
         "data-requires-python": "==3.12.*",
-        "data-core-metadata": f"sha256={sha256(metadata)}",
-        "data-dist-info-metadata": f"sha256={sha256(metadata)}",
+        "data-upload-time": "2026-11-01T10:00:00Z",
+        "data-core-metadata": f"sha256={file_sha256(metadata)}",
+        "data-dist-info-metadata": f"sha256={file_sha256(metadata)}",
     }
-    assert b"Requires-Dist: torch==2.11.*" in metadata
+    assert b"Requires-Dist: torch==2.11.*" in metadata.read_bytes()
     assert (site / "cu130" / "sageattention" / NATIVE).read_bytes() == (wheelhouse / NATIVE).read_bytes()
 
 
@@ -62,11 +61,12 @@ def test_the_json_pages_say_what_the_html_pages_say(wheelhouse: Path, tmp_path: 
             {
                 "href": f"{file['url']}#sha256={file['hashes']['sha256']}",
                 "data-requires-python": file["requires-python"],
+                "data-upload-time": file["upload-time"],
                 "data-core-metadata": f"sha256={file['core-metadata']['sha256']}",
                 "data-dist-info-metadata": f"sha256={file['dist-info-metadata']['sha256']}",
             }
             for file in answer["files"]
-        ] == Links(page / "index.html").found
+        ] == Links(page / "index.html").anchors
         for file in answer["files"]:
             assert file["size"] == (wheelhouse / file["filename"]).stat().st_size
         root = json.loads((site / cuda / "index.v1_json").read_text())
@@ -78,18 +78,12 @@ def native_name(torch: str, *, minor: int = MINOR, platform: str = "manylinux_2_
     return f"sageattention-2.2.0+cu130.torch{torch}-cp3{minor}-cp3{minor}-{platform}.whl"
 
 
-def universal_name() -> str:
-    return "sageattention-2.2.0+cu130.universal-cp310-abi3-manylinux_2_17_x86_64.whl"
-
-
 def make_native(folder: Path, torch: str = "2.11", *, minor: int = MINOR, **name: str) -> Path:
-    return make_wheel(
-        folder, native_name(torch, minor=minor, **name), [f"torch=={torch}.*"], f"==3.{minor}.*"
-    )
+    return make_ours(folder, native_name(torch, minor=minor, **name))[0]
 
 
 def make_universal(folder: Path) -> Path:
-    return make_wheel(folder, universal_name(), ["torch>=2.10"], ">=3.10")
+    return make_ours(folder, UNIVERSAL.replace("2_34", "2_17"))[0]
 
 
 def clean_environment(tmp_path: Path) -> dict[str, str]:
@@ -106,10 +100,12 @@ def clean_environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def pip(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A command that runs real pip, from an environment of its own."""
+    """A command that runs real pip, a new one: an older Python's does not know `--uploaded-prior-to`."""
     folder = tmp_path_factory.mktemp("pip")
     venv.create(folder, with_pip=True)
-    return [str(folder / "bin" / "python"), "-m", "pip"]
+    command = [str(folder / "bin" / "python"), "-m", "pip"]
+    subprocess.run([*command, "install", "--quiet", "--upgrade", "pip>=26"], check=True, timeout=120)
+    return command
 
 
 class Client:
@@ -162,11 +158,6 @@ def client(
     for torch in ("2.10.0", "2.11.0", "2.12.0"):
         make_wheel(default / "torch", f"torch-{torch}-py3-none-any.whl")
     make_wheel(default / "sageattention", "sageattention-1.0.6-py3-none-any.whl")
-    for project in ("torch", "sageattention"):
-        names = sorted(path.name for path in (default / project).glob("*.whl"))
-        (default / project / "index.html").write_text(
-            "".join(f'<a href="{name}">{name}</a>' for name in names)
-        )
     command = pip if request.param == "pip" else [sys.executable, "-m", "uv"]
     return Client(request.param, command, tmp_path, serve(tmp_path / "www"))
 
@@ -217,13 +208,8 @@ def test_what_does_not_fit_is_refused(client: Client, tmp_path: Path, case: str)
     status, output = client.install(*wanted)
     assert status != 0, output
     assert client.installed() == {}
-    told = {
-        "other Python": "sageattention",
-        "other platform": "sageattention",
-        "other torch": "torch",
-        "other bytes": "[Hh]ash",
-    }
-    assert re.search(told[case], output)
+    words = {"other torch": "torch", "other bytes": "[Hh]ash"}
+    assert re.search(words.get(case, "sageattention"), output)
 
 
 @pytest.mark.e2e
@@ -232,11 +218,7 @@ def test_the_metadata_file_spares_the_download_of_wheels_that_are_not_taken(
 ) -> None:
     for torch in ("2.10", "2.11"):
         make_native(tmp_path / "wheelhouse", torch)
-    default = tmp_path / "www" / "default" / "torch"
-    make_wheel(default, "torch-2.10.0-py3-none-any.whl")
-    (default / "index.html").write_text(
-        '<a href="torch-2.10.0-py3-none-any.whl">torch-2.10.0-py3-none-any.whl</a>'
-    )
+    make_wheel(tmp_path / "www" / "default" / "torch", "torch-2.10.0-py3-none-any.whl")
     publish(tmp_path)
     server = serve(tmp_path / "www")
     client = Client("pip", pip, tmp_path, server)
@@ -259,18 +241,8 @@ def test_each_machine_gets_its_own_wheel_from_one_index(
         command = [*pip, "download", "--no-cache-dir", "--index-url", index, "--dest", str(out)]
         command += ["--platform", f"manylinux_2_34_{machine}"]
     else:
-        command = [
-            sys.executable,
-            "-m",
-            "uv",
-            "pip",
-            "install",
-            "--default-index",
-            index,
-            "--target",
-            str(out),
-        ]
-        command += ["--python-platform", f"{machine}-manylinux_2_34"]
+        command = [sys.executable, "-m", "uv", "pip", "install", "--default-index", index]
+        command += ["--target", str(out), "--python-platform", f"{machine}-manylinux_2_34"]
     command += ["--no-deps", "--only-binary", ":all:", "--python-version", "3.12", "sageattention"]
     done = subprocess.run(
         command, env=clean_environment(tmp_path), capture_output=True, text=True, timeout=120, check=False
@@ -283,3 +255,68 @@ def test_each_machine_gets_its_own_wheel_from_one_index(
         path.name for path in out.iterdir()
     ]
     assert f"manylinux_2_34_{machine}" in wheels[0]
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("installed", [None, "2.2.0+cu130.universal"])
+def test_a_new_revision_is_taken_though_the_index_keeps_the_earlier_wheels(
+    client: Client, tmp_path: Path, installed: str | None
+) -> None:
+    first, wheelhouse = make_universal(tmp_path / "wheelhouse"), tmp_path / "wheelhouse"
+    make_native(wheelhouse)
+    again = [first.name.replace("universal", f"universal.r{number}") for number in (2, 3)]
+    make_ours(wheelhouse, *(name.replace("cp310-abi3", "py3-none") for name in again))
+    publish(tmp_path)
+    if installed:
+        assert client.install(f"sageattention=={installed}")[0] == 0
+        assert client.installed()["sageattention"] == installed
+    status, output = client.install("--upgrade", "sageattention")
+    assert status == 0, output
+    assert client.installed()["sageattention"] == "2.2.0+cu130.universal.r3"
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("date", "fits"), [("2026-10-31", False), ("2026-11-02", True)])
+def test_uv_takes_the_time_of_a_wheel_from_html(
+    tmp_path: Path, serve: Callable[[Path], StaticServer], date: str, fits: bool
+) -> None:
+    make_universal(tmp_path / "wheelhouse")
+    write_site(tmp_path / "wheelhouse", tmp_path / "site", "--uploaded", "2026-11-01T10:00:00Z")
+    command = [sys.executable, "-m", "uv", "pip", "install", "--target", str(tmp_path / "out"), "--no-deps"]
+    command += [
+        "--default-index",
+        f"{serve(tmp_path / 'site').url}/cu130/",
+        "--exclude-newer",
+        f"{date}T00:00:00Z",
+    ]
+    done = subprocess.run(
+        [*command, "sageattention"], env=clean_environment(tmp_path), check=False, timeout=120
+    )
+    assert (done.returncode == 0) is fits
+
+
+class JsonServer(SimpleHTTPRequestHandler):
+    """A server that sends the JSON page of a folder, with the content type of PEP 691."""
+
+    extensions_map = {".v1_json": "application/vnd.pypi.simple.v1+json", "": "application/zip"}  # noqa: RUF012 - as in the base class
+
+    def do_GET(self) -> None:
+        self.path += "index.v1_json" if self.path.endswith("/") else ""
+        super().do_GET()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("date", "fits"), [("2026-10-31", False), ("2026-11-02", True)])
+def test_pip_takes_the_time_of_a_wheel_from_json(
+    tmp_path: Path, pip: list[str], date: str, fits: bool
+) -> None:
+    make_universal(tmp_path / "wheelhouse")
+    site = write_site(tmp_path / "wheelhouse", tmp_path / "site", "--uploaded", "2026-11-01T10:00:00Z")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(JsonServer, directory=str(site))) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        command = [*pip, "download", "--no-cache-dir", "--no-deps", "--dest", str(tmp_path / "out")]
+        command += ["--index-url", f"http://127.0.0.1:{server.server_port}/cu130/"]
+        command += ["--uploaded-prior-to", f"{date}T00:00:00Z", "sageattention"]
+        done = subprocess.run(command, env=clean_environment(tmp_path), check=False, timeout=120)
+        server.shutdown()
+    assert (done.returncode == 0) is fits

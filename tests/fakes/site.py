@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,14 +15,14 @@ class Links(HTMLParser):
 
     def __init__(self, page: Path) -> None:
         super().__init__()
-        self.found: list[dict[str, str]] = []
-        self.text: list[str] = []
+        self.anchors: list[dict[str, str]] = []
+        self.texts: list[str] = []
         self._inside = False
         self.feed(page.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "a":
-            self.found.append({name: value or "" for name, value in attrs})
+            self.anchors.append({name: value or "" for name, value in attrs})
             self._inside = True
 
     def handle_endtag(self, tag: str) -> None:
@@ -31,7 +30,7 @@ class Links(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._inside:
-            self.text.append(data)
+            self.texts.append(data)
 
 
 def write_site(wheelhouse: Path, out: Path, *arguments: str) -> Path:
@@ -41,7 +40,3 @@ def write_site(wheelhouse: Path, out: Path, *arguments: str) -> Path:
 
 def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,260 @@
+"""The entries of the index: what it says of each wheel, read from the wheel or an earlier `wheels.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from builder.finish.store import IMPORTED, read_record, wheels_in
+from builder.smoketest.report.outcome import ExitCode
+from builder.util.errors import UsageError
+from builder.util.files import file_sha256
+from builder.wheel import sbom
+from builder.wheel.label import WheelError, WheelLabel, torch_requirement
+from builder.wheel.wheelfile import Wheel
+
+METADATA_SUFFIX = ".metadata"
+SMOKETEST_SUFFIX = ".smoketest.json"
+
+
+class ForeignWheelError(UsageError):
+    """A file that is not a wheel of this project."""
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A wheel in the index.
+
+    Attributes:
+        filename: Its file name, from which its version, Python, CUDA and folder are read.
+        torch: Version specifier of the torch that it requires, `==2.11.*`, or empty.
+        requires_python: Its `Requires-Python`, or empty.
+        summary: Its `Summary`, or empty.
+        architectures: Compute capabilities that it holds code for.
+        complete: Whether it holds all architectures of its target.
+        verified: Whether its SBOM says that it was built from the verified release.
+        metadata_sha256: The SHA-256 of its METADATA (PEP 658).
+        smoke_test: Its `outcome` (`passed`, `failed` or `not run`), the report's one line as `detail`, and
+            the GPU and the torch that it ran `on`.
+        url: Its address in the index, absolute or relative to the site; empty until it has one.
+        uploaded: When it was published, as PEP 700 writes a time: `2026-11-28T20:15:00Z`; empty if not known.
+    """
+
+    filename: str
+    torch: str
+    requires_python: str
+    summary: str
+    architectures: Sequence[str]
+    complete: bool
+    verified: bool
+    sha256: str
+    size_bytes: int
+    metadata_sha256: str
+    smoke_test: Mapping[str, str]
+    url: str = ""
+    uploaded: str = ""
+
+    @property
+    def label(self) -> WheelLabel:
+        """Its file name in parts."""
+        return WheelLabel.parse(self.filename)
+
+    @property
+    def project(self) -> str:
+        """Normalised project name (PEP 503)."""
+        return canonicalize_name(self.label.distribution)
+
+    @property
+    def release(self) -> str:
+        """The version without its local label: `2.2.0`."""
+        return Version(self.label.version).public
+
+    @property
+    def python(self) -> str:
+        """Python and ABI tag: `cp312`, or `cp310-abi3`."""
+        label = self.label
+        return label.python if label.abi == label.python else f"{label.python}-{label.abi}"
+
+    @property
+    def machine(self) -> str:
+        """`aarch64`; the whole platform tag if it names another machine."""
+        return self.label.machine or self.label.platform
+
+    @property
+    def cuda(self) -> str:
+        """The CUDA version as PyTorch writes it: `cu130`."""
+        return f"cu{self.label.cuda.replace('.', '')}"
+
+    @property
+    def portable(self) -> bool:
+        """Whether its tag promises a glibc (PEP 600), so that pip can refuse it on an older system."""
+        return not self.label.platform.startswith("linux_")
+
+    @property
+    def folder(self) -> str:
+        """The site's folder for it and its METADATA, made from parts of its file name alone."""
+        return f"{self.cuda}/{self.project}" if self.portable else "basic"
+
+    @property
+    def beside_the_index(self) -> bool:
+        """Whether it is served from the index's own site: its address is relative."""
+        return not self.url.startswith(("http://", "https://"))
+
+    @property
+    def oldest_python(self) -> tuple[int, bool] | None:
+        """The minor version of the oldest Python 3 that it is for, and whether it is for newer ones too."""
+        if match := re.fullmatch(r"cp3(\d+)", self.label.python):
+            return int(match[1]), self.label.abi == "abi3"
+        match = re.fullmatch(r">=3\.(\d+)", self.requires_python)
+        return (int(match[1]), True) if match and self.label.python == "py3" else None
+
+    @property
+    def human_python(self) -> str:
+        """The Python versions that it is for: `3.12`, or `3.10 and newer`."""
+        if self.oldest_python is None:
+            return self.python
+        minor, newer = self.oldest_python
+        return f"3.{minor} and newer" if newer else f"3.{minor}"
+
+    @property
+    def human_torch(self) -> str:
+        """The torch versions that it is for: `2.11`, or `2.10 and newer`."""
+        match = re.fullmatch(r"(==|>=)(\d+\.\d+)(\.\*)?", self.torch)
+        if match is None:
+            return self.torch or "not stated"
+        return match[2] if match[1] == "==" else f"{match[2]} and newer"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as `wheels.json` has it: with the parts of its file name."""
+        parts = {key: getattr(self, key) for key in ("project", "python", "cuda")}
+        label = {"version": self.label.version, "platform": self.label.platform}
+        return {**dataclasses.asdict(self), **parts, **label}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> IndexEntry:
+        """Return what `as_json` returned.
+
+        Raises:
+            KeyError, TypeError, WheelError: It is something else.
+        """
+        WheelLabel.parse(values["filename"])
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: values[name] for name in names if name in values})
+
+
+def human_size(size_bytes: int) -> str:
+    """Return a size for people, in decimal units: `20.7 MB`."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
+    """Sort entries: the newest version first, then the newest CUDA version, then universal wheels."""
+    by_name = sorted(
+        entries,
+        key=lambda entry: (not entry.label.universal, -entry.label.revision, entry.python, entry.filename),
+    )
+    return sorted(by_name, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
+
+
+def newest_of_each_cuda(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
+    """Return the first entry of each CUDA version; give the newest ones first."""
+    newest: dict[str, IndexEntry] = {}
+    for entry in entries:
+        newest.setdefault(entry.cuda, entry)
+    return list(newest.values())
+
+
+def find_wheels(names: Sequence[str], wheelhouse: Path) -> list[Path]:
+    """Return the named wheels, or all of the wheelhouse, sorted by name.
+
+    Raises:
+        UsageError: The wheelhouse is empty.
+    """
+    paths = [Path(name) for name in names] or wheels_in(wheelhouse)
+    if not paths:
+        raise UsageError(f"There is no wheel in {wheelhouse}.", "Build one: `nox -l` lists the targets.")
+    return sorted({path.name: path for path in paths}.values(), key=lambda path: path.name)
+
+
+def read_entry(path: Path) -> IndexEntry:
+    """Read a wheel of this project, and the report of its smoke test.
+
+    Raises:
+        ForeignWheelError: It is not a wheel, or not one of this project.
+        UsageError: The report is not of this wheel.
+    """
+    try:
+        with Wheel(path) as wheel:
+            label, headers = wheel.label, wheel.metadata
+    except WheelError as error:
+        raise ForeignWheelError(error.message) from None
+    provenance, sha256 = read_sbom(path), file_sha256(path)
+    torch = torch_requirement(headers.get("requires_dist"))
+    return IndexEntry(
+        filename=path.name,
+        torch=str(torch.specifier) if torch else "",
+        requires_python=headers.get("requires_python", ""),
+        summary=headers.get("summary", ""),
+        architectures=provenance.subject.properties.get("architectures", "").split(),
+        complete=label.complete,
+        verified=provenance.verified,
+        sha256=sha256,
+        size_bytes=path.stat().st_size,
+        metadata_sha256=hashlib.sha256(read_metadata(path)).hexdigest(),
+        smoke_test=_smoke_test(path, sha256),
+    )
+
+
+def read_sbom(path: Path) -> sbom.Sbom:
+    """Return the SBOM of a wheel of this project; without one, ForeignWheelError is raised."""
+    with Wheel(path) as wheel:
+        provenance = sbom.read(wheel)
+    if provenance is None or not wheel.label.cuda:
+        raise ForeignWheelError(f"{path} is not of this project: an SBOM, or a CUDA version, is missing.")
+    return provenance
+
+
+def read_metadata(path: Path) -> bytes:
+    """Return a wheel's METADATA file, byte for byte."""
+    with Wheel(path) as wheel:
+        return wheel.read(wheel.in_dist_info("METADATA"))
+
+
+def _smoke_test(wheel: Path, sha256: str) -> dict[str, str]:
+    """Return the result from the report beside a wheel; a run that only imported counts as not run."""
+    path = wheel.with_name(wheel.name + SMOKETEST_SUFFIX)
+    if not path.is_file():
+        checks = read_record(wheel).get("checks")
+        detail = "not imported" if checks and IMPORTED not in checks else ""
+        return {"outcome": "not run", "detail": detail, "on": ""}
+    try:
+        report = json.loads(path.read_bytes())
+        tested, exit_code, environment = report["wheel"]["sha256"], report["exit_code"], report["environment"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise UsageError(f"{path} can't be read: {error!r}.", "Make it again, or move it away.") from None
+    if tested != sha256:
+        raise UsageError(
+            f"{path}: it has a different SHA-256: {tested}. The wheel's is {sha256}.",
+            "Run the smoke test again, or move the report away.",
+        )
+    outcome = "not run"
+    if exit_code in (ExitCode.FAILURES, ExitCode.SAGEATTENTION_NOT_IMPORTABLE):
+        outcome = "failed"
+    elif exit_code == ExitCode.PASS and report.get("mode") != "import-only":
+        outcome = "passed"
+    torch = environment.get("torch")
+    parts = (environment.get("gpu"), f"torch {torch}" if torch else "")
+    on = ", ".join(part for part in parts if part)
+    return {"outcome": outcome, "detail": report.get("headline") or "", "on": on}

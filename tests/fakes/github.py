@@ -1,0 +1,160 @@
+"""A server that answers what a release asks of GitHub's API, as GitHub documents it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+REPOSITORY = "someone/wheels"
+PUBLISHED_AT = "2026-11-01T10:00:00Z"
+TOKEN = "ghp_thisTokenMustNeverBeSeen0123456789"
+
+
+class FakeGitHub:
+    """What the server holds, and what was asked of it.
+
+    Attributes:
+        failure: Called first with each request; true if it has answered, or dropped the connection.
+        requests: Method and path of each request.
+        uploads: Name of each file that was sent.
+    """
+
+    def __init__(self, *tags: str) -> None:
+        self.tags = set(tags)
+        self.releases: dict[int, dict[str, Any]] = {}
+        self.assets: dict[int, dict[str, Any]] = {}
+        self.content: dict[int, bytes] = {}
+        self.failure: Callable[[Request], bool] = lambda request: False
+        self.requests: list[str] = []
+        self.uploads: list[str] = []
+        self.digests = True
+        self.url = ""
+
+    def add_release(self, **values: Any) -> dict[str, Any]:
+        number = 100 + len(self.releases)
+        url = f"{self.url}/repos/{REPOSITORY}/releases/{number}"
+        page = f"https://example.invalid/releases/{number}"
+        release = {"id": number, "url": url, "html_url": page, "body": "", "prerelease": False, **values}
+        self.releases[number] = {**release, "upload_url": f"{url}/assets{{?name,label}}"}
+        return self.releases[number]
+
+    def add_asset(self, release: int, name: str, content: bytes, **values: Any) -> dict[str, Any]:
+        number = 1000 + len(self.content)
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}" if self.digests else None
+        url = f"{self.url}/repos/{REPOSITORY}/releases/assets/{number}"
+        asset = {"id": number, "url": url, "release": release, "name": name, "size": len(content)}
+        self.assets[number] = {**asset, "state": "uploaded", "digest": digest, **values}
+        self.content[number] = content
+        return self.assets[number]
+
+    def files(self) -> dict[str, bytes]:
+        """Return the content of each asset, by its name."""
+        return {asset["name"]: self.content[number] for number, asset in self.assets.items()}
+
+
+class Request(BaseHTTPRequestHandler):
+    """One request."""
+
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer: two would wait for each other (Nagle's algorithm)
+    github: FakeGitHub
+
+    def _handle(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = urlsplit(self.path)
+        self.route, self.query = parts.path.removeprefix(f"/repos/{REPOSITORY}"), parse_qs(parts.query)
+        self.github.requests.append(f"{self.command} {self.route}")
+        if self.github.failure(self):
+            return
+        if self.headers.get("Authorization") != f"token {TOKEN}":
+            self.answer(401, {"message": "Bad credentials"})
+            return
+        for pattern, answer in _ROUTES.items():
+            if match := re.fullmatch(pattern, f"{self.command} {self.route}"):
+                answer(self, *match.groups())
+                return
+        self.answer(404, {"message": "Not Found"})
+
+    do_GET = do_POST = do_PATCH = do_DELETE = _handle
+
+    def answer(self, status: int, values: Any = None) -> None:
+        content = values if isinstance(values, bytes) else json.dumps(values).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    @property
+    def upload_name(self) -> str:
+        """The name of the file that is sent; empty if none is."""
+        return self.query["name"][0] if self.command == "POST" and "/assets" in self.route else ""
+
+    def list_releases(self) -> None:
+        assets = self.github.assets.values()
+        releases = self.github.releases.values()
+        self.answer(
+            200, [{**made, "assets": [a for a in assets if a["release"] == made["id"]]} for made in releases]
+        )
+
+    def find_tag(self, name: str) -> None:
+        self.answer(200 if name in self.github.tags else 404, {"message": "Not Found"})
+
+    def create(self) -> None:
+        self.answer(201, self.github.add_release(**json.loads(self.body)))
+
+    def change(self, number: str) -> None:
+        self.github.releases[int(number)] |= {"published_at": PUBLISHED_AT, **json.loads(self.body)}
+        self.answer(200, self.github.releases[int(number)])
+
+    def list_assets(self, number: str) -> None:
+        self.answer(200, [a for a in self.github.assets.values() if a["release"] == int(number)])
+
+    def upload(self, number: str) -> None:
+        others = [a["name"] for a in self.github.assets.values() if a["release"] == int(number)]
+        if self.upload_name in others:
+            self.answer(422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]})
+            return
+        self.github.uploads.append(self.upload_name)
+        self.answer(201, self.github.add_asset(int(number), self.upload_name, self.body))
+
+    def remove(self, number: str) -> None:
+        self.answer(204 if self.github.assets.pop(int(number), None) else 404, b"")
+
+    def download(self, number: str) -> None:
+        self.answer(200, self.github.content[int(number)])
+
+
+_ROUTES: dict[str, Callable[..., None]] = {
+    "GET /releases": Request.list_releases,
+    "POST /releases": Request.create,
+    r"PATCH /releases/(\d+)": Request.change,
+    "GET /git/ref/tags/(.+)": Request.find_tag,
+    r"GET /releases/(\d+)/assets": Request.list_assets,
+    r"POST /releases/(\d+)/assets": Request.upload,
+    r"DELETE /releases/assets/(\d+)": Request.remove,
+    r"GET /releases/assets/(\d+)": Request.download,
+}
+
+
+@contextmanager
+def serving_github(*tags: str) -> Iterator[FakeGitHub]:
+    """Serve a repository that has these tags while the block runs."""
+    github = FakeGitHub(*tags)
+    handler = type("BoundRequest", (Request,), {"github": github})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        github.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield github
+        finally:
+            server.shutdown()
