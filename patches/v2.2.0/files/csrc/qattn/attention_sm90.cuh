@@ -1,10 +1,11 @@
 // Attention on Hopper: int8 Q K^T and float8 P V on the tensor cores, with Q, K and V brought by the bulk copy engine.
 //
-// A warpgroup holds 64 rows of Q and goes over K and V in steps of 128 keys: products, row maxima, weights, products
-// with V, sum. A step's integer products and its products with V share registers, so that three warpgroups fit on a
-// multiprocessor and fill each other's gaps. Either one block holds three that share each tile of K and V, and a
-// fourth, which brings the tiles (kShared); or a block is one warpgroup and three or four blocks share a
-// multiprocessor (kAlone), which is better where there are few rows.
+// A warpgroup holds 64 rows of Q and goes over K and V in steps of 128 keys: products, largest product of each row,
+// weights, products with V, sum. The integer products and the products with V share registers, so that three
+// warpgroups fit on a multiprocessor, each filling the others' gaps. There are two shapes of a block:
+//   shared  Three warpgroups of one head and a thread that brings K and V for all of them. As many blocks as
+//           multiprocessors; each takes one tile after the other. Little traffic and power: for long sequences.
+//   alone   One warpgroup, and three or four blocks on a multiprocessor. Little to set up, small tiles: for the others.
 //
 // SPDX-License-Identifier: Apache-2.0
 
@@ -73,8 +74,8 @@ __device__ __forceinline__ bool elected() {  // one thread of a warp
   asm volatile("{ .reg .pred one; elect.sync _|one, 0xffffffff; selp.u32 %0, 1, 0, one; }" : "=r"(one));
   return one != 0;
 }
-__device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap *from, uint32_t barrier, int x, int y, int head,
-                                          int batch) {
+__device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap *from, uint32_t barrier, int x, int y,
+                                          int head, int batch) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
       " [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
@@ -127,7 +128,7 @@ __device__ __forceinline__ void multiply_qk(int (&d)[64], uint64_t a, uint64_t b
                : "l"(a), "l"(b), "r"(add));
 }
 
-// The same for weights in registers, with 128 or 64 channels of V and 8 more, of ones.
+// The same for weights in registers, with 128 or 64 channels of V, mostly with 8 more, of ones.
 __device__ __forceinline__ void multiply_pv(float (&d)[68], const uint32_t (&a)[4], uint64_t b, int add) {
   asm volatile("{ .reg .pred add; setp.ne.b32 add, %73, 0;\n"
                "wgmma.mma_async.sync.aligned.m64n136k32.f32.e4m3.e4m3 {" REGISTERS_0_59
@@ -140,6 +141,13 @@ __device__ __forceinline__ void multiply_pv(float (&d)[36], const uint32_t (&a)[
                "wgmma.mma_async.sync.aligned.m64n72k32.f32.e4m3.e4m3 {" REGISTERS_0_29
                "%30, %31, %32, %33, %34, %35}, {%36, %37, %38, %39}, %40, add, 1, 1; }"
                : OUT32("+f", 0), OUT4("+f", 32)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+__device__ __forceinline__ void multiply_pv(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
+  asm volatile("{ .reg .pred add; setp.ne.b32 add, %37, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" REGISTERS_0_29
+               "%30, %31}, {%32, %33, %34, %35}, %36, add, 1, 1; }"
+               : OUT32("+f", 0)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
 #undef R8
@@ -228,6 +236,18 @@ __device__ __forceinline__ Tile tile_at(int t, const Task &task) {
   return tile;
 }
 
+// The thread's scale of Q in the w-th unit of a tile, times the softmax's.
+__device__ __forceinline__ float scale_of_q(const Task &task, const Tile &tile, int w) {
+  const int warp = (threadIdx.x & 127) >> 5, lane = threadIdx.x & 31, at = (tile.unit + w) * 4 + warp;
+  const int64_t head = static_cast<int64_t>(tile.batch) * task.heads + tile.head;
+  return task.q_scale[head * task.q_scale_head + (task.per_thread ? at * 8 + (lane >> 2) : at)] * task.scale;
+}
+
+// The number of a tile's head of K and V, over all batches.
+__device__ __forceinline__ int64_t kv_head_of(const Task &task, const Tile &tile) {
+  return static_cast<int64_t>(tile.batch) * task.kv_heads + tile.kv_head;
+}
+
 // exact_sum: sum the weights as they are, for the logsumexp, besides those rounded to float8, which O is divided by.
 template <int head_dim, bool alone, bool exact_sum>
 __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, alone>::kBlocks) void attend(
@@ -235,6 +255,7 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
     const __grid_constant__ CUtensorMap v_map, const __grid_constant__ Task task) {
   using S_ = Shape<head_dim, alone>;
   constexpr int kGroups = S_::kGroups, kStages = S_::kStages;
+  constexpr bool kHalves = !alone && head_dim == 128;
   extern __shared__ __align__(1024) uint8_t memory[];
   // The compiler would compute the address anew wherever it is used.
   const uint32_t base = static_cast<uint32_t>(__cvta_generic_to_shared(memory)) + task.nothing;
@@ -252,6 +273,8 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
   }
 
   Tile tile = {};
+  float q_scale = 0.0f, k_next = 0.0f;
+  const float *k_scale = nullptr;
   // A block that is alone brings its own K and V.
   auto bring = [&](int i, int stage) {
     const uint32_t control = control0 + stage * S_::kControlBytes, to = base + S_::kStages0 + stage * S_::kStage;
@@ -269,16 +292,23 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
       copy_tile(base, &q_map, q_control0, 0, tile.unit * kRows, tile.head, tile.batch);
       for (int i = 0; i < kStages && i < tile.steps; i++) bring(i, i);
     }
-    if (threadIdx.x < head_dim) {
-      const int64_t at = (static_cast<int64_t>(tile.batch) * task.kv_heads + tile.kv_head) * head_dim + threadIdx.x;
-      reinterpret_cast<float *>(memory + S_::kVScales)[threadIdx.x] = task.v_scale == nullptr ? 1.0f : task.v_scale[at];
+    // All loads before anything waits for one.
+    float v_scale = 1.0f;
+    if (threadIdx.x < head_dim && task.v_scale != nullptr) {
+      v_scale = task.v_scale[kv_head_of(task, tile) * head_dim + threadIdx.x];
     }
+    q_scale = scale_of_q(task, tile, 0);
+    k_scale = task.k_scale + kv_head_of(task, tile) * task.k_scale_head + (task.per_thread ? lane & 3 : 0);
+    if (tile.steps > 0) k_next = *k_scale;
+    if (threadIdx.x < head_dim) reinterpret_cast<float *>(memory + S_::kVScales)[threadIdx.x] = v_scale;
   }
-  for (int i = threadIdx.x; i < kStages * S_::kOnes / 16; i += S_::kThreads) {
+  if (threadIdx.x < S_::kOnes / 16) {
     constexpr uint32_t kOne = 0x38383838;  // four times
-    const int stage = i / (S_::kOnes / 16), at = i % (S_::kOnes / 16);
-    reinterpret_cast<uint4 *>(memory + S_::kStages0 + stage * S_::kStage + S_::kKBytes + S_::kVBytes)[at] =
-        make_uint4(kOne, kOne, kOne, kOne);
+#pragma unroll
+    for (int stage = 0; stage < kStages; stage++) {
+      reinterpret_cast<uint4 *>(memory + S_::kStages0 + (stage + 1) * S_::kStage - S_::kOnes)[threadIdx.x] =
+          make_uint4(kOne, kOne, kOne, kOne);
+    }
   }
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   __syncthreads();
@@ -302,8 +332,7 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           }
           if (++q == S_::kQs) q = 0, q_phase ^= 1;
         }
-        const float *k_scale =
-            task.k_scale + (static_cast<int64_t>(tile.batch) * task.kv_heads + tile.kv_head) * task.k_scale_head;
+        const float *const k_scale = task.k_scale + kv_head_of(task, tile) * task.k_scale_head;
         for (int i = 0; i < tile.steps; i++) {
           const uint32_t control = control0 + stage * S_::kControlBytes, to = base + S_::kStages0 + stage * S_::kStage;
           barrier_wait(control + S_::kFree, phase);
@@ -352,21 +381,10 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
       }
       // Steps from this one on have keys that some row does not see.
       const int masked_from = (task.causal ? min(task.kv_len, row0 + 1) : task.kv_len) / kKeys;
-      float q_scale = 0;
-      if (w < tile.units) {
-        const int at = (tile.unit + w) * 4 + warp;
-        const int64_t head = static_cast<int64_t>(tile.batch) * task.heads + tile.head;
-        q_scale = task.q_scale[head * task.q_scale_head + (task.per_thread ? at * 8 + (lane >> 2) : at)] * task.scale;
+      if constexpr (!alone) {
+        if (w < tile.units) q_scale = scale_of_q(task, tile, w);
       }
-      const float *k_scale = nullptr;
-      float k_next = 0;
       const int k_step = task.per_thread ? 4 : 1;
-      if constexpr (alone) {
-        k_scale = task.k_scale +
-                  (static_cast<int64_t>(tile.batch) * task.kv_heads + tile.kv_head) * task.k_scale_head +
-                  (task.per_thread ? lane & 3 : 0);
-        if (steps > 0) k_next = *k_scale;
-      }
       float O[head_dim / 2], sum[2] = {0.0f, 0.0f}, exact[2] = {0.0f, 0.0f};
       float offset[2] = {INFINITY, INFINITY};  // kTop less the largest logit of the row
 #pragma unroll
@@ -441,6 +459,13 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
             }
           }
           find_largest(true);
+          if constexpr (exact_sum) {
+#pragma unroll
+            for (int i = 0; i < kKeys / 2; i++) {
+              const int half = (i >> 1) & 1;
+              if (S[i] != INT_MIN) exact[half] += exp2_of(fmaf(static_cast<float>(S[i]), scale, offset[half]));
+            }
+          }
           asm volatile("");  // the compiler would make one of both
         } else {
           find_largest(false);
@@ -456,7 +481,7 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           for (int i = 0; i < 4; i++) {
             e[i] = exp2_of(fmaf(static_cast<float>(from[(i & 2) * 2 + (i & 1)]), scale, offset[half]));
           }
-          if constexpr (exact_sum) exact[half] += (e[0] + e[1]) + (e[2] + e[3]);
+          if (exact_sum && !masked) exact[half] += (e[0] + e[1]) + (e[2] + e[3]);
           P[r / 4][r & 3] = pack(e[0], e[1], e[2], e[3]);
         }
         if (__builtin_expect(masked, 0)) {
@@ -469,20 +494,50 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
 
         if constexpr (alone) barrier_wait(control + S_::kVFull, phase);
         const uint64_t v_matrix = k_matrix + (kMatrix<128> - kMatrix<head_dim> + (S_::kKBytes >> 4));
-        float more[head_dim / 2 + 4];
-        settle(more);
+        // O takes up the first half of the channels while the tensor cores compute the second.
+        constexpr int kFirst = kHalves ? head_dim / 4 : head_dim / 2 + 4, kSecond = head_dim / 2 + 4 - kFirst;
+        float first[kFirst];
+        settle(first);
         products_begin();
 #pragma unroll
-        for (int k = 0; k < kKeys / 32; k++) multiply_pv(more, P[k], v_matrix + 2 * k, k > 0);
+        for (int k = 0; k < kKeys / 32; k++) multiply_pv(first, P[k], v_matrix + 2 * k, k > 0);
         products_end();
-        products_wait<0>();
-        settle(more);
-        settle(P);
-        if (elected()) barrier_arrive(control + S_::kFree);
+        if constexpr (kHalves) {
+          float second[kSecond];
+          settle(second);
 #pragma unroll
-        for (int i = 0; i < head_dim / 2; i++) O[i] = fmaf(O[i], fade[(i >> 1) & 1], more[i]);
-        sum[0] = fmaf(sum[0], fade[0], more[head_dim / 2]);
-        sum[1] = fmaf(sum[1], fade[1], more[head_dim / 2 + 2]);
+          for (int k = 0; k < kKeys / 32; k++) {
+            multiply_pv(second, P[k], v_matrix + (head_dim / 2 * kKeys >> 4) + 2 * k, k > 0);
+          }
+          products_end();
+          products_wait<1>();
+          settle(first);
+#pragma unroll
+          for (int i = 0; i < kFirst; i++) O[i] = fmaf(O[i], fade[(i >> 1) & 1], first[i]);
+          settle(O);
+          // Wait for the next K here: the compiler does not move the other wait, for the products, past this one.
+          const bool last_stage = control + S_::kControlBytes == q_control0;
+          if (s + 1 < steps) {
+            barrier_wait(last_stage ? control0 : control + S_::kControlBytes, last_stage ? phase ^ 1 : phase);
+          }
+          products_wait<0>();
+          settle(second);
+          settle(P);
+          if (elected()) barrier_arrive(control + S_::kFree);
+#pragma unroll
+          for (int i = kFirst; i < head_dim / 2; i++) O[i] = fmaf(O[i], fade[(i >> 1) & 1], second[i - kFirst]);
+          sum[0] = fmaf(sum[0], fade[0], second[kSecond - 4]);
+          sum[1] = fmaf(sum[1], fade[1], second[kSecond - 2]);
+        } else {
+          products_wait<0>();
+          settle(first);
+          settle(P);
+          if (elected()) barrier_arrive(control + S_::kFree);
+#pragma unroll
+          for (int i = 0; i < head_dim / 2; i++) O[i] = fmaf(O[i], fade[(i >> 1) & 1], first[i]);
+          sum[0] = fmaf(sum[0], fade[0], first[kFirst - 4]);
+          sum[1] = fmaf(sum[1], fade[1], first[kFirst - 2]);
+        }
         next_stage();
       }
       if constexpr (!alone) {
@@ -524,7 +579,7 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
         if constexpr (alone) {
           rescale(reinterpret_cast<const float *>(memory + S_::kVScales));
         } else if (task.v_scale != nullptr) {
-          rescale(task.v_scale + (static_cast<int64_t>(tile.batch) * task.kv_heads + tile.kv_head) * head_dim);
+          rescale(task.v_scale + kv_head_of(task, tile) * head_dim);
         }
         auto write = [&](auto to16) {
 #pragma unroll
@@ -585,13 +640,13 @@ inline CUtensorMap tensor_map(const Bytes &bytes, uint32_t box_rows, uint32_t bo
   return map;
 }
 
-// Whether blocks of one warpgroup are faster than blocks of three that share K and V, as measured on an H100.
+// Whether blocks of one warpgroup are faster than those of three, as measured on an H100 from 256 to 32,760 tokens.
 inline bool alone_is_faster(const Task &task, int multiprocessors) {
   if (task.heads > 65535 || task.all_heads / task.heads > 65535) return false;  // CUDA has no such grid
-  const int64_t units = static_cast<int64_t>(task.units) * task.all_heads, most = 3 * multiprocessors;
-  const int steps = (task.causal ? std::min(task.kv_len, task.q_len) / 2 : task.kv_len) / kKeys;
-  if (units <= multiprocessors) return steps < 8;  // a block of three brings K and V further ahead
-  return units < 4 * most || steps < 16;
+  const int64_t units = static_cast<int64_t>(task.units) * task.all_heads;
+  if (task.causal) return units < 6 * multiprocessors || std::min(task.q_len, task.kv_len) < 1536;
+  if (units <= multiprocessors) return task.kv_len < 4096;  // one each: those of three bring K and V further ahead
+  return units < 24 * multiprocessors || task.kv_len < 6144;
 }
 
 template <int head_dim, bool alone, bool exact_sum>

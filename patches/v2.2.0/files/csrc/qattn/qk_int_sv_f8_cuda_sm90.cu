@@ -1,5 +1,4 @@
-// The operators of attention on Hopper, in place of upstream's: their arguments are checked here, and attention_sm90.cuh
-// computes.
+// The operators of attention on Hopper, in place of upstream's: checks their arguments; attention_sm90.cuh computes.
 //
 // SPDX-License-Identifier: Apache-2.0
 
@@ -47,8 +46,8 @@ Tensor attention(const Tensor &q, const Tensor &k, const Tensor &v, const Tensor
   const int64_t units = (q_len + sage::hopper::kRows - 1) / sage::hopper::kRows;
   const int64_t blocks = (kv_len + sage::hopper::kKeys - 1) / sage::hopper::kKeys;
   TORCH_CHECK(head_dim == 64 || head_dim == 128, "Unsupported head dim: ", head_dim);
-  TORCH_CHECK(kv_heads > 0 && q_heads % kv_heads == 0, "num_qo_heads (", q_heads, ") must be divisible by num_kv_heads (",
-              kv_heads, ")");
+  TORCH_CHECK(kv_heads > 0 && q_heads % kv_heads == 0, "num_qo_heads (", q_heads,
+              ") must be divisible by num_kv_heads (", kv_heads, ")");
   TORCH_CHECK(std::max(q_len, kv_len) < INT_MAX - 256, "too long: ", q_len, " or ", kv_len, " tokens");
   if (layout == 0) {
     check_shape("key", k, {batch, kv_len, kv_heads, head_dim});
