@@ -644,7 +644,10 @@ inline CUtensorMap tensor_map(const Bytes &bytes, uint32_t box_rows, uint32_t bo
 inline bool alone_is_faster(const Task &task, int multiprocessors) {
   if (task.heads > 65535 || task.all_heads / task.heads > 65535) return false;  // CUDA has no such grid
   const int64_t units = static_cast<int64_t>(task.units) * task.all_heads;
-  if (task.causal) return units < 6 * multiprocessors || std::min(task.q_len, task.kv_len) < 1536;
+  if (task.causal) {  // two tiles each, or more, for long ones and short ones to add up to the same
+    const int64_t tiles = static_cast<int64_t>((task.units + 2) / 3) * task.all_heads;
+    return tiles < 2 * multiprocessors || std::min(task.q_len, task.kv_len) < 1536;
+  }
   if (units <= multiprocessors) return task.kv_len < 4096;  // one each: those of three bring K and V further ahead
   return units < 24 * multiprocessors || task.kv_len < 6144;
 }
