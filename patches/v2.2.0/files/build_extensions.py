@@ -101,10 +101,6 @@ def _sm89(name, seconds):
     return Unit(f"csrc/qattn/{name}.cu", seconds, shared=(("8.9", "9.0a"),))
 
 
-def _sm90(entry, seconds):
-    return Unit("csrc/qattn/qk_int_sv_f8_cuda_sm90.cu", seconds, entry)
-
-
 def _preparation(entry=""):
     """Return what prepares Q, K and V: linked into each library, for its architectures only."""
     # float8 is an instruction from 8.9 on
@@ -147,8 +143,7 @@ LIBRARIES = (
         (
             Unit("csrc/qattn/register_sm90.cpp", 6),
             *_preparation("sm90"),
-            _sm90("qk_int8_sv_f8_accum_f32_attn_inst_buf", 15),
-            _sm90("qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf", 15),
+            Unit("csrc/qattn/qk_int_sv_f8_cuda_sm90.cu", 10),
         ),
         only="9.0a",
     ),
