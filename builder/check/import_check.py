@@ -1,7 +1,7 @@
 """Imports SageAttention and each of its extensions by itself, and prints in JSON what happened.
 
 The Python of a clean environment runs this file, so it uses the standard library only, and of this project
-the smoke test's `contract.py`, but for `check`, which is for the caller. Upstream's `core.py` swallows the
+the smoke test's `client_calls.py`, but for `check`, which is for the caller. Upstream's `core.py` swallows the
 errors of its extensions' imports and treats their kernels as unavailable, so each extension is imported here
 explicitly.
 """
@@ -51,7 +51,7 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
     """Import everything, and return what happened; an error of an import is a finding and is not raised.
 
     Args:
-        contract: See too that every name and call of the smoke test's `contract.json` is there.
+        contract: See too that every name and call of the smoke test's `client_calls.json` is there.
     """
     distribution = importlib.metadata.distribution(PACKAGE)
     files = [str(file) for file in distribution.files or ()]
@@ -86,7 +86,7 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
         }
     if contract and module is not None:
         libraries = [name for name, has_library in modules.items() if has_library]
-        path = Path(__file__).parents[1] / "smoketest" / "attention" / "contract.py"
+        path = Path(__file__).parents[1] / "smoketest" / "attention" / "client_calls.py"
         result["problems"] += runpy.run_path(str(path))["problems"](libraries)
     result["operators"] = {
         name: schema for name, schema in sorted(_operators(torch).items()) if name not in before

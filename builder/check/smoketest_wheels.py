@@ -1,7 +1,7 @@
 """Smoke-tests wheels: each in a new virtual environment with the torch that it requires.
 
 The test itself is `builder.smoketest`, which the environment's Python runs with nothing but torch and the
-wheel. Its report and picture go beside the wheel.
+wheel. Its report goes beside the wheel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from packaging.tags import platform_tags
 from builder.check.pythons import find_python
 from builder.check.smoketest_choice import belongs_to, choose
 from builder.finish.wheelhouse import wheels_in
-from builder.smoketest.report.outcome import ENDINGS, ExitCode
+from builder.smoketest.report import ENDINGS, ExitCode
 from builder.target.targets import find_target, load_targets
 from builder.toolchain.venv import make_clean_venv
 from builder.util import files
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Test wheels of the wheelhouse, of one target, or the ones given.
 
     Returns:
-        The worst exit code of the wheels that ran (see `builder.smoketest.report.outcome.ExitCode`).
+        The worst exit code of the wheels that ran (see `builder.smoketest.report.ExitCode`).
 
     Raises:
         UsageError: A wheel does not exist.
@@ -149,12 +149,10 @@ def _run(wheel: Path, python: Path, arguments: Sequence[str], *, report: bool) -
     """Run the test in an environment.
 
     Args:
-        report: Write a report and a picture beside the wheel. Not for imports alone: they would replace
-            those of a real test.
+        report: Write a report beside the wheel. Not for imports alone: it would replace that of a real test.
     """
     report_path = wheel.with_name(f"{wheel.name}.smoketest.json")
-    picture_path = wheel.with_name(f"{wheel.name}.smoketest.html")
-    outputs = ["--json", str(report_path), "--html", str(picture_path)] if report else []
+    outputs = ["--json", str(report_path)] if report else []
     if report:
         report_path.unlink(missing_ok=True)
     # By its path, and not with -m: a folder named sageattention where the user is would be imported.

@@ -15,6 +15,8 @@ from builder.smoketest.attention.inputs import pack, unpack
 from builder.smoketest.attention.kernels import Capability, Kernel
 
 Kept = TypeVar("Kept")
+Attempts = dict[str, Callable[[], list[str]]]
+"""Names, and functions that return problems in words."""
 
 
 class HiddenLaunchError(Exception):
@@ -30,8 +32,8 @@ class Subject:
     """An imported ``sageattention`` and the device that it is tested on.
 
     Attributes:
-        device: ``cuda:0``, or ``cpu`` for a stand-in.
-        seed: The run's seed; a row takes its own from it with `Check.seed`.
+        device: ``cuda:0``, or ``cpu`` for a fake package.
+        seed: The run's seed; a row takes its own from it with `RowSpec.seed`.
     """
 
     module: ModuleType
@@ -142,12 +144,12 @@ def problems_of(attempts: Mapping[str, Callable[[], list[str]]]) -> list[str]:
     problems: list[str] = []
     for name, attempt in attempts.items():
         try:
-            found = attempt()
+            of_attempt = attempt()
         except DeviceLostError as error:
             raise DeviceLostError("; ".join([*problems, f"{name}: {error}"])) from None
         except Exception as error:
-            found = [f"raised {one_line(error)}"]
-        problems += [f"{name}: {problem}" for problem in found]
+            of_attempt = [f"raised {one_line(error)}"]
+        problems += [f"{name}: {problem}" for problem in of_attempt]
     return problems
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.smoketest.attention.subject import Subject
-from builder.smoketest.plan import Check
-from builder.smoketest.report.outcome import Result, not_applicable, verdict
+from builder.smoketest.plan import RowSpec
+from builder.smoketest.report import Result, not_applicable, verdict
 
 LONGEST_IMPORT_S = 1.0
 """`import sageattention` after torch and CUDA are up: 0.3 s on 2 cores. Dynamo's import takes seconds."""
@@ -69,7 +69,7 @@ class FreshProcess:
         return self.report
 
 
-def bare(subject: Subject, _: Check) -> Result:
+def bare(subject: Subject, _: RowSpec) -> Result:
     """The first call works with no C compiler to be found, and with no home and no cache to write to."""
     report = subject.kept(FreshProcess).run(subject.device)
     error = float(report.get("relative_error", "nan"))
@@ -79,7 +79,7 @@ def bare(subject: Subject, _: Check) -> Result:
     return verdict(problems, {"relative_error": error}, {"relative_error": f"<= {LARGEST_ERROR}"})
 
 
-def light(subject: Subject, _: Check) -> Result:
+def light(subject: Subject, _: RowSpec) -> Result:
     """Import is quick, and neither it nor the first call imports Triton or torch's compiler."""
     if subject.on_gpu and subject.capability < (8, 0):
         return not_applicable("sageattn() uses Triton on this GPU")
