@@ -26,7 +26,6 @@ from builder.smoketest.attention.cases import (
 )
 from builder.smoketest.attention.kernels import (
     ALL,
-    MODULE_FUNCTIONS,
     SAGEATTN,
     Capability,
     Kernel,
@@ -197,11 +196,6 @@ def _runtime(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
     yield from rows(sageattn if options.quick else primary, "torch.compile fullgraph", "streams.fullgraph")
     if not options.quick:
         yield from rows(sageattn, "torch.compile fullgraph inductor", "streams.inductor")
-    modules = {kernel.module for kernel in kernels if kernel.module}
-    for module in MODULE_FUNCTIONS:
-        if module in modules or (module == "_fused" and modules):
-            alone = (module_kernel(module),)
-            yield from rows(alone, "module-level functions", "modules.functions", needs_gpu=False)
 
 
 MASKS = {
@@ -274,12 +268,84 @@ EXACT_GRADIENTS = {
 
 def _gradient(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
     for kernel in _primary(kernels):
-        rows = EXACT_GRADIENTS if kernel.chooses or kernel.varlen else REFUSED_GRADIENTS
+        rows = EXACT_GRADIENTS if kernel.total else REFUSED_GRADIENTS
         rows = {name: run for name, run in rows.items() if not (options.quick and "compiled" in name)}
         yield from _each("gradient", (kernel,), rows, needs_gpu=False)
 
 
 LOWEST = {"sm80": (8, 0), "sm89": (8, 9), "sm90": (9, 0)}
+
+
+TOTAL = {
+    "head dims of 160, 192 and 256, V of another": "total.head_dims",
+    "float32 and float64": "total.types",
+    "tensors on the CPU": "total.cpu",
+    "dropout": "total.dropout",
+    "a mask with is_causal": "total.masked_causal",
+    "torch's signature, any leading dimensions": "total.torchs_order",
+    "a whole model patched, also compiled": "total.patched",
+    "return_lse": "total.lse",
+    "outputs are contiguous": "total.strides",
+    "one warning, and a switch in the environment": "total.in_a_process",
+    "explain() names what computes": "total.explained",
+    "__version__": "total.version",
+    "nested tensors and causal biases": "total.other_kinds",
+    "100 random calls against float64": "total.random_calls",
+}
+
+
+def _total(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
+    sageattn = tuple(kernel for kernel in kernels if kernel.key == SAGEATTN.key)
+    yield from _each("total", sageattn, TOTAL, needs_gpu=False)
+    if not options.quick:
+        yield from _each("total", sageattn, {"python -m sageattention": "total.doctor"})
+
+
+OUTLIERS = (
+    "normal",
+    "K: 2 channels x50",
+    "K: 4 channels x10",
+    "Q and K: 4 channels x8",
+    "heavy tails",
+    "log-normal channel scales",
+    "RoPE-like pairs x20",
+    "one value over the channels",
+    "K's bias of 30",
+    "hidden keys x30",
+)
+
+
+def _outliers(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
+    for kernel in _primary(kernels) if options.quick else kernels:
+        cases = OUTLIERS[:-1] if kernel.varlen else OUTLIERS
+        yield from _each("outliers", (kernel,), dict.fromkeys(cases, "outliers.compare"), needs_gpu=False)
+
+
+REPORTS = {
+    "float masks of all types": "reports.float_masks",
+    "keywords that ask for nothing": "reports.keywords",
+    "packed sequences in longer buffers": "reports.packed",
+    "a mask that is written later": "reports.mask_written_later",
+    "a learnt bias": "reports.learnt_bias",
+    "autocast": "reports.autocast",
+}
+SLOW_REPORTS = {
+    "torch.compile, dynamic": "reports.dynamic",
+    "opcheck of every operator": "reports.opcheck",
+    "a library that does not load": "reports.broken_library",
+    "torch.export": "reports.exported",
+}
+
+
+def _reports(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
+    sageattn = tuple(kernel for kernel in kernels if kernel.key == SAGEATTN.key)
+    yield from _each("reports", sageattn, REPORTS, needs_gpu=False)
+    for kernel, (name, run) in product(sageattn, SLOW_REPORTS.items()):
+        if not options.quick:
+            yield RowSpec("reports", kernel, name, run, needs_gpu=False, limit_s=LONG_ROW_LIMIT_S)
+    if options.mode == "long":
+        run = "reports.exported_ahead"
+        yield RowSpec("reports", sageattn[0], "AOTInductor", run, limit_s=LONG_ROW_LIMIT_S)
 
 
 def _calls(options: Options, _: tuple[Kernel, ...]) -> Rows:
@@ -288,19 +354,23 @@ def _calls(options: Options, _: tuple[Kernel, ...]) -> Rows:
     yield RowSpec("calls", module_kernel("sageattention"), "names and signatures", "calls.names")
     clients = set()
     for call in client_calls.load()["calls"]:
-        # Without a compiled module it is one that Triton compiles, or that sageattn() chooses.
-        needs = call.get("needs", "")
-        client = Kernel(
-            key=call["client"],
-            function="",
-            family=call["family"],
-            lowest=LOWEST.get(needs, (7, 5)),
-            only=9 if needs == "sm90" else None,
-            module=f"_qattn_{needs}" if needs else "",
-        )
+        client = client_kernel(call)
         if not options.quick or client.key not in clients:
             yield RowSpec("calls", client, call["case"], "calls.made")
         clients.add(client.key)
+
+
+def client_kernel(call: dict[str, Any]) -> Kernel:
+    """Return a client in place of a kernel; without a compiled module it is Triton's, or `sageattn`."""
+    needs = call.get("needs", "")
+    return Kernel(
+        key=call["client"],
+        function="",
+        family=call["family"],
+        lowest=LOWEST.get(needs, (7, 5)),
+        only=9 if needs == "sm90" else None,
+        module=f"_qattn_{needs}" if needs else "",
+    )
 
 
 FRESH_PROCESS = {
@@ -379,7 +449,7 @@ def _speed(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
         if not kernel.varlen and (kernel.primary or (kernel.key in ALSO_TIMED and not options.quick)):
             for length in SPEED_LENGTHS["quick" if options.quick else "default"]:
                 yield RowSpec("speed", kernel, length, "speed.timed")
-        if kernel.chooses and not options.quick:
+        if kernel.key == SAGEATTN.key and not options.quick:
             rows = {f"never slower: {name}": "speed.never_slower" for name in NEVER_SLOWER}
             yield from _each("speed", (kernel,), rows)
 
@@ -397,7 +467,10 @@ GROUPS: dict[str, Callable[[Options, tuple[Kernel, ...]], Rows]] = {
     "arguments": _arguments,
     "range": _range,
     "shapes": _shapes,
+    "total": _total,
+    "outliers": _outliers,
     "gradient": _gradient,
+    "reports": _reports,
     "calls": _calls,
     "clients": _clients,
     "environment": _environment,

@@ -39,9 +39,9 @@ class Kernel:
         return self.function == "sageattn_varlen"
 
     @property
-    def chooses(self) -> bool:
-        """Whether it is `sageattn`, which takes what any kernel or torch's own function takes."""
-        return self.function == "sageattn"
+    def total(self) -> bool:
+        """Whether it takes what any kernel or torch's own function takes, and names no kernel."""
+        return self.function in ("sageattn", "sageattn_varlen")
 
     @property
     def smooth_v(self) -> bool:

@@ -15,7 +15,14 @@ from builder.smoketest.attention.compare import (
     judge_output,
     packed_attention,
 )
-from builder.smoketest.attention.inputs import POISON_BYTE, cu_seqlens, make, poison
+from builder.smoketest.attention.inputs import (
+    GUARD_ELEMENTS,
+    POISON_BYTE,
+    cu_seqlens,
+    guarded,
+    make,
+    poison,
+)
 from builder.smoketest.attention.kernels import default_family
 from builder.smoketest.attention.subject import Subject
 from builder.smoketest.plan import RowSpec
@@ -64,6 +71,11 @@ def made(subject: Subject, spec: RowSpec) -> Result:
         out = out if call.get("layout") == "HND" else out.transpose(1, 2)
     family = default_family(subject.capability) if kernel.family == "default" else kernel.family
     problems, figures, limits = judge_output(out, right, FAMILIES[family])
+    for buffer in values["buffers"]:
+        ends = (buffer[:GUARD_ELEMENTS].view(torch.uint8), buffer[-GUARD_ELEMENTS:].view(torch.uint8))
+        problems += (
+            [] if all(bool((end == POISON_BYTE).all()) for end in ends) else ["wrote outside an output"]
+        )
     if "lse" in values and right_lse is not None:
         problems += judge_lse(values["lse"], right_lse)[0]
     return verdict(problems, figures, limits)
@@ -92,6 +104,7 @@ def call_values(seed: int, device: str) -> dict[str, Any]:
         "sm_scale": scale,
         "sm_scale_log2": scale * LOG2_E,
         "dtype": q.dtype,
+        "buffers": [],  # of the tensors that the steps make
         "cu_seqlens_q": cu_seqlens(queries, device),
         "cu_seqlens_k": cu_seqlens(keys, device),
         # With a sequence in the middle that is empty.
@@ -111,10 +124,8 @@ def call_values(seed: int, device: str) -> dict[str, Any]:
 def _take(step: dict[str, Any], values: dict[str, Any], device: str) -> None:
     """Make a tensor full of NaN, call a function, or launch a Triton kernel."""
     if "new" in step:
-        dtype = getattr(torch, step["dtype"])
-        size = torch.Size(step["shape"]).numel() * dtype.itemsize
-        buffer = torch.full((size,), POISON_BYTE, dtype=torch.uint8, device=device)
-        values[step["new"]] = buffer.view(dtype).view(step["shape"])
+        values[step["new"]], buffer = guarded(tuple(step["shape"]), getattr(torch, step["dtype"]), device)
+        values["buffers"].append(buffer)
         return
     positional = [_value(one, values) for one in step["args"]]
     keywords = {name: _value(one, values) for name, one in step.get("keywords", {}).items()}

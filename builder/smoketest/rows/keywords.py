@@ -20,7 +20,7 @@ from builder.smoketest.attention.compare import (
     same_bits,
 )
 from builder.smoketest.attention.inputs import make, poison
-from builder.smoketest.attention.subject import Attempts, Subject, problems_of
+from builder.smoketest.attention.subject import Attempts, Subject
 from builder.smoketest.plan import RowSpec
 from builder.smoketest.report import Result, verdict
 from builder.smoketest.rows.accuracy import wrong
@@ -70,7 +70,7 @@ def masks(kind: str, q: torch.Tensor, keys: int, seed: int) -> torch.Tensor:
     return bias.masked_fill(~attended, float("-inf")).to(q.dtype)
 
 
-def no_mask(subject: Subject, spec: RowSpec) -> Result:
+def no_mask(subject: Subject, spec: RowSpec) -> Attempts:
     """A mask that is all true gives the result of no mask; one that can't be honoured is refused by name."""
     q, k, v = make(CASE, spec.seed(subject.seed), subject.device).tensors
     shape = (q.shape[0], 1, q.shape[2], k.shape[2])
@@ -91,12 +91,12 @@ def no_mask(subject: Subject, spec: RowSpec) -> Result:
         "another shape": refuses(str(tuple(odd.shape)), attn_mask=odd),
         "int64": refuses("int64", attn_mask=true.long()),
     }
-    if not spec.kernel.chooses:
+    if not spec.kernel.total:
         attempts["with is_causal"] = refuses("is_causal", attn_mask=true, is_causal=True)
-    return verdict(problems_of(attempts), {"attempts": float(len(attempts))})
+    return attempts
 
 
-def refused(subject: Subject, spec: RowSpec) -> Result:
+def refused(subject: Subject, spec: RowSpec) -> Attempts:
     """A bad value raises ValueError by name; an unknown keyword TypeError, with the nearest known one."""
     tensors = make(CASE, spec.seed(subject.seed), subject.device).tensors
 
@@ -104,19 +104,19 @@ def refused(subject: Subject, spec: RowSpec) -> Result:
         call = partial(subject.attend, spec.kernel, *tensors, **arguments)
         return partial(subject.refused, call, kind, *words)
 
-    attempts = {
+    attempts: Attempts = {
         "is_casual=True": refuses(TypeError, "is_casual", "is_causal", is_casual=True),
         "smoth_k=True": refuses(TypeError, "smoth_k", "smooth_k", smoth_k=True),
         "window=7": refuses(TypeError, "window", window=7),
         "sm_scale=0.1, scale=0.2": refuses(ValueError, "sm_scale", "0.1", "0.2", sm_scale=0.1, scale=0.2),
         "sm_scale=inf": refuses(ValueError, "sm_scale", sm_scale=float("inf")),
     }
-    if not spec.kernel.chooses:
+    if not spec.kernel.total:
         attempts["dropout_p=0.5"] = refuses(ValueError, "dropout_p", dropout_p=0.5)
-    return verdict(problems_of(attempts), {"attempts": float(len(attempts))})
+    return attempts
 
 
-def accepted(subject: Subject, spec: RowSpec) -> Result:
+def accepted(subject: Subject, spec: RowSpec) -> Attempts:
     """Keywords that clients send without meaning anything by them change no bit, and are in the signature."""
     tensors = make(CASE, spec.seed(subject.seed), subject.device).tensors
     mask = {} if spec.kernel.varlen else {"attn_mask": None}
@@ -132,10 +132,10 @@ def accepted(subject: Subject, spec: RowSpec) -> Result:
         plain = subject.attend(spec.kernel, *tensors)
         return [] if same_bits(subject.attend(spec.kernel, *tensors, **harmless), plain) else ["other bits"]
 
-    return verdict(problems_of({"the signature": signature, f"with {harmless}": same}))
+    return {"the signature": signature, f"with {harmless}": same}
 
 
-def scales(subject: Subject, spec: RowSpec) -> Result:
+def scales(subject: Subject, spec: RowSpec) -> Attempts:
     """``scale`` and ``sm_scale`` are the same, and either can be negative, zero or small."""
     tensors = make(CASE, spec.seed(subject.seed), subject.device).tensors
 
@@ -143,7 +143,7 @@ def scales(subject: Subject, spec: RowSpec) -> Result:
         exact = {"scale": value, "causal": causal}
         return partial(wrong, subject, spec.kernel, tensors, exact=exact, is_causal=causal, **scale)
 
-    attempts = {
+    attempts: Attempts = {
         "sm_scale=0.05": right(0.05, sm_scale=0.05),
         "scale=0.05": right(0.05, scale=0.05),
         "both 0.05": right(0.05, scale=0.05, sm_scale=0.05),
@@ -152,13 +152,13 @@ def scales(subject: Subject, spec: RowSpec) -> Result:
         "sm_scale=0": right(0.0, sm_scale=0.0),
         "sm_scale=1e-6, causal": right(1e-6, True, sm_scale=1e-6),
     }
-    return verdict(problems_of(attempts))
+    return attempts
 
 
 def smooth_k(subject: Subject, spec: RowSpec) -> Result:
     """``smooth_k=False`` reaches the kernel: where K has a mean, the result has more error.
 
-    `sageattn` ignores it: smoothing changes no right result.
+    `sageattn` and `sageattn_varlen` ignore it: smoothing changes no right result.
     """
     tensors = make(replace(CASE, k_mean=True), spec.seed(subject.seed), subject.device).tensors
     right, _ = attention(*tensors)
@@ -167,8 +167,8 @@ def smooth_k(subject: Subject, spec: RowSpec) -> Result:
         for value in (True, False)
     )
     problems = []
-    if spec.kernel.chooses and not without <= 1.01 * smooth:
+    if spec.kernel.total and not without <= 1.01 * smooth:
         problems = [f"more error with smooth_k=False ({without:.4f}) than without it ({smooth:.4f})"]
-    if not spec.kernel.chooses and not without > smooth:
+    if not spec.kernel.total and not without > smooth:
         problems = [f"no more error without it ({without:.4f}) than with it ({smooth:.4f})"]
     return verdict(problems, {"relative_error": smooth, "relative_error_without": without})

@@ -9,7 +9,7 @@ import torch
 from builder.smoketest.attention.cases import Case, RangeCase
 from builder.smoketest.attention.compare import attention, bounds, judge_output
 from builder.smoketest.attention.inputs import make, poison
-from builder.smoketest.attention.subject import Subject, problems_of
+from builder.smoketest.attention.subject import Attempts, Subject
 from builder.smoketest.plan import RowSpec
 from builder.smoketest.report import Result, verdict
 from builder.smoketest.rows.accuracy import wrong
@@ -27,7 +27,10 @@ def finite(subject: Subject, spec: RowSpec) -> Result:
     assert isinstance(case, RangeCase)
     q, k, v, size = tensors(case, spec.seed(subject.seed), subject.device)
     poison(subject.device)
-    out = subject.attend(spec.kernel, q, k, v)
+    # With the logsumexp `sageattn` takes our kernel, however short the sequences are.
+    chooses = spec.kernel.key == "sageattn"
+    out = subject.attend(spec.kernel, q, k, v, **({"return_lse": True} if chooses else {}))
+    out = out[0] if chooses else out
     bad = int((~torch.isfinite(out.float())).sum().item())
     if bad:
         return verdict([f"{bad} of {out.numel()} elements are NaN or infinite"], {"not_finite": float(bad)})
@@ -42,7 +45,7 @@ def finite(subject: Subject, spec: RowSpec) -> Result:
     return verdict(*judge_output(out.double() / size, right / size, bounds(spec.kernel, case.dtype)))
 
 
-def far_below(subject: Subject, spec: RowSpec) -> Result:
+def far_below(subject: Subject, spec: RowSpec) -> Attempts:
     """Keys with products far below zero count, and masked keys and those past the end don't."""
     tensors = make(Case(LENGTHS), spec.seed(subject.seed), subject.device).tensors
     tensors[0].fill_(FAR)
@@ -52,7 +55,7 @@ def far_below(subject: Subject, spec: RowSpec) -> Result:
         exact = {"causal": causal, "dtype": torch.float64}
         return wrong(subject, spec.kernel, tensors, exact=exact, is_causal=causal, smooth_k=False)
 
-    return verdict(problems_of({"causal": partial(attempt, True), "not causal": partial(attempt, False)}))
+    return {"causal": partial(attempt, True), "not causal": partial(attempt, False)}
 
 
 def tensors(

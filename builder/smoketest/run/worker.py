@@ -120,6 +120,7 @@ class Runner:
     def __init__(self, options: Options, capability: tuple[int, int]) -> None:
         self.torch = importlib.import_module("torch")
         self.errors = importlib.import_module("builder.smoketest.attention.subject")
+        self.rows = importlib.import_module("builder.smoketest.rows")
         package = importlib.import_module("sageattention")
         self.subject = self.errors.Subject(package, options.device, capability, options.seed)
         if self.subject.on_gpu:
@@ -131,9 +132,7 @@ class Runner:
         if spec.needs_gpu and not self.subject.on_gpu:
             return not_applicable("needs a GPU"), False
         try:
-            module, _, function = spec.run.rpartition(".")
-            rows = importlib.import_module(f"builder.smoketest.rows.{module}")
-            result: Result = getattr(rows, function)(self.subject, spec)
+            result: Result = self.rows.run_row(self.subject, spec)
         except self.errors.DeviceLostError as error:
             return Result(Status.FAIL, f"the device was lost: {error}"), True
         except self.errors.HiddenLaunchError as error:

@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,11 +58,6 @@ def subject(monkeypatch: pytest.MonkeyPatch) -> Iterator[Subject]:
 def run(subject: Subject) -> Callable[[RowSpec], Result]:
     """Run a row on the fake."""
 
-    def go(spec: RowSpec) -> Result:
-        module, _, function = spec.run.rpartition(".")
-        result: Result = getattr(importlib.import_module(f"builder.smoketest.rows.{module}"), function)(
-            subject, spec
-        )
-        return result
+    from builder.smoketest.rows import run_row  # noqa: PLC0415
 
-    return go
+    return partial(run_row, subject)

@@ -51,6 +51,7 @@ def _rotated(x):
     return torch.nn.functional.pad(x, (0, size - x.shape[-1])) @ (signs[:, None] * matrix / size**0.5)
 
 
+@torch.autocast("cpu", enabled=False)
 def _forward(q, k, v, *, causal, fp8, smooth_k, scale, mask):
     """``[batch, heads, tokens, head_dim]`` in fp32; returns the output and the natural logsumexp."""
     groups = q.shape[1] // k.shape[1]
@@ -155,7 +156,8 @@ def _keywords(known, unknown, sm_scale, scale):
     if len(scales) > 1 or not all(map(math.isfinite, scales)):
         raise ValueError(f"sm_scale is {sm_scale}, scale is {scale}")
     for name in set(unknown) - HARMLESS:
-        if unknown[name] not in (None, False, 0, 0.0, (-1, -1), [-1, -1]):
+        value = unknown[name]
+        if isinstance(value, torch.Tensor) or value not in (None, False, 0, (-1, -1), [-1, -1]):
             raise TypeError(f"no argument {name!r}; did you mean {difflib.get_close_matches(name, known, 1)}")
     return next(iter(scales), None)
 
@@ -183,7 +185,10 @@ def _function(fp8):
         _check(q, k, v, attn_mask, is_causal, tensor_layout)
         if _fault("swallows"):
             attn_mask, smooth_k = None, True
-        inputs = q, k, v
+        bias = () if attn_mask is None else (attn_mask,)
+        inputs = q, k, v, *bias
+        if bias:
+            attn_mask = attn_mask.detach()
         if _tangent(*inputs) and not _fault("silent-gradient"):
             raise RuntimeError("the fake has no forward-mode derivative")
         q, k, v = q.detach(), k.detach(), v.detach()
@@ -238,7 +243,8 @@ def explain(q, k, v, tensor_layout="HND", is_causal=False, attn_mask=None, dropo
         reason = "the shapes are not those of a kernel"
     elif dropout_p or (attn_mask is not None and is_causal):
         reason = "dropout, or a mask with is_causal"
-    return SimpleNamespace(kernel="torch" if reason else "sageattn_qk_int8_pv_fp8_cuda", reason=reason)
+    kernel = "torch" if reason else "sageattn_qk_int8_pv_fp8_cuda"
+    return SimpleNamespace(kernel=kernel, reason=reason or "it can compute this")
 
 
 def sageattn(
@@ -259,8 +265,11 @@ def sageattn(
 ):
     """What any function takes, here or in torch."""
     is_causal = bool(is_causal or unknown.pop("causal", False))
+    if q.is_nested or type(attn_mask) not in (type(None), torch.Tensor):
+        return SDPA(q, k, v, attn_mask=attn_mask)
     sm_scale = _keywords(sageattn.__code__.co_varnames, unknown, sm_scale, scale)
-    _need(tensor_layout in ("HND", "NHD"), f"tensor_layout is {tensor_layout!r}: expected 'HND' or 'NHD'.")
+    order = "scaled_dot_product_attention has torch's order"
+    _need(tensor_layout in ("HND", "NHD"), f"tensor_layout is {tensor_layout!r}: expected 'HND' or 'NHD'; {order}")
     rest = {"is_causal": is_causal, "attn_mask": attn_mask, "dropout_p": dropout_p}
     if _fault("refuses") or explain(q, k, v, tensor_layout, **rest).kernel != "torch":
         layout = {"tensor_layout": tensor_layout, "sm_scale": sm_scale, "return_lse": return_lse}
@@ -290,7 +299,10 @@ def sageattn(
     out = out.transpose(-3, -2).contiguous() if swap else out.contiguous()
     if not return_lse:
         return out
+    k = k.repeat_interleave(q.shape[-3] // k.shape[-3], dim=-3)
     scores = q.float() @ k.float().transpose(-2, -1) * (q.shape[-1] ** -0.5 if sm_scale is None else sm_scale)
+    if is_causal:
+        scores = scores.masked_fill(~torch.ones(scores.shape[-2:], dtype=torch.bool).tril(), -math.inf)
     return out, scores.logsumexp(-1)
 
 
@@ -319,6 +331,7 @@ def _check_starts(name, starts, tokens, longest):
     _need(max(lengths) <= longest, f"max_seqlen_{name} is {longest}")
 
 
+@torch.autocast("cpu", enabled=False)
 def sageattn_varlen(
     q,
     k,
@@ -347,6 +360,7 @@ def sageattn_varlen(
     _need(len(cu_seqlens_q) == len(cu_seqlens_k), "cu_seqlens_q and cu_seqlens_k differ")
     _check_starts("q", cu_seqlens_q, q.shape[0], max_seqlen_q)
     _check_starts("k", cu_seqlens_k, k.shape[0], max_seqlen_k)
+    is_causal = is_causal or unknown.pop("causal", False)
     _need(unknown.pop("tensor_layout", "NHD") == "NHD", "tensor_layout is not NHD: packed sequences have one")
     _need(not dropout_p, f"dropout_p is {dropout_p}")
     sm_scale = _keywords(sageattn_varlen.__code__.co_varnames, unknown, sm_scale, scale)
