@@ -10,18 +10,18 @@ import time
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from builder.smoketest.attention.kernels import ALL, unmatched
 from builder.smoketest.plan import FIRST_CALL, GROUPS, Options, plan
 from builder.smoketest.report import (
     ExitCode,
-    Report,
-    Row,
     headline,
     judge,
     table_heading,
     table_line,
     table_summary,
+    to_json,
 )
 from builder.smoketest.run import worker
 from builder.smoketest.run.supervisor import supervise
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     if arguments.worker:
-        return worker.main(worker.Order.from_json(arguments.worker))
+        return worker.main(json.loads(arguments.worker))
     patterns = tuple(part for part in arguments.kernels.split(",") if part)
     if unknown := unmatched(patterns):
         print(f"no such kernel: {', '.join(unknown)}; --list shows them", file=sys.stderr)
@@ -94,51 +94,44 @@ def main(argv: list[str] | None = None) -> int:
         groups=groups,
     )
     if arguments.list:
-        print(listing(options))
+        print("kernels:")
+        for kernel in ALL:
+            print(f"  {kernel.key:34} {kernel.function}  {dict(kernel.arguments) or ''}")
+        specs = plan(options, (9, 0))  # a Hopper GPU runs all kernels
+        print(f"\nrows of --{options.mode} on compute capability 9.0: {len(specs)}")
+        print("\n".join(f"  {spec.id}" for spec in specs))
         return ExitCode.PASS
     report = run(options)
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         partial = arguments.json.with_name(f".{arguments.json.name}.{os.getpid()}")
-        partial.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         partial.replace(arguments.json)
-    return report.exit_code
+    return int(report["exit_code"])
 
 
-def run(options: Options) -> Report:
+def run(options: Options) -> dict[str, Any]:
     """Run the rows, print each as it ends, and return the report."""
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     start = time.monotonic()
     print(table_heading(), flush=True)
-
-    def follow(row: Row) -> None:
-        print(table_line(row), flush=True)
-
-    done = supervise(options, follow)
-    code = done.ending
+    done = supervise(options, lambda row: print(table_line(row), flush=True))
+    rows, code = done.all_rows, done.ending
     if code is None:
-        code = judge(done.all_rows, import_only=options.import_only, stand_in=options.device == "cpu")
-    report = Report(
-        mode="import-only" if options.import_only else options.mode,
-        environment=done.environment,
-        rows=tuple(done.all_rows),
-        exit_code=code,
-        headline="\n".join(
-            filter(None, (headline(done.all_rows, code, import_only=options.import_only), done.line))
-        ),
+        code = judge(rows, import_only=options.import_only, stand_in=options.device == "cpu")
+    line = headline(rows, code, import_only=options.import_only)
+    line += f"\n{done.line}" if done.line else ""
+    mode = "import-only" if options.import_only else options.mode
+    seconds = time.monotonic() - start
+    print(table_summary(rows, done.environment))
+    print(f"smoke test ({mode}, {seconds:.0f} s): {line}", flush=True)
+    return to_json(
+        rows,
+        code,
+        line,
+        mode=mode,
         started=started,
-        seconds=time.monotonic() - start,
+        seconds=round(seconds, 3),
         options={**asdict(options), "processes": done.workers},
+        environment=done.environment,
     )
-    print(table_summary(report), flush=True)
-    return report
-
-
-def listing(options: Options) -> str:
-    """Return the kernels, and the rows of a Hopper GPU, which runs all kernels, as text."""
-    lines = ["kernels:"]
-    lines += [f"  {kernel.key:34} {kernel.function}  {dict(kernel.arguments) or ''}" for kernel in ALL]
-    specs = plan(options, (9, 0))
-    lines += ["", f"rows of --{options.mode} on compute capability 9.0: {len(specs)}"]
-    lines += [f"  {spec.id}" for spec in specs]
-    return "\n".join(lines)

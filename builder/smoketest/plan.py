@@ -55,8 +55,7 @@ class Options:
         mode: ``quick``, ``default`` or ``long``.
         patterns: Kernels to keep; empty for all.
         device: ``cuda:0``, or ``cpu`` to try the test itself on a fake package.
-        import_only: Stop after the imports.
-        groups: Groups of rows to keep; empty for all. Each kernel's first call is always kept.
+        groups: Groups of rows to keep besides each kernel's first call; empty for all.
     """
 
     mode: str = "default"
@@ -174,7 +173,7 @@ def _runtime(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
     plain = tuple(kernel for kernel in kernels if not kernel.varlen)
     primary = _primary(plain)
     some = primary if options.quick else plain
-    sageattn = tuple(kernel for kernel in primary if kernel.key == SAGEATTN.key)
+    sageattn = _sageattn(kernels)
 
     def rows(chosen: tuple[Kernel, ...], name: str, run: str, needs_gpu: bool = True) -> Rows:
         return _each("runtime", chosen, {name: f"runtime.{run}"}, needs_gpu=needs_gpu)
@@ -273,9 +272,6 @@ def _gradient(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
         yield from _each("gradient", (kernel,), rows, needs_gpu=False)
 
 
-LOWEST = {"sm80": (8, 0), "sm89": (8, 9), "sm90": (9, 0)}
-
-
 TOTAL = {
     "head dims of 160, 192 and 256, V of another": "total.head_dims",
     "float32 and float64": "total.types",
@@ -295,10 +291,34 @@ TOTAL = {
 
 
 def _total(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
-    sageattn = tuple(kernel for kernel in kernels if kernel.key == SAGEATTN.key)
-    yield from _each("total", sageattn, TOTAL, needs_gpu=False)
+    yield from _each("total", _sageattn(kernels), TOTAL, needs_gpu=False)
     if not options.quick:
-        yield from _each("total", sageattn, {"python -m sageattention": "total.doctor"})
+        yield from _each("total", _sageattn(kernels), {"python -m sageattention": "total.doctor"})
+
+
+REPORTS = {
+    "float masks of all types": "reports.float_masks",
+    "keywords that ask for nothing": "reports.keywords",
+    "packed sequences in longer buffers": "reports.packed",
+    "a mask that is written later": "reports.mask_written_later",
+    "a learnt bias": "reports.learnt_bias",
+    "autocast": "reports.autocast",
+}
+SLOW_REPORTS = {
+    "torch.compile, dynamic": "reports.dynamic",
+    "opcheck of every operator": "reports.opcheck",
+    "a library that does not load": "reports.broken_library",
+    "torch.export": "reports.exported",
+}
+
+
+def _reports(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
+    yield from _each("reports", _sageattn(kernels), REPORTS, needs_gpu=False)
+    slow = {} if options.quick else SLOW_REPORTS
+    if options.mode == "long":
+        slow = {**slow, "AOTInductor": "reports.exported_ahead"}
+    for spec in _each("reports", _sageattn(kernels), slow, needs_gpu=False):
+        yield replace(spec, limit_s=LONG_ROW_LIMIT_S)
 
 
 OUTLIERS = (
@@ -321,33 +341,6 @@ def _outliers(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
         yield from _each("outliers", (kernel,), dict.fromkeys(cases, "outliers.compare"), needs_gpu=False)
 
 
-REPORTS = {
-    "float masks of all types": "reports.float_masks",
-    "keywords that ask for nothing": "reports.keywords",
-    "packed sequences in longer buffers": "reports.packed",
-    "a mask that is written later": "reports.mask_written_later",
-    "a learnt bias": "reports.learnt_bias",
-    "autocast": "reports.autocast",
-}
-SLOW_REPORTS = {
-    "torch.compile, dynamic": "reports.dynamic",
-    "opcheck of every operator": "reports.opcheck",
-    "a library that does not load": "reports.broken_library",
-    "torch.export": "reports.exported",
-}
-
-
-def _reports(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
-    sageattn = tuple(kernel for kernel in kernels if kernel.key == SAGEATTN.key)
-    yield from _each("reports", sageattn, REPORTS, needs_gpu=False)
-    for kernel, (name, run) in product(sageattn, SLOW_REPORTS.items()):
-        if not options.quick:
-            yield RowSpec("reports", kernel, name, run, needs_gpu=False, limit_s=LONG_ROW_LIMIT_S)
-    if options.mode == "long":
-        run = "reports.exported_ahead"
-        yield RowSpec("reports", sageattn[0], "AOTInductor", run, limit_s=LONG_ROW_LIMIT_S)
-
-
 def _calls(options: Options, _: tuple[Kernel, ...]) -> Rows:
     if options.patterns:  # of no one kernel
         return
@@ -358,6 +351,9 @@ def _calls(options: Options, _: tuple[Kernel, ...]) -> Rows:
         if not options.quick or client.key not in clients:
             yield RowSpec("calls", client, call["case"], "calls.made")
         clients.add(client.key)
+
+
+LOWEST = {"sm80": (8, 0), "sm89": (8, 9), "sm90": (9, 0)}
 
 
 def client_kernel(call: dict[str, Any]) -> Kernel:
@@ -442,6 +438,10 @@ NEVER_SLOWER = {
 """Name to batch, heads of Q, heads of K and V, queries, keys, head_dim, and the mask."""
 
 
+def _sageattn(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:
+    return tuple(kernel for kernel in kernels if kernel.key == SAGEATTN.key)
+
+
 def _speed(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
     if not options.speed:
         return
@@ -449,9 +449,9 @@ def _speed(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
         if not kernel.varlen and (kernel.primary or (kernel.key in ALSO_TIMED and not options.quick)):
             for length in SPEED_LENGTHS["quick" if options.quick else "default"]:
                 yield RowSpec("speed", kernel, length, "speed.timed")
-        if kernel.key == SAGEATTN.key and not options.quick:
-            rows = {f"never slower: {name}": "speed.never_slower" for name in NEVER_SLOWER}
-            yield from _each("speed", (kernel,), rows)
+    if not options.quick:
+        rows = {f"never slower: {name}": "speed.never_slower" for name in NEVER_SLOWER}
+        yield from _each("speed", _sageattn(kernels), rows)
 
 
 def _long(options: Options, kernels: tuple[Kernel, ...]) -> Rows:

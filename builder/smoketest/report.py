@@ -119,43 +119,6 @@ class Row:
         return cls(**{**values, "status": Status(values["status"]), "figures": figures})
 
 
-@dataclass(frozen=True)
-class Report:
-    """A whole run.
-
-    Attributes:
-        mode: ``quick``, ``default``, ``long`` or ``import-only``.
-        environment: What was tested on what (see ``run/environment.py``).
-        headline: The one line that says how it ended.
-        options: The options that choose the rows (seed, kernels, …).
-    """
-
-    mode: str
-    environment: dict[str, Any]
-    rows: tuple[Row, ...]
-    exit_code: ExitCode
-    headline: str
-    started: str = ""
-    seconds: float = 0.0
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        return {
-            "format": 1,
-            "mode": self.mode,
-            "started": self.started,
-            "seconds": round(self.seconds, 3),
-            "exit_code": int(self.exit_code),
-            "outcome": self.exit_code.name.lower().replace("_", "-"),
-            "headline": self.headline,
-            "options": self.options,
-            "environment": self.environment,
-            "counts": {status.value: count(self.rows, status) for status in Status},
-            "rows": [row.to_json() for row in self.rows],
-        }
-
-
 def count(rows: Sequence[Row], status: Status) -> int:
     """Return how many rows ended with a status."""
     return Counter(row.status for row in rows)[status]
@@ -212,20 +175,33 @@ def table_heading() -> str:
     return f"{text}\n{'-' * len(text)}"
 
 
-def table_summary(report: Report) -> str:
-    """Return what goes below the table: the counts of each group, the failures again, and the outcome."""
+def to_json(rows: Sequence[Row], code: ExitCode, line: str, **more: Any) -> dict[str, Any]:
+    """Return the report of a run as JSON values: what it came to, its rows, and `more`."""
+    return {
+        "format": 1,
+        "exit_code": int(code),
+        "outcome": code.name.lower().replace("_", "-"),
+        "headline": line,
+        **more,
+        "counts": {status.value: count(rows, status) for status in Status},
+        "rows": [row.to_json() for row in rows],
+    }
+
+
+def table_summary(rows: Sequence[Row], environment: dict[str, Any]) -> str:
+    """Return what goes below the table: the counts of each group, the failures again, and what was tested."""
     lines = [""]
-    for group in dict.fromkeys(row.group for row in report.rows):
-        mine = [row for row in report.rows if row.group == group]
-        counts = [f"{count(mine, status):6} {status.value:8}" for status in Status]
-        lines.append(f"{group:12}" + "".join(counts))
-    bad = [row for row in report.rows if row.status in (Status.FAIL, Status.NOT_RUN)]
+    for group in dict.fromkeys(row.group for row in rows):
+        mine = [row for row in rows if row.group == group]
+        lines.append(
+            f"{group:12}" + "".join(f"{count(mine, status):6} {status.value:8}" for status in Status)
+        )
+    bad = [row for row in rows if row.status in (Status.FAIL, Status.NOT_RUN)]
     if bad:
         lines += ["", f"{len(bad)} rows did not pass:", *(f"  {table_line(row)}" for row in bad)]
-    values = report.environment.get
+    values = environment.get
     tested = [f"sageattention {values('wheel_version') or '(no metadata)'}"]
     tested += [f"Python {values('python')}", f"torch {values('torch')}"]
     tested += [f"{values('gpu')} ({values('capability')})"] if values("gpu") else []
     tested += [f"driver {values('driver')}"] if values("driver") else []
-    outcome = f"smoke test ({report.mode}, {report.seconds:.0f} s): {report.headline}"
-    return "\n".join([*lines, "", ", ".join(tested), outcome])
+    return "\n".join([*lines, "", ", ".join(tested)])

@@ -137,13 +137,3 @@ def test_imports_alone_need_no_gpu_and_say_that_nothing_was_computed(
     assert done.returncode == ExitCode.PASS
     assert "imports only: nothing was computed" in done.stdout
     assert "passed" not in done.stdout
-
-
-def test_what_nvidia_smi_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert environment.ask_nvidia_smi("driver_version") == []
-    program = tmp_path / "nvidia-smi"
-    program.write_text('#!/bin/sh\n[ "$1 $3" = "--query-gpu=clocks.max.sm --id=GPU-1" ] && echo 1980\n')
-    program.chmod(0o755)
-    assert environment.ask_nvidia_smi("clocks.max.sm", "--id=GPU-1") == ["1980"]
-    assert environment.ask_nvidia_smi("driver_version") == []

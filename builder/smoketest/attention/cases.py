@@ -208,20 +208,10 @@ def varlen_cases_for(mode: str) -> tuple[VarlenCase, ...]:
 
 @dataclass(frozen=True)
 class RangeCase:
-    """A call with large or small values; what is not a factor of 1 or a mean of 0 stands in the name.
+    """A call with large or small values: factors of Q, K and V, of one channel or token, and what is added.
 
-    Attributes:
-        name: A short text, different for each case.
-        v: Factor of V, which is then clamped to what its type can hold.
-        v_channel: Factor of one channel of V.
-        v_mean: Added to V.
-        q: Factor of Q.
-        k: Factor of K.
-        k_channel: Added to one channel of K.
-        k_token: Factor of one token of K.
-        compared: Whether the result is compared with the right one. The logits can be so large that rounding
-            to int8 decides which key wins, and V so large that the fp8 kernels give less of it: then the
-            result has to be finite, and within the range of V.
+    What is not `compared` with the right result has to be finite and within the range of V: the logits are so
+    large that rounding to int8 decides which key wins, or V so large that the fp8 kernels give less of it.
     """
 
     name: str

@@ -58,12 +58,9 @@ def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[to
 
 
 def make(case: Case, seed: int, device: str, heads: int | None = None) -> Inputs:
-    """Return random inputs for a case, from a standard normal distribution.
+    """Return inputs for a case, from a standard normal distribution; `heads` are the case's by default.
 
     With ``k_mean`` every channel of K has a mean of its own with a standard deviation of 4.
-
-    Args:
-        heads: Query heads; the case's own number by default.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     heads = heads or case.heads
@@ -147,12 +144,8 @@ def cu_seqlens(lengths: Sequence[int], device: str) -> torch.Tensor:
 def poison(device: str, size_bytes: int = 2**28) -> None:
     """Fill the caching allocator's free memory, on the current stream, with NaN.
 
-    First come blocks of the sizes that a call will ask for, then every free block that is left. All are freed
-    again, so the next ``torch.empty`` gets memory full of NaN, and the allocator keeps no more memory than
-    after the first time. On the CPU, whose allocator keeps no memory, this does nothing.
-
-    Args:
-        size_bytes: Size of the large block.
+    First come blocks of the sizes that a call will ask for (the large one of `size_bytes`), then every free
+    block that is left; all are freed again. The CPU's allocator keeps no memory.
     """
     if not device.startswith("cuda"):
         return
@@ -188,7 +181,6 @@ def _free_blocks(device: str) -> list[int]:
 def pieces(sizes: list[int], largest: int = 2**20) -> list[int]:
     """Return sizes of at most 1 MiB, which the allocator takes from small segments, for free blocks of these.
 
-    A segment of 2 MiB that is all free is one block. To ask for it whole would make the allocator map a
-    large segment, of which the rest would then be free memory without NaN.
+    To ask for a segment of 2 MiB that is all free would map a large one, with a rest without NaN.
     """
     return [part for size in sizes for part in ([largest] * (size // largest) + [size % largest]) if part]

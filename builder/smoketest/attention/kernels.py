@@ -185,16 +185,14 @@ def default_family(capability: Capability) -> str:
 
 
 def kernels_for(capability: Capability, patterns: tuple[str, ...] = ()) -> tuple[Kernel, ...]:
-    """Return the kernels that were asked for, with ``sageattn``'s family set by the GPU.
+    """Return the kernels of a run, with the family of those that choose one set by the GPU.
 
     Args:
         patterns: Keys, with ``*``, or the part before the first slash; none means all.
     """
     chosen = [kernel for kernel in ALL if not patterns or any(_matches(kernel.key, one) for one in patterns)]
     family = default_family(capability)
-    return tuple(
-        replace(kernel, family=family) if kernel.key == SAGEATTN.key else kernel for kernel in chosen
-    )
+    return tuple(replace(kernel, family=family) if kernel.total else kernel for kernel in chosen)
 
 
 def unmatched(patterns: tuple[str, ...]) -> list[str]:

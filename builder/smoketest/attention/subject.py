@@ -17,7 +17,7 @@ import torch
 from builder.smoketest.attention.inputs import pack, unpack
 from builder.smoketest.attention.kernels import Capability, Kernel
 
-Kept = TypeVar("Kept")
+Cached = TypeVar("Cached")
 Attempts = dict[str, Callable[[], list[str]]]
 """Names, and functions that return problems in words."""
 
@@ -43,18 +43,18 @@ class Subject:
     device: str
     capability: Capability
     seed: int = 0
-    _kept: dict[type, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device.startswith("cuda")
 
-    def kept(self, kind: type[Kept]) -> Kept:
-        """Return the object of a class that all rows of this process share; made when first asked for."""
-        if kind not in self._kept:
-            self._kept[kind] = kind()
-        return self._kept[kind]  # type: ignore[no-any-return]
+    def cached(self, key: str, make: Callable[[], Cached]) -> Cached:
+        """Return what all rows of this process share by a name; made when first asked for."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]  # type: ignore[no-any-return]
 
     def compiled_module(self, name: str) -> ModuleType | None:
         """Return a compiled module of the installed package; None where the wheel doesn't have it."""
@@ -163,15 +163,15 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
-def run_python(*arguments: str, timeout_s: float = 100.0, **environment: str) -> str:
-    """Run Python with the tested package and these variables; return what it printed, or raise."""
+def run_python(*arguments: str, limit_s: float = 100.0, env: Mapping[str, str] | None = None) -> str:
+    """Run Python with the tested package and these variables more; return what it printed, or raise."""
     path = ":".join(filter(None, sys.path))
     done = subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=timeout_s,
+        timeout=limit_s,
         check=False,
     )
     if done.returncode:

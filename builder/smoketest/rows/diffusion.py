@@ -6,7 +6,6 @@ import gc
 import importlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -156,7 +155,7 @@ def whole_model(subject: Subject, spec: RowSpec) -> Result:
         return not_applicable(f"needs 24 GiB of free GPU memory, {free / 2**30:.0f} GiB are free")
     kind, goal = WHOLE_MODELS[spec.case]
     model, inputs = BUILDERS[kind](subject.device)
-    replacement = _replacement(subject.module)
+    replacement = subject.module.scaled_dot_product_attention
 
     def replaced() -> torch.Tensor:
         with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", replacement):
@@ -175,38 +174,15 @@ def whole_model(subject: Subject, spec: RowSpec) -> Result:
     return verdict(problems, figures, limits)
 
 
-def _replacement(package: Any) -> Callable[..., torch.Tensor]:
-    """Return a function with the signature of torch's, of a wheel that may have none."""
+def _small_wan(subject: Subject) -> tuple[Any, dict[str, Any], torch.Tensor]:
+    """Return a Wan transformer of two layers, its inputs, and its output with diffusers' native backend."""
 
-    def adapted(
-        query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, **rest: Any
-    ) -> Any:
-        return package.sageattn(
-            query,
-            key,
-            value,
-            attn_mask=attn_mask,
-            dropout_p=dropout_p,
-            is_causal=rest.get("is_causal", False),
-        )
+    def make() -> tuple[Any, dict[str, Any], torch.Tensor]:
+        model, inputs = _wan(subject.device, SMALL_WAN, (2, 4, 5, 32, 32), (2, 77, 64))
+        model.set_attention_backend("native")
+        return model, inputs, model(**inputs)[0].clone()
 
-    function: Callable[..., torch.Tensor] = getattr(package, "scaled_dot_product_attention", adapted)
-    return function
-
-
-@dataclass
-class SmallWan:
-    """A Wan transformer of two layers, its inputs, and its output with diffusers' native backend."""
-
-    parts: list[Any] = field(default_factory=list)
-
-    def get(self, device: str) -> list[Any]:
-        """Return the three; they are made once."""
-        if not self.parts:
-            model, inputs = _wan(device, SMALL_WAN, (2, 4, 5, 32, 32), (2, 77, 64))
-            model.set_attention_backend("native")
-            self.parts = [model, inputs, model(**inputs)[0].clone()]
-        return self.parts
+    return subject.cached("small Wan", make)
 
 
 def backend(subject: Subject, spec: RowSpec) -> Result:
@@ -233,7 +209,7 @@ def others(subject: Subject, spec: RowSpec) -> Result:
 
 
 def _run(subject: Subject, name: str) -> Result:
-    model, inputs, native = subject.kept(SmallWan).get(subject.device)
+    model, inputs, native = _small_wan(subject)
     model.set_attention_backend(name)
     poison(subject.device)
     out = model(**inputs)[0].clone()
@@ -256,7 +232,7 @@ def _compiled(subject: Subject, spec: RowSpec, *, mode: str) -> Result:
     """The compiled transformer with the backend that asks `sageattn`, three times with the same inputs."""
     if reason := _missing(subject, spec):
         return not_applicable(reason)
-    model, inputs, native = subject.kept(SmallWan).get(subject.device)
+    model, inputs, native = _small_wan(subject)
     model.set_attention_backend("sage")
     torch._dynamo.reset()
     with warnings.catch_warnings():

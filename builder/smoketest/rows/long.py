@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 
 from builder.smoketest.attention.cases import LONG_CASES
@@ -17,15 +15,6 @@ HEAD_DIM = 128
 BYTES_AN_ELEMENT = 20
 """Upper bound of a call's memory for each element of Q: inputs and output in 16 bits, int8 and fp8 copies, K
 without its mean, V padded and transposed."""
-
-
-@dataclass
-class RightAnswer:
-    """The right result of the last long case, computed once for all kernels: that takes long."""
-
-    name: str = ""
-    rows: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    out: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def compare(subject: Subject, spec: RowSpec) -> Result:
@@ -59,16 +48,14 @@ def compare(subject: Subject, spec: RowSpec) -> Result:
 
     not_finite = sum(int((~torch.isfinite(part)).sum().item()) for part in out.flatten(1).split(2**28, dim=1))
     heads_first = [tensor if layout == "HND" else tensor.transpose(1, 2) for tensor in (q, k, v, out)]
-    right = subject.kept(RightAnswer)
-    if right.name != spec.case:
-        # Of a huge case nine windows of rows, from the start to the end.
-        windows = torch.linspace(0, tokens - 64, 9).long()[:, None] + torch.arange(64)
-        right.rows = (windows.reshape(-1) if huge else torch.arange(tokens)).to(subject.device)
-        right.out, _ = attention(*heads_first[:3], rows=right.rows)
-        right.name = spec.case  # last, since the memory may not have sufficed
-    result = heads_first[3].index_select(2, right.rows)
-    problems, figures, limits = judge_output(result, right.out, bounds(spec.kernel, "fp16"))
+    # Of a huge case nine windows of rows, from the start to the end.
+    windows = torch.linspace(0, tokens - 64, 9).long()[:, None] + torch.arange(64)
+    rows = (windows.reshape(-1) if huge else torch.arange(tokens)).to(subject.device)
+    # Computed once for all kernels: that takes long.
+    right = subject.cached(f"right {spec.case}", lambda: attention(*heads_first[:3], rows=rows)[0])
+    result = heads_first[3].index_select(2, rows)
+    problems, figures, limits = judge_output(result, right, bounds(spec.kernel, "fp16"))
     if not_finite and not figures["not_finite"]:
         problems.append(f"{not_finite} elements are NaN or infinite, none of them in the rows compared")
-    figures |= {"not_finite": float(not_finite), "rows_compared": float(right.rows.numel())}
+    figures |= {"not_finite": float(not_finite), "rows_compared": float(rows.numel())}
     return verdict(problems, figures, limits)

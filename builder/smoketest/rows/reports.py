@@ -23,13 +23,13 @@ from builder.smoketest.attention.compare import (
     same_bits,
 )
 from builder.smoketest.attention.inputs import make, make_packed, poison
-from builder.smoketest.attention.kernels import VARLEN, Kernel, kernels_for
+from builder.smoketest.attention.kernels import Kernel, kernels_for
 from builder.smoketest.attention.subject import Attempts, Subject, run_python
 from builder.smoketest.plan import RowSpec, client_kernel
 from builder.smoketest.report import Result, not_applicable
 from builder.smoketest.rows.accuracy import wrong
 from builder.smoketest.rows.calls import made
-from builder.smoketest.rows.runtime.streams import capture
+from builder.smoketest.rows.runtime.streams import capture, compiled
 
 CASE = Case((200, 333), head_dim=64, groups=2)
 Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -39,10 +39,10 @@ def _inputs(subject: Subject, spec: RowSpec, case: Case = CASE) -> Tensors:
     return make(case, spec.seed(subject.seed), subject.device).tensors
 
 
-def _strict(subject: Subject) -> list[Kernel]:
-    """Return the primary kernels that a function names."""
-    kernels = [kernel for kernel in kernels_for(subject.capability) if kernel.primary and not kernel.total]
-    return [kernel for kernel in kernels if not kernel.why_not(subject.capability)]
+def _kernels(subject: Subject, *names: str) -> list[Kernel]:
+    """Return the kernels of these names, and the primary ones that a function names."""
+    kernels = [kernel for kernel in kernels_for(subject.capability) if not kernel.why_not(subject.capability)]
+    return [kernel for kernel in kernels if kernel.key in names or (kernel.primary and not kernel.total)]
 
 
 def float_masks(subject: Subject, spec: RowSpec) -> Attempts:
@@ -53,7 +53,7 @@ def float_masks(subject: Subject, spec: RowSpec) -> Attempts:
             tensors = _inputs(subject, spec, Case((200, 333), head_dim=dim, dtype=name))
             for mask_dtype in (dtype, torch.float32):
                 mask = torch.randn(200, 333, device=subject.device).to(mask_dtype)
-                for kernel in (spec.kernel, *_strict(subject)):
+                for kernel in _kernels(subject, "sageattn"):
                     label = f"{kernel.key}, head_dim {dim}, {dtype}, mask of {mask_dtype}"
                     exact = {"mask": mask}
                     attempts[label] = partial(wrong, subject, kernel, tensors, exact=exact, attn_mask=mask)
@@ -73,23 +73,15 @@ def float_masks(subject: Subject, spec: RowSpec) -> Attempts:
 def keywords(subject: Subject, spec: RowSpec) -> Attempts:
     """A value that asks for nothing is accepted whatever its name; what asks for something unknown is not."""
     q, k, v = _inputs(subject, spec)
+    flash = {"softmax_scale": None, "causal": False, "window_size": (-1, -1), "softcap": 0.0}
     harmless: dict[str, dict[str, Any]] = {
         "attention_dropout=0.0, causal=False": {"attention_dropout": 0.0, "causal": False},
         "is_causal=None, return_lse=None": {"is_causal": None, "return_lse": None},
-        "flash-attention's names": {
-            "dropout_p": 0.0,
-            "softmax_scale": None,
-            "causal": False,
-            "window_size": (-1, -1),
-            "softcap": 0.0,
-            "alibi_slopes": None,
-            "return_softmax": False,
-        },
-        "deterministic=False": {"deterministic": False},
+        "flash-attention's names": {**flash, "alibi_slopes": None, "return_softmax": False},
     }
     named: dict[str, Any] = {"causal": True, "softmax_scale": 0.1}
     attempts: Attempts = {}
-    for kernel in (spec.kernel, *_strict(subject), VARLEN):
+    for kernel in _kernels(subject, "sageattn", "varlen"):
         call = partial(subject.attend, kernel, q, k, v)
         for name, arguments in harmless.items():
             if not (kernel.varlen and "return_lse" in arguments):
@@ -107,6 +99,7 @@ def keywords(subject: Subject, spec: RowSpec) -> Attempts:
 def packed(subject: Subject, spec: RowSpec) -> Attempts:
     """Packed sequences in a longer buffer whose rest is garbage; and the layout that frameworks name."""
     case = VarlenCase(((100, 80), (400, 500), (60, 300)))
+    varlen = _kernels(subject, "varlen")[-1]
 
     def garbage(value: float, sequences: tuple[tuple[int, int], ...], **layout: Any) -> list[str]:
         inputs, arguments = make_packed(VarlenCase(sequences), spec.seed(subject.seed), subject.device)
@@ -115,13 +108,13 @@ def packed(subject: Subject, spec: RowSpec) -> Attempts:
             for x in inputs.tensors
         ]
         poison(subject.device)
-        out = subject.call_checked(VARLEN, *longer, *arguments[3:], **layout)
+        out = subject.call_checked(varlen, *longer, *arguments[3:], **layout)
         used = inputs.tensors[0].shape[0]
         right = packed_attention(*inputs.tensors, sequences=sequences, causal=False)
-        return judge_output(out[:used], right, bounds(VARLEN, "fp16"))[0]
+        return judge_output(out[:used], right, bounds(varlen, "fp16"))[0]
 
     arguments = make_packed(case, spec.seed(subject.seed), subject.device)[1]
-    refused = partial(subject.call, VARLEN, *arguments, tensor_layout="HND")
+    refused = partial(subject.call, varlen, *arguments, tensor_layout="HND")
     attempts: Attempts = {"HND": partial(subject.refused, refused, ValueError, "tensor_layout")}
     for value in (0.0, float("inf"), float("nan"), 6e4):
         attempts[f"rows of {value} after the last"] = partial(garbage, value, case.sequences)
@@ -151,7 +144,7 @@ def mask_written_later(subject: Subject, spec: RowSpec) -> Attempts:
         return judge_output(out, attention(q, k, v, mask=half)[0], bounds(kernel, "fp16"))[0]
 
     attempts: Attempts = {}
-    for kernel in (spec.kernel, *_strict(subject)):
+    for kernel in _kernels(subject, "sageattn"):
         attempts[f"{kernel.key}, .data"] = partial(through_data, kernel)
         if subject.on_gpu:
             attempts[f"{kernel.key}, a graph"] = partial(replayed, kernel)
@@ -174,35 +167,18 @@ def learnt_bias(subject: Subject, spec: RowSpec) -> Attempts:
             out.float().sum().backward()
         return [] if bias.grad is not None else ["no gradient"]
 
-    return {kernel.key: partial(back, kernel) for kernel in (spec.kernel, *_strict(subject))}
+    return {kernel.key: partial(back, kernel) for kernel in _kernels(subject, "sageattn")}
 
 
 def dynamic(subject: Subject, spec: RowSpec) -> Attempts:
     """`torch.compile` with lengths, and head dims, that change between calls."""
-
-    def right(compile_options: dict[str, Any], cases: tuple[Case, ...], kernel: Kernel) -> list[str]:
-        torch._dynamo.reset()
-        function = partial(getattr(subject.module, kernel.function), **dict(kernel.arguments))
-
-        def around(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
-            return function(q, k, v)
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            compiled = torch.compile(around, fullgraph=True, backend="aot_eager", **compile_options)
-            problems = []
-            for case in cases:
-                tensors = _inputs(subject, spec, case)
-                out = judge_output(compiled(*tensors), attention(*tensors)[0], bounds(kernel, "fp16"))[0]
-                problems += [f"{case.name}: {text}" for text in out]
-        return problems
-
     lengths = tuple(Case((tokens, tokens + 33)) for tokens in (128, 200, 1000))
     dims = tuple(Case((200, 200), head_dim=dim) for dim in (128, 64, 96, 40))
     attempts: Attempts = {}
-    for kernel in (spec.kernel, *_strict(subject)):
-        attempts[f"{kernel.key}, dynamic"] = partial(right, {"dynamic": True}, (*lengths, *dims), kernel)
-        attempts[f"{kernel.key}, head dims"] = partial(right, {}, dims, kernel)
+    for kernel in _kernels(subject, "sageattn"):
+        one = partial(compiled, subject, kernel, spec.seed(subject.seed), fullgraph=True)
+        attempts[f"{kernel.key}, dynamic"] = partial(one, (*lengths, *dims), dynamic=True)
+        attempts[f"{kernel.key}, head dims"] = partial(one, dims)
     return attempts
 
 
@@ -252,7 +228,7 @@ def autocast(subject: Subject, spec: RowSpec) -> Attempts:
             inside = subject.attend(kernel, q, k, v)
         return [] if inside.dtype == plain.dtype and same_bits(inside, plain) else ["differs under autocast"]
 
-    return {kernel.key: partial(same, kernel) for kernel in (spec.kernel, *_strict(subject), VARLEN)}
+    return {kernel.key: partial(same, kernel) for kernel in _kernels(subject, "sageattn", "varlen")}
 
 
 def broken_library(subject: Subject, _: RowSpec) -> Attempts | Result:
@@ -311,7 +287,7 @@ def _exported(subject: Subject, _: RowSpec, *, kind: str) -> Attempts:
 
     def export() -> list[str]:
         with tempfile.TemporaryDirectory() as folder:
-            output = run_python("-c", EXPORT, subject.device, kind, f"{folder}/model.pt2", timeout_s=280.0)
+            output = run_python("-c", EXPORT, subject.device, kind, f"{folder}/model.pt2", limit_s=280.0)
         good = output.startswith("refused") or output.split() == ["True", "True"]
         return [] if good else [f"printed {output.split()}"]
 

@@ -57,7 +57,7 @@ def disagreeing(subject: Subject, spec: RowSpec) -> Attempts:
     ) -> Callable[[], list[str]]:
         shapes = (q, k, k if v is None else v)
         tensors = [_normal(subject.device, _packed(spec, shape)) for shape in shapes]
-        named = [str(shape) for shape in dict.fromkeys(tuple(tensor.shape) for tensor in tensors)]
+        named = [] if spec.kernel.varlen else [str(shape) for shape in dict.fromkeys(shapes)]
         call = partial(_call, subject, spec, tensors, shapes)
         return partial(subject.refused, call, ValueError, name, *named)
 

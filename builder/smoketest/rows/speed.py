@@ -5,19 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
 
 from builder.smoketest.attention.cases import Case, VarlenCase
 from builder.smoketest.attention.inputs import arguments, make
-from builder.smoketest.attention.kernels import SAGEATTN, Capability
+from builder.smoketest.attention.kernels import SAGEATTN
 from builder.smoketest.attention.subject import Subject, one_line
 from builder.smoketest.plan import NEVER_SLOWER, RowSpec
 from builder.smoketest.report import Result, Status, not_applicable, verdict
-from builder.smoketest.run.environment import ask_nvidia_smi
 
 HEADS = 32
 HEAD_DIM = 128
@@ -25,143 +23,32 @@ SHORT_S, CHUNK, SLEEP_CYCLES = 0.001, 50, 20_000_000
 """50 calls of less than a millisecond are launched while the GPU sleeps for about 11 ms."""
 LEAST_RATIO = 0.97
 """Of torch's time to that of `sageattn`."""
-SAMPLES = 7
-SAMPLE_S = 0.02
-"""A sample repeats the call until it takes about this long, so that the launch does not count."""
-LEAST_GROWTH = 6.0
-"""Attention's time grows 16-fold when the tokens grow fourfold, and at least this much from 8k to 32k; work
-that is linear in the tokens takes fourfold."""
-
-
-INT8_PER_SM_CLOCK = {
-    (7, 5): 2048,
-    (8, 0): 4096,
-    (8, 6): 2048,
-    (8, 7): 4096,
-    (8, 9): 2048,
-    (9, 0): 8192,
-    (10, 0): 16384,
-    (10, 3): 16384,
-    (12, 0): 2048,
-    (12, 1): 2048,
-}
-"""Dense int8 (and, where there is fp8, fp8) operations for each multiprocessor and clock; a multiplication
-and an addition are two. fp16 has half of each. From NVIDIA's architecture white papers: A100 624 TOPS on 108
-multiprocessors at 1.41 GHz, RTX 3090 284 on 82 at 1.695, RTX 4090 660.6 on 128 at 2.52, H100 SXM 1979 on 132
-at 1.83, B200 4500 on 148, RTX 5090 838 on 170 at 2.407."""
-
-# For a GPU that is not in the table, or whose clock can't be asked: more than any GPU of today has.
-UNKNOWN_INT8_PER_SM_CLOCK = 16384
-UNKNOWN_CLOCK_HZ = 3.2e9
-
-
-def highest_rate(capability: Capability, multiprocessors: int, clock_hz: float | None, family: str) -> float:
-    """Return the most operations a second that a GPU can do for a family of kernels.
-
-    With fp8, all of the work is at the rate of int8; with fp16, half of it is, and half is at fp16's.
-
-    Args:
-        multiprocessors: How many the GPU has.
-        clock_hz: Its highest clock; None where that can't be asked.
-        family: ``fp16`` or ``fp8`` (see `Kernel`).
-    """
-    per_clock = INT8_PER_SM_CLOCK.get(capability, UNKNOWN_INT8_PER_SM_CLOCK)
-    int8 = float(per_clock) * multiprocessors * (clock_hz or UNKNOWN_CLOCK_HZ)
-    return int8 if family == "fp8" else int8 * 2 / 3
-
-
-@dataclass
-class Timings:
-    """What has been timed so far, so that torch's own attention is timed once for each length."""
-
-    sdpa_s: dict[int, float] = field(default_factory=dict)
-    kernel_s: dict[tuple[str, int], float] = field(default_factory=dict)
+LARGEST_RATIO = 4.0
+"""Of torch's time to ours: no GPU multiplies int8 more than four times as fast as what torch needs."""
 
 
 def timed(subject: Subject, spec: RowSpec) -> Result:
     """Time one kernel at one length: 32 heads of 128, fp16, no mask."""
     assert isinstance(spec.parameter, int)
-    kernel, tokens, timings = spec.kernel, spec.parameter, subject.kept(Timings)
+    tokens = spec.parameter
     case = Case((tokens, tokens), head_dim=HEAD_DIM)
-    q, k, v = make(case, spec.seed(subject.seed), subject.device, heads=HEADS).tensors
-    if tokens not in timings.sdpa_s:
-        timings.sdpa_s[tokens] = median_s(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
-    sdpa_s = timings.sdpa_s[tokens]
-    seconds = median_s(lambda: subject.call(kernel, q, k, v))
+    tensors = make(case, spec.seed(subject.seed), subject.device, heads=HEADS).tensors
+    sdpa = partial(torch.nn.functional.scaled_dot_product_attention, *tensors)
+    torch_s, ours_s = steady_s([sdpa, partial(subject.call, spec.kernel, *tensors)], seconds=0.15)
     left = subject.left_behind()
+    problems = [f"left a CUDA error behind: {left}"] if left else []
+    ratio = torch_s / ours_s
+    if ratio > LARGEST_RATIO:
+        problems.append(f"{ratio:.1f} times as fast as torch's attention: work was skipped")
     operations = 4.0 * HEADS * tokens * tokens * HEAD_DIM
-    rate, bound = operations / seconds, _gpu_rate(subject, kernel.family)
-    problems = judge(rate, bound)
-    limits = {"tflops": f"<= {bound / 1e12:.0f}"}
-    problems += [f"left a CUDA error behind: {left}"] if left else []
     figures = {
-        "median_s": seconds,
-        "tflops": rate / 1e12,
-        "sdpa_median_s": sdpa_s,
-        "sdpa_tflops": operations / sdpa_s / 1e12,
-        "times_sdpa": sdpa_s / seconds,
-        "peak_tflops": bound / 1e12,
+        "median_s": ours_s,
+        "tflops": operations / ours_s / 1e12,
+        "sdpa_median_s": torch_s,
+        "sdpa_tflops": operations / torch_s / 1e12,
+        "times_sdpa": ratio,
     }
-    timings.kernel_s[kernel.key, tokens] = seconds
-    before = timings.kernel_s.get((kernel.key, tokens // 4))
-    if before is not None and tokens >= 32768:
-        figures["growth_from_a_quarter"] = seconds / before
-        limits["growth_from_a_quarter"] = f">= {LEAST_GROWTH}"
-        if seconds / before < LEAST_GROWTH:
-            problems.append(
-                f"took only {seconds / before:.1f} times as long as at {tokens // 4} tokens: work was skipped"
-            )
-    return verdict(problems, figures, limits)
-
-
-def judge(rate: float, bound: float) -> list[str]:
-    """Compare a rate (operations a second) with what the GPU can do."""
-    if rate <= bound:
-        return []
-    return [f"{rate / 1e12:.0f} TFLOP/s is more than the GPU can do ({bound / 1e12:.0f}): work was skipped"]
-
-
-def median_s(call: Callable[[], Any]) -> float:
-    """Return the median time of a call in seconds, by CUDA events, after warm-up.
-
-    Waits for all streams of the device between samples: otherwise the time of a kernel that is launched on
-    another stream than the events' would be too short.
-    """
-    for _ in range(3):
-        call()
-    torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    torch.cuda.synchronize()
-    once_s = max(time.perf_counter() - start, 1e-6)
-    repeats = max(1, min(200, round(SAMPLE_S / once_s)))
-    samples = []
-    for _ in range(SAMPLES):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        for _ in range(repeats):
-            call()
-        end.record()
-        torch.cuda.synchronize()
-        samples.append(begin.elapsed_time(end) / 1000 / repeats)
-    return float(statistics.median(samples))
-
-
-def _gpu_rate(subject: Subject, family: str) -> float:
-    properties = torch.cuda.get_device_properties(subject.device)
-    clock_hz = _highest_clock_hz(str(getattr(properties, "uuid", None) or ""))
-    return highest_rate(subject.capability, properties.multi_processor_count, clock_hz, family)
-
-
-@cache
-def _highest_clock_hz(uuid: str) -> float | None:
-    """Return the highest clock of a GPU; None if it can't be asked."""
-    clocks = ask_nvidia_smi("clocks.max.sm", *([f"--id=GPU-{uuid}"] if uuid else []))
-    try:
-        return max(map(float, clocks), default=0.0) * 1e6 or None
-    except ValueError:
-        return None
+    return verdict(problems, figures, {"times_sdpa": f"<= {LARGEST_RATIO}"})
 
 
 def steady_s(calls: Sequence[Callable[[], Any]], *, seconds: float, turns: int = 2) -> list[float]:
@@ -171,19 +58,27 @@ def steady_s(calls: Sequence[Callable[[], Any]], *, seconds: float, turns: int =
     behind a sleep of the GPU, so that the time to launch them does not count.
     """
     times: list[list[float]] = [[] for _ in calls]
-    chunk = 1 if max(map(median_s, calls)) > SHORT_S else CHUNK
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    chunk = CHUNK if time.perf_counter() - start < SHORT_S * len(calls) else 1
     for _ in range(turns):
         for call, of_call in zip(calls, times, strict=True):
             samples, start = [], time.perf_counter()
             while time.perf_counter() - start < seconds:
                 begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                torch.cuda.synchronize()
                 if chunk > 1:
                     torch.cuda._sleep(SLEEP_CYCLES)
                 begin.record()
                 for _ in range(chunk):
                     call()
                 end.record()
-                end.synchronize()
+                torch.cuda.synchronize()
                 samples.append(begin.elapsed_time(end) / 1000 / chunk)
             of_call.append(statistics.median(samples[len(samples) // 2 :]))
     return [min(of_call) for of_call in times]

@@ -6,6 +6,7 @@ import random
 import warnings
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -164,20 +165,14 @@ def patched(subject: Subject, spec: RowSpec) -> Attempts:
 
 
 def lse(subject: Subject, spec: RowSpec) -> Attempts:
-    def right(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **arguments: Any) -> list[str]:
-        out, lse = subject.attend(spec.kernel, q, k, v, return_lse=True, **arguments)
-        causal, mask = arguments.get("is_causal", False), arguments.get("attn_mask")
-        wanted, wanted_lse = attention(q, k, v, causal=causal, mask=mask)
+    def right(dim: int, dtype: torch.dtype, causal: bool, heads: int) -> list[str]:
+        q, k, v = (_normal(subject, 2, *shape, dim).to(dtype) for shape in ((4, 100), *[(heads, 150)] * 2))
+        out, lse = subject.attend(spec.kernel, q, k, v, return_lse=True, is_causal=causal)
+        wanted, wanted_lse = attention(q, k, v, causal=causal)
         return judge_output(out, wanted, FAMILIES[spec.kernel.family])[0] + judge_lse(lse, wanted_lse)[0]
 
-    attempts: Attempts = {}
-    for dim, dtype in ((64, torch.float16), (192, torch.float16), (64, torch.float32)):
-        tensors = [_normal(subject, 2, 4, tokens, dim).to(dtype) for tokens in (100, 150, 150)]
-        attempts[f"head_dim {dim}, {dtype}"] = partial(right, *tensors)
-        attempts[f"head_dim {dim}, {dtype}, causal"] = partial(right, *tensors, is_causal=True)
-        grouped = [tensors[0], *(x[:, :2] for x in tensors[1:])]
-        attempts[f"head_dim {dim}, {dtype}, grouped"] = partial(right, *grouped)
-    return attempts
+    kinds = product((64, 192), (torch.float16, torch.float32), (False, True), (4, 2))
+    return {f"head_dim, type, causal, heads of K: {kind}": partial(right, *kind) for kind in kinds}
 
 
 def strides(subject: Subject, spec: RowSpec) -> Attempts:
@@ -220,7 +215,7 @@ def in_a_process(subject: Subject, _: RowSpec) -> Attempts:
     """A warning comes once a process; an environment variable, read once, sets what computes."""
 
     def prints(value: str, *expected: str | None) -> list[str]:
-        lines = run_python("-c", SCRIPT, subject.device, SAGEATTENTION_KERNEL=value).split()
+        lines = run_python("-c", SCRIPT, subject.device, env={"SAGEATTENTION_KERNEL": value}).split()
         pairs = list(zip(lines, expected, strict=True))
         good = all(wanted is None or line == wanted for line, wanted in pairs)
         return [] if good else [f"warnings, explained and computed: {lines}, expected {list(expected)}"]
@@ -273,7 +268,7 @@ def other_kinds(subject: Subject, spec: RowSpec) -> Attempts:
         try:
             right = sdpa(*tensors, **arguments)
         except Exception:
-            return subject.refused(call, Exception)
+            return []
         try:
             out = call()
         except (TypeError, ValueError):

@@ -163,7 +163,7 @@ def _look_at_gpu(env: Environment, torch: Any, device: str) -> Environment:
     start = time.monotonic()
     if torch.version.cuda is None:
         return env.end(ExitCode.TORCH_WITHOUT_CUDA, f"torch {torch.__version__} is built without CUDA")
-    env.values["driver"] = next(iter(ask_nvidia_smi("driver_version")), None)
+    env.values["driver"] = _driver()
     try:
         torch.cuda.init()
         properties = torch.cuda.get_device_properties(torch.device(device).index or 0)
@@ -219,10 +219,11 @@ def explain_cuda(message: str, values: dict[str, Any]) -> tuple[ExitCode, str]:
     return ExitCode.NO_GPU, f"{torch} sees no GPU: {first}"
 
 
-def ask_nvidia_smi(query: str, *arguments: str) -> list[str]:
-    """Return what ``nvidia-smi`` answers for each GPU; empty where it can't be asked."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", *arguments]
+def _driver() -> str | None:
+    """Return the driver's version; None where it can't be asked."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return []
+        return None
+    return next(iter(output.split()), None)

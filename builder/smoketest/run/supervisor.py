@@ -16,13 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from builder.smoketest.plan import FIRST_CALL, ROW_LIMIT_S, Options
 from builder.smoketest.report import ExitCode, Row, Status
-from builder.smoketest.run.worker import LOST_EXIT_CODE, Order
+from builder.smoketest.run.worker import LOST_EXIT_CODE
 
 MOST_WORKERS = 32
 """How many workers a run may use before it gives up the remaining rows."""
@@ -110,10 +110,10 @@ def _one_worker(options: Options, run: Run, command: list[str]) -> str:
         if row.group == FIRST_CALL and row.status is Status.NOT_APPLICABLE
     }
     read_end, write_end = os.pipe()
-    order = Order(options, tuple(run.rows), unavailable, write_end)
+    order = {"options": asdict(options), "done": [*run.rows], "unavailable": unavailable, "events": write_end}
     with tempfile.TemporaryFile() as noise:
         process = subprocess.Popen(
-            [*command, order.to_json()],
+            [*command, json.dumps(order)],
             stdin=subprocess.DEVNULL,
             stdout=noise,
             stderr=noise,

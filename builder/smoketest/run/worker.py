@@ -14,7 +14,6 @@ import resource
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from builder.smoketest.plan import FIRST_CALL, Options, RowSpec, plan
@@ -25,50 +24,27 @@ LOST_EXIT_CODE = 99
 """Exit code of a worker whose device was lost."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """What the supervisor tells a worker.
-
-    Attributes:
-        done: Ids of the rows that have a result.
-        unavailable: Kernels that the wheel lacks, with the reason: their rows are not applicable.
-        events: File descriptor to write events to, one JSON object a line.
-    """
-
-    options: Options
-    done: tuple[str, ...]
-    unavailable: dict[str, str]
-    events: int
-
-    def to_json(self) -> str:
-        """Return the order as text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Order:
-        """Return the order that `to_json` wrote."""
-        values = json.loads(text)
-        options = Options.from_json(values["options"])
-        return cls(**{**values, "options": options, "done": tuple(values["done"])})
-
-
-def main(order: Order) -> int:
+def main(order: dict[str, Any]) -> int:
     """Look at the environment, then run the rows of the plan that are not done yet.
 
     Events: ``environment`` (always first), ``plan``, ``begin`` and ``row`` for each row, ``end``.
+
+    Args:
+        order: The run's ``options``; ids of the rows that are ``done``; kernels that the wheel lacks
+            (``unavailable``), with the reason; the file descriptor to write ``events`` to, as JSON lines.
 
     Returns:
         0, or `LOST_EXIT_CODE` when the device was lost.
     """
     # An abort with the GPU's memory mapped would leave a core file of many gigabytes.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    with os.fdopen(order.events, "w", encoding="utf-8") as stream:
+    with os.fdopen(order["events"], "w", encoding="utf-8") as stream:
 
         def tell(event: str, **values: Any) -> None:
             stream.write(json.dumps({"event": event, **values}) + "\n")
             stream.flush()
 
-        options = order.options
+        options = Options.from_json(order["options"])
         env = look(device=options.device, import_only=options.import_only)
         tell(
             "environment",
@@ -85,9 +61,9 @@ def main(order: Order) -> int:
         specs = plan(options, capability)
         tell("plan", rows=[_row(spec, Status.NOT_RUN).to_json() for spec in specs])
         runner = Runner(options, capability)
-        unavailable = dict(order.unavailable)
+        unavailable = dict(order["unavailable"])
         for spec in specs:
-            if spec.id in order.done:
+            if spec.id in order["done"]:
                 continue
             tell("begin", id=spec.id, limit_s=spec.limit_s)
             start = time.monotonic()

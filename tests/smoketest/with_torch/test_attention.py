@@ -8,8 +8,7 @@ import torch
 from builder.smoketest.attention.cases import Case
 from builder.smoketest.attention.compare import COARSE_MEAN, FAMILIES, attention, bounds, judge_output
 from builder.smoketest.attention.inputs import GUARD_ELEMENTS, guarded, make, pieces
-from builder.smoketest.attention.kernels import ALL, Capability
-from builder.smoketest.rows.speed import highest_rate, judge
+from builder.smoketest.attention.kernels import ALL
 
 KERNELS = {kernel.key: kernel for kernel in ALL}
 
@@ -74,21 +73,3 @@ def test_nan_breaks_every_limit() -> None:
     wrong[0, 0] = float("nan")
     assert judge_output(wrong, right, FAMILIES["fp8"])[0] == ["1 elements are NaN or infinite"]
     assert judge_output(right, right, FAMILIES["fp8"])[0] == []
-
-
-@pytest.mark.parametrize(
-    ("capability", "multiprocessors", "clock_hz", "int8_tops"),
-    [((8, 0), 108, 1.41e9, 624), ((8, 9), 128, 2.52e9, 660.6), ((9, 0), 132, 1.83e9, 1979)],
-)
-def test_peaks_are_those_of_the_data_sheets(
-    capability: Capability, multiprocessors: int, clock_hz: float, int8_tops: float
-) -> None:
-    fp8 = highest_rate(capability, multiprocessors, clock_hz, "fp8")
-    assert fp8 / 1e12 == pytest.approx(int8_tops, rel=0.01)
-    assert highest_rate(capability, multiprocessors, clock_hz, "fp16") == pytest.approx(fp8 * 2 / 3)
-    assert highest_rate((13, 0), 200, None, "fp8") > fp8, "none reaches an unknown GPU's"
-
-
-def test_a_rate_above_the_bound_is_a_problem() -> None:
-    assert judge(5e14, 6e14) == []
-    assert judge(2.477e15, 1.979e15) == ["2477 TFLOP/s is more than the GPU can do (1979): work was skipped"]

@@ -59,7 +59,7 @@ def test_every_value_that_a_call_names_is_known_when_it_is_used() -> None:
 
 
 def test_steps_make_launch_and_call() -> None:
-    values: dict[str, Any] = {"x": 3}
+    values: dict[str, Any] = {"x": 3, "buffers": []}
     calls._take({"new": "t", "shape": [2, 4], "dtype": "float16"}, values, "cpu")
     assert bool(values["t"].isnan().all())
     calls._take({"call": "math.pow", "args": ["$x", "$t.stride.0"], "into": ["y"]}, values, "cpu")
@@ -157,7 +157,7 @@ def test_a_fresh_process(
 ) -> None:
     (tmp_path / "sageattention.py").write_text(package)
     (tmp_path / "triton.py").touch()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("CC", "gcc")
     for row, reason in ((BARE, bare), (LIGHT, light)):
         result = run(SPECS[row])

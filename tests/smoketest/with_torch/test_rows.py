@@ -113,8 +113,8 @@ def test_a_wrong_compiled_result_is_seen(run: Run, monkeypatch: pytest.MonkeyPat
     assert run(spec).reason == ""
     monkeypatch.setenv("FAKE_FAULT", "scale")
     reason = run(spec).reason
-    assert "1024 tokens: relative error" in reason
-    assert "640 tokens: relative error" in reason
+    assert "1024x1024 d128 fp16 HND: relative error" in reason
+    assert "640x640 d128 fp16 HND: relative error" in reason
 
 
 def test_code_that_the_wheel_lacks_is_an_error_only_for_sageattn(subject: Subject, run: Run) -> None:

@@ -22,26 +22,28 @@ Tensors = tuple[torch.Tensor, ...]
 SECOND = "cuda:1"
 
 
-def _row(
-    subject: Subject, spec: RowSpec, *, find: Callable[[Subject, Subject, RowSpec], list[str]]
-) -> Result:
+def _on_second(
+    find: Callable[[Subject, Subject, RowSpec], list[str]],
+) -> Callable[[Subject, RowSpec], Result]:
     """Run a row with cuda:0 current, and look which device is current after it."""
-    gpus = torch.cuda.device_count()
-    if gpus < 2:
-        return not_applicable(f"needs two GPUs, torch sees {gpus}")
-    capability = torch.cuda.get_device_capability(1)
-    if capability != subject.capability:
-        major, minor = capability
-        return not_applicable(f"the second GPU has another compute capability, {major}.{minor}")
-    torch.cuda.set_device(0)
-    try:
-        problems = find(subject, replace(subject, device=SECOND), spec)
-        after = torch.cuda.current_device()
-        if after != 0:
-            problems.append(f"the caller's current device was changed from 0 to {after}")
-    finally:
+
+    def row(subject: Subject, spec: RowSpec) -> Result:
+        gpus = torch.cuda.device_count()
+        if gpus < 2:
+            return not_applicable(f"needs two GPUs, torch sees {gpus}")
+        if torch.cuda.get_device_capability(1) != subject.capability:
+            return not_applicable("the second GPU has another compute capability")
         torch.cuda.set_device(0)
-    return verdict(problems, limits={"current_device": "== 0"})
+        try:
+            problems = find(subject, replace(subject, device=SECOND), spec)
+            after = torch.cuda.current_device()
+            if after != 0:
+                problems.append(f"the caller's current device was changed from 0 to {after}")
+        finally:
+            torch.cuda.set_device(0)
+        return verdict(problems, limits={"current_device": "== 0"})
+
+    return row
 
 
 def _on_both(subject: Subject, spec: RowSpec) -> tuple[Tensors, Tensors]:
@@ -54,7 +56,8 @@ def _differ(one: torch.Tensor, other: torch.Tensor, what: str) -> list[str]:
     return [] if same_bits(one, other.to(one.device)) else [f"{what} differs from cuda:0's"]
 
 
-def _right(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
+@_on_second
+def right(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     """The result is right, as an accuracy row has it."""
     kernel, seed = spec.kernel, spec.seed(subject.seed)
     case: Case | VarlenCase = VarlenCase(((333, 333), (640, 640))) if kernel.varlen else CASE
@@ -64,7 +67,8 @@ def _right(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     return [reason for reason in [compare_case(second, kernel, case, seed).reason] if reason]
 
 
-def _masked(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
+@_on_second
+def masked(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     on_first, on_second = _on_both(subject, spec)
     mask = torch.rand((on_first[0].shape[2], on_first[1].shape[2]), device=subject.device) < 0.5
     one = subject.call_checked(spec.kernel, *on_first, attn_mask=mask)
@@ -72,7 +76,8 @@ def _masked(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     return _differ(one, other, "a masked result")
 
 
-def _side_stream(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
+@_on_second
+def side_stream(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     on_first, on_second = _on_both(subject, spec)
     one = subject.call_checked(spec.kernel, *on_first).clone()
     stream = torch.cuda.Stream(SECOND)
@@ -80,7 +85,8 @@ def _side_stream(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     return [problem for result in results for problem in _differ(one, result, "a side stream's result")]
 
 
-def _graph(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
+@_on_second
+def graph(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     """A graph of cuda:1's stream, captured and replayed while cuda:0 is current."""
     on_first, on_second = _on_both(subject, spec)
     one = subject.call_checked(spec.kernel, *on_first).clone()
@@ -98,14 +104,16 @@ def _graph(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     return _differ(one, out, "a replayed result")
 
 
-def _compiled(subject: Subject, _: Subject, spec: RowSpec) -> list[str]:
+@_on_second
+def compiled(subject: Subject, _: Subject, spec: RowSpec) -> list[str]:
     on_first, on_second = _on_both(subject, spec)
     torch._dynamo.reset()
     compiled = torch.compile(partial(subject.call, spec.kernel), fullgraph=False, backend="aot_eager")
     return _differ(subject.call_checked(spec.kernel, *on_first), compiled(*on_second), "a compiled result")
 
 
-def _threads(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
+@_on_second
+def threads(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     """Two threads, each with a GPU of its own."""
     pairs = list(zip((subject, second), _on_both(subject, spec), strict=True))
     right = [one.call(spec.kernel, *tensors).clone() for one, tensors in pairs]
@@ -130,7 +138,8 @@ def _threads(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
     return problems
 
 
-def _spread(subject: Subject, _: Subject, spec: RowSpec) -> list[str]:
+@_on_second
+def spread(subject: Subject, _: Subject, spec: RowSpec) -> list[str]:
     """Inputs on two GPUs raise ValueError, which names both."""
     a, b = _on_both(subject, spec)
     problems = []
@@ -138,12 +147,3 @@ def _spread(subject: Subject, _: Subject, spec: RowSpec) -> list[str]:
         call = partial(subject.call, spec.kernel, *mixed)
         problems += subject.refused(call, ValueError, "cuda:0", "cuda:1")
     return problems
-
-
-right = partial(_row, find=_right)
-masked = partial(_row, find=_masked)
-side_stream = partial(_row, find=_side_stream)
-graph = partial(_row, find=_graph)
-compiled = partial(_row, find=_compiled)
-threads = partial(_row, find=_threads)
-spread = partial(_row, find=_spread)

@@ -269,7 +269,10 @@ def sageattn(
         return SDPA(q, k, v, attn_mask=attn_mask)
     sm_scale = _keywords(sageattn.__code__.co_varnames, unknown, sm_scale, scale)
     order = "scaled_dot_product_attention has torch's order"
-    _need(tensor_layout in ("HND", "NHD"), f"tensor_layout is {tensor_layout!r}: expected 'HND' or 'NHD'; {order}")
+    _need(
+        tensor_layout in ("HND", "NHD"),
+        f"tensor_layout is {tensor_layout!r}: expected 'HND' or 'NHD'; {order}",
+    )
     rest = {"is_causal": is_causal, "attn_mask": attn_mask, "dropout_p": dropout_p}
     if _fault("refuses") or explain(q, k, v, tensor_layout, **rest).kernel != "torch":
         layout = {"tensor_layout": tensor_layout, "sm_scale": sm_scale, "return_lse": return_lse}
@@ -331,7 +334,6 @@ def _check_starts(name, starts, tokens, longest):
     _need(max(lengths) <= longest, f"max_seqlen_{name} is {longest}")
 
 
-@torch.autocast("cpu", enabled=False)
 def sageattn_varlen(
     q,
     k,
@@ -369,14 +371,14 @@ def sageattn_varlen(
     gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     differentiated = gradient or _tangent(q, k, v)
     function = sageattn if differentiated and not _fault("silent-gradient") else sageattn_qk_int8_pv_fp16_cuda
-    smoothing = {} if function is sageattn else {"smooth_k": smooth_k}
     parts = []
     for i in range(len(cu_seqlens_q) - 1):
         rows, keys = (slice(starts[i], starts[i + 1]) for starts in (cu_seqlens_q, cu_seqlens_k))
         tensors = [x.unsqueeze(0) for x in (q[rows], k[keys], v[keys])]
         if not tensors[0].numel():
             continue
-        options = {"is_causal": is_causal, "sm_scale": sm_scale, **smoothing}
+        options = {"is_causal": is_causal, "sm_scale": sm_scale}
         parts.append(function(*tensors, tensor_layout="NHD", **options)[0])
     out = torch.zeros_like(q)
-    return torch.cat([*parts, out[cu_seqlens_q[-1] :]])
+    with torch.autocast("cpu", enabled=False):
+        return torch.cat([*parts, out[cu_seqlens_q[-1] :]])
