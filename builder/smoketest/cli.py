@@ -38,14 +38,14 @@ def parser() -> argparse.ArgumentParser:
     )
     modes = new.add_mutually_exclusive_group()
     modes.add_argument(
-        "--quick", dest="mode", action="store_const", const="quick", help="under 60 s on an H100"
+        "--quick", dest="mode", action="store_const", const="quick", help="about a minute on an H100"
     )
     modes.add_argument(
         "--long",
         dest="mode",
         action="store_const",
         const="long",
-        help="the default rows, 200,000 tokens, and 64 heads x 270,000 tokens x 128 (48 GiB of GPU memory)",
+        help="all rows, with whole models and 64 heads x 270,000 tokens x 128 (48 GiB of GPU memory)",
     )
     modes.add_argument(
         "--import-only", action="store_true", help="import only; needs no GPU, computes nothing"

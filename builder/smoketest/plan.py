@@ -279,21 +279,24 @@ TOTAL = {
     "dropout": "total.dropout",
     "a mask with is_causal": "total.masked_causal",
     "torch's signature, any leading dimensions": "total.torchs_order",
-    "a whole model patched, also compiled": "total.patched",
     "return_lse": "total.lse",
     "outputs are contiguous": "total.strides",
-    "one warning, and a switch in the environment": "total.in_a_process",
     "explain() names what computes": "total.explained",
     "__version__": "total.version",
     "nested tensors and causal biases": "total.other_kinds",
+}
+SLOW_TOTAL = {
+    "a whole model patched, also compiled": "total.patched",
     "100 random calls against float64": "total.random_calls",
+    "one warning, and a switch in the environment": "total.in_a_process",
+    "python -m sageattention": "total.doctor",
 }
 
 
 def _total(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
-    yield from _each("total", _sageattn(kernels), TOTAL, needs_gpu=False)
-    if not options.quick:
-        yield from _each("total", _sageattn(kernels), {"python -m sageattention": "total.doctor"})
+    rows = TOTAL if options.quick else TOTAL | SLOW_TOTAL
+    for spec in _each("total", _sageattn(kernels), rows, needs_gpu=False):
+        yield replace(spec, limit_s=LONG_ROW_LIMIT_S)
 
 
 REPORTS = {
@@ -309,24 +312,24 @@ SLOW_REPORTS = {
     "opcheck of every operator": "reports.opcheck",
     "a library that does not load": "reports.broken_library",
     "torch.export": "reports.exported",
+    "AOTInductor": "reports.exported_ahead",
 }
 
 
 def _reports(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
-    yield from _each("reports", _sageattn(kernels), REPORTS, needs_gpu=False)
-    slow = {} if options.quick else SLOW_REPORTS
-    if options.mode == "long":
-        slow = {**slow, "AOTInductor": "reports.exported_ahead"}
-    for spec in _each("reports", _sageattn(kernels), slow, needs_gpu=False):
+    if options.quick:
+        return
+    rows = REPORTS | SLOW_REPORTS if options.mode == "long" else REPORTS
+    for spec in _each("reports", _sageattn(kernels), rows, needs_gpu=False):
         yield replace(spec, limit_s=LONG_ROW_LIMIT_S)
 
 
 OUTLIERS = (
-    "normal",
     "K: 2 channels x50",
+    "heavy tails",
+    "normal",
     "K: 4 channels x10",
     "Q and K: 4 channels x8",
-    "heavy tails",
     "log-normal channel scales",
     "RoPE-like pairs x20",
     "one value over the channels",
@@ -336,8 +339,8 @@ OUTLIERS = (
 
 
 def _outliers(options: Options, kernels: tuple[Kernel, ...]) -> Rows:
-    for kernel in _primary(kernels) if options.quick else kernels:
-        cases = OUTLIERS[:-1] if kernel.varlen else OUTLIERS
+    for kernel in kernels if options.mode == "long" else _primary(kernels):
+        cases = OUTLIERS[:2] if options.quick else OUTLIERS[:-1] if kernel.varlen else OUTLIERS
         yield from _each("outliers", (kernel,), dict.fromkeys(cases, "outliers.compare"), needs_gpu=False)
 
 
@@ -411,9 +414,9 @@ def _clients(options: Options, _: tuple[Kernel, ...]) -> Rows:
     if not options.quick:
         yield RowSpec("clients", diffusers, "sage, compiled", "diffusion.compiled")
         yield RowSpec("clients", diffusers, "sage, compiled with CUDA graphs", "diffusion.compiled_graphs")
-        if options.speed:
-            rows = dict.fromkeys(WHOLE_MODELS, "diffusion.whole_model")
-            yield from _each("clients", (diffusers,), rows)
+    if options.speed and options.mode == "long":
+        rows = dict.fromkeys(WHOLE_MODELS, "diffusion.whole_model")
+        yield from _each("clients", (diffusers,), rows)
 
 
 def _primary(kernels: tuple[Kernel, ...]) -> tuple[Kernel, ...]:

@@ -56,6 +56,8 @@ SDXL: dict[str, Any] = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+WHOLE_ERROR = 0.05
+"""Of more layers, and more rounding between them."""
 NEEDED_BYTES = 24 * 2**30
 NOISE = 0.01
 """By how much the ratio of two times varies from run to run."""
@@ -163,10 +165,11 @@ def whole_model(subject: Subject, spec: RowSpec) -> Result:
         return out
 
     with torch.inference_mode():
-        problems, error = _near(replaced(), model(**inputs)[0])
+        error = relative_error(replaced(), model(**inputs)[0])
         torchs, ours = steady_s([lambda: model(**inputs), replaced], seconds=1.0)
     ratio = torchs / ours
-    limits = {"relative_error": f"<= {LARGEST_ERROR}"}
+    problems = [] if error <= WHOLE_ERROR else [f"relative error {error:.4f} > {WHOLE_ERROR}"]
+    limits = {"relative_error": f"<= {WHOLE_ERROR}"}
     if subject.capability == (9, 0):  # the goals are those of an H100
         limits["times_sdpa"] = f">= {goal} - {NOISE}"
         problems += [] if ratio >= goal - NOISE else [f"{ratio:.3f} times as fast as torch's, not {goal}"]

@@ -17,7 +17,9 @@ from builder.smoketest.rows import calls, diffusion
 
 Run = Callable[[RowSpec], Result]
 FAKE = Path(__file__).parents[2] / "fakes" / "fake_sageattention"
-SPECS = {spec.id: spec for spec in plan(Options(groups=("calls", "clients", "environment")), (9, 0))}
+SPECS = {
+    spec.id: spec for spec in plan(Options(mode="long", groups=("calls", "clients", "environment")), (9, 0))
+}
 # Compiled code is traced on a GPU; the fake has none of the modules.
 CALLS = [
     f"calls/{call['client']}/{call['case']}"

@@ -10,7 +10,9 @@ from builder.smoketest.plan import Options, RowSpec, plan
 from builder.smoketest.report import Result, Status
 
 Run = Callable[[RowSpec], Result]
-SPECS = {spec.id: spec for spec in plan(Options(groups=("total", "outliers", "reports")), (9, 0))}
+SPECS = {
+    spec.id: spec for spec in plan(Options(mode="long", groups=("total", "outliers", "reports")), (9, 0))
+}
 # What torch.compile can't trace of the fake, and what needs libraries or a GPU.
 NOT_HERE = ("patched", "dynamic", "does not load", "opcheck", "python -m")
 FP16 = "cuda-fp16/fp32/per_thread"
