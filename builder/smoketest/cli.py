@@ -37,16 +37,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     modes = new.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--quick", dest="mode", action="store_const", const="quick", help="about a minute on an H100"
-    )
-    modes.add_argument(
-        "--long",
-        dest="mode",
-        action="store_const",
-        const="long",
-        help="all rows, with whole models and 64 heads x 270,000 tokens x 128 (48 GiB of GPU memory)",
-    )
+    for mode, text in (
+        ("quick", "about a minute on an H100"),
+        ("long", "all rows, with whole models and 64 heads x 270,000 tokens x 128 (48 GiB of GPU memory)"),
+    ):
+        modes.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
     modes.add_argument(
         "--import-only", action="store_true", help="import only; needs no GPU, computes nothing"
     )

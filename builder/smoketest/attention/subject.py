@@ -73,12 +73,7 @@ class Subject:
             return function(*tensors, **dict(kernel.arguments), **arguments)
 
     def call_checked(self, kernel: Kernel, *tensors: Any, **arguments: Any) -> Any:
-        """Like `call`, then wait for the device and look for an error that the call left behind.
-
-        Raises:
-            HiddenLaunchError: The call returned, but the next operation met its error.
-            DeviceLostError: The device can't be used any more.
-        """
+        """Like `call`, then wait for the device and raise the error that the call left behind."""
         result = self.call(kernel, *tensors, **arguments)
         error = self.left_behind()
         if error:
@@ -92,15 +87,7 @@ class Subject:
         return unpack(self.call_checked(kernel, *pack(q, k, v), **arguments), q)
 
     def refused(self, call: Callable[[], Any], kind: type[Exception], *words: str) -> list[str]:
-        """Return what is wrong with how a call is refused, in words.
-
-        Args:
-            kind: The exception that it has to raise.
-            words: What its message has to contain.
-
-        Raises:
-            DeviceLostError: The device can't be used after the call.
-        """
+        """Return what is wrong with how a call is refused: by a kind of exception, with words in its text."""
         try:
             call()
             left = self.left_behind()
@@ -139,11 +126,7 @@ class Subject:
 
 
 def problems_of(attempts: Mapping[str, Callable[[], list[str]]]) -> list[str]:
-    """Try all and return their problems, each with its attempt's name.
-
-    Raises:
-        DeviceLostError: The device was lost in an attempt; the message also has the earlier problems.
-    """
+    """Try all and return their problems, each with its attempt's name; a lost device ends it."""
     problems: list[str] = []
     for name, attempt in attempts.items():
         try:

@@ -33,18 +33,8 @@ SMALL_WAN: dict[str, Any] = {
     "num_layers": 2,
     "rope_max_seq_len": 64,
 }
-WAN_14B: dict[str, Any] = {
-    "num_attention_heads": 40,
-    "attention_head_dim": 128,
-    "text_dim": 4096,
-    "freq_dim": 256,
-    "ffn_dim": 13824,
-    "cross_attn_norm": True,
-    "qk_norm": "rms_norm_across_heads",
-}
 FLUX: dict[str, Any] = {"num_layers": 4, "num_single_layers": 8, "guidance_embeds": True}
 SDXL: dict[str, Any] = {
-    "sample_size": 128,
     "block_out_channels": (320, 640, 1280),
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -135,7 +125,8 @@ def _sdxl(device: str) -> Model:
 
 def _wan_14b(device: str, layers: int, height: int, width: int) -> Model:
     latents = (1, 16, 21, height // 8, width // 8)
-    return _wan(device, {**WAN_14B, "num_layers": layers}, latents, (1, 512, 4096))
+    # diffusers' own configuration is that of the 14B model.
+    return _wan(device, {"num_layers": layers}, latents, (1, 512, 4096))
 
 
 BUILDERS: dict[str, Callable[[str], Model]] = {

@@ -249,11 +249,8 @@ def explained(subject: Subject, spec: RowSpec) -> Attempts:
 
 
 def version(subject: Subject, _: RowSpec) -> Attempts:
-    def present() -> list[str]:
-        version = str(subject.module.__version__)
-        return [] if version.startswith("2.") else [f"is {version!r}"]
-
-    return {"__version__": present}
+    value = str(getattr(subject.module, "__version__", "missing"))
+    return {"__version__": lambda: [] if value.startswith("2.") else [f"is {value!r}"]}
 
 
 def other_kinds(subject: Subject, spec: RowSpec) -> Attempts:

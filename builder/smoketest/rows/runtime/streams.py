@@ -193,11 +193,11 @@ def compiled(subject: Subject, kernel: Kernel, seed: int, cases: Sequence[Case],
     problems = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiled = torch.compile(around, **{"backend": "aot_eager", **options})
+        traced = torch.compile(around, **{"backend": "aot_eager", **options})
         for case in cases:
             q, k, v = make(case, seed, subject.device).tensors
             poison(subject.device)
-            out = compiled(q, k, v)
+            out = traced(q, k, v)
             right = attention(q * 0.5, k, v)[0] * 2
             wrong = judge_output(out, right, bounds(kernel, "fp16"))[0]
             problems += [f"{case.name}: {problem}" for problem in wrong]
