@@ -57,9 +57,9 @@ def disagreeing(subject: Subject, spec: RowSpec) -> Attempts:
     ) -> Callable[[], list[str]]:
         shapes = (q, k, k if v is None else v)
         tensors = [_normal(subject.device, _packed(spec, shape)) for shape in shapes]
-        named = [] if spec.kernel.varlen else [str(shape) for shape in dict.fromkeys(shapes)]
-        call = partial(_call, subject, spec, tensors, shapes)
-        return partial(subject.refused, call, ValueError, name, *named)
+        # Packed sequences may be refused for where they end, or one by one.
+        words = [] if spec.kernel.varlen else [name, *map(str, dict.fromkeys(shapes))]
+        return partial(subject.refused, partial(_call, subject, spec, tensors, shapes), ValueError, *words)
 
     b, h, n, d = GOOD
     attempts: Attempts = {
@@ -68,7 +68,6 @@ def disagreeing(subject: Subject, spec: RowSpec) -> Attempts:
         "V with fewer heads": refuses("v", v=(b, h // 2, n, d)),
         "heads that do not divide": refuses("heads", k=(b, 3, n, d)),
         "more heads of K than of Q": refuses("heads", k=(b, 2 * h, n, d)),
-        "V longer than K": refuses("v", v=(b, h, n + 9, d)),
         "V shorter than K": refuses("v", v=(b, h, n - 9, d)),
     }
     if not spec.kernel.total:
@@ -76,6 +75,7 @@ def disagreeing(subject: Subject, spec: RowSpec) -> Attempts:
         attempts["head_dim 129"] = refuses("head_dim", *(((b, h, n, 129),) * 3))
         attempts["V with another head_dim"] = refuses("v", v=(b, h, n, 128))
     if not spec.kernel.varlen:
+        attempts["V longer than K"] = refuses("v", v=(b, h, n + 9, d))
         attempts["K and V of another batch"] = refuses("k", k=(b + 1, h, n, d))
         attempts["V of another batch"] = refuses("v", v=(b + 1, h, n, d))
         attempts["K and V without a batch"] = refuses("k", k=(0, h, n, d))
