@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from builder.smoketest.report.outcome import ENDINGS
+from builder.smoketest.report import ENDINGS
 from builder.target.options import build_parser
 from builder.util import errors
 

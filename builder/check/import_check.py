@@ -4,7 +4,7 @@
 
 The folders come first on the path: that with torch, and an unpacked wheel. Without any, the environment's own
 packages are imported, and `-S` is left out. The interpreter may be of a clean environment, or of another
-machine, so this uses the standard library only, and of this project the smoke test's `contract.py`, but for
+machine, so this uses the standard library only, and of this project the smoke test's `client_calls.py`, but for
 `check`, which is for the caller. A front may swallow the errors of its extensions' imports and treat
 their kernels as unavailable, so each extension is imported here explicitly.
 """
@@ -31,7 +31,7 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
     """Import everything, and return what happened; an error of an import is a finding and is not raised.
 
     Args:
-        contract: See too that every name and call of the smoke test's `contract.json` is there.
+        contract: See too that every name and call of the smoke test's `client_calls.json` is there.
     """
     distribution = importlib.metadata.distribution(PACKAGE)
     result: dict[str, Any] = {
@@ -61,7 +61,7 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
         result["extensions"][name] = {"library": has_library, "loaded": loaded is not None}
     if contract and module is not None:
         libraries = [name for name, has_library in modules.items() if has_library]
-        path = Path(__file__).parents[1] / "smoketest" / "attention" / "contract.py"
+        path = Path(__file__).parents[1] / "smoketest" / "attention" / "client_calls.py"
         result["problems"] += runpy.run_path(str(path))["problems"](libraries)
     after = _operators(torch)
     result["operators"] = {name: schema for name, schema in sorted(after.items()) if name not in before}

@@ -19,7 +19,7 @@ from typing import Any
 
 from builder.check.compatibility import why_not_here
 from builder.check.pythons import find_python
-from builder.smoketest.report.outcome import ENDINGS, ExitCode
+from builder.smoketest.report import ENDINGS, ExitCode
 from builder.target.gpu import local_gpus
 from builder.target.targets import Target, find_target, load_targets
 from builder.toolchain.venv import make_clean_venv
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Test wheels of the wheelhouse, of one target, or the ones given.
 
     Returns:
-        The worst exit code of the wheels that ran (see `builder.smoketest.report.outcome.ExitCode`).
+        The worst exit code of the wheels that ran (see `builder.smoketest.report.ExitCode`).
 
     Raises:
         UsageError: A wheel does not exist.

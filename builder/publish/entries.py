@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.finish.store import IMPORTED, read_record, wheels_in
-from builder.smoketest.report.outcome import ExitCode
+from builder.smoketest.report import ExitCode
 from builder.util.errors import UsageError
 from builder.util.files import file_sha256
 from builder.wheel import sbom

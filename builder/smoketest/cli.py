@@ -1,4 +1,4 @@
-"""``python -m builder.smoketest``: prints the table, and writes the report and the picture."""
+"""``python -m builder.smoketest``: prints the table, and writes the report."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from builder.smoketest.attention.kernels import ALL, unmatched
 from builder.smoketest.plan import FIRST_CALL, GROUPS, Options, plan
-from builder.smoketest.report import picture, table
-from builder.smoketest.report.outcome import ExitCode, Report, Row, headline, judge
+from builder.smoketest.report import (
+    ExitCode,
+    headline,
+    judge,
+    table_heading,
+    table_line,
+    table_summary,
+    to_json,
+)
 from builder.smoketest.run import worker
-from builder.smoketest.run.supervisor import Run, supervise
+from builder.smoketest.run.supervisor import supervise
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,21 +37,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     modes = new.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--quick", dest="mode", action="store_const", const="quick", help="under 60 s on an H100"
-    )
-    modes.add_argument(
-        "--long",
-        dest="mode",
-        action="store_const",
-        const="long",
-        help="the default rows, 200,000 tokens, and 64 heads x 270,000 tokens x 128 (48 GiB of GPU memory)",
-    )
+    for mode, text in (
+        ("quick", "about a minute on an H100"),
+        ("long", "all rows, with whole models and 64 heads x 270,000 tokens x 128 (48 GiB of GPU memory)"),
+    ):
+        modes.add_argument(f"--{mode}", dest="mode", action="store_const", const=mode, help=text)
     modes.add_argument(
         "--import-only", action="store_true", help="import only; needs no GPU, computes nothing"
     )
     new.add_argument("--json", type=Path, metavar="FILE", help="write the report")
-    new.add_argument("--html", type=Path, metavar="FILE", help="write a picture of speed and error")
     new.add_argument("--kernels", default="", metavar="A,B", help="only these (see --list; * matches)")
     new.add_argument(
         "--groups", default="", metavar="A,B", help=f"only these groups of rows: {','.join(GROUPS)}"
@@ -53,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     new.add_argument(
         "--device",
         default="cuda:0",
-        help="a GPU; 'cpu' tries the test itself on a stand-in, and tests no wheel",
+        help="a GPU; 'cpu' tries the test itself on a fake package, and tests no wheel",
     )
     new.add_argument("--worker", metavar="ORDER", help=argparse.SUPPRESS)
     return new
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parser().parse_args(argv)
     if arguments.worker:
-        return worker.main(worker.Order.from_json(arguments.worker))
+        return worker.main(json.loads(arguments.worker))
     patterns = tuple(part for part in arguments.kernels.split(",") if part)
     if unknown := unmatched(patterns):
         print(f"no such kernel: {', '.join(unknown)}; --list shows them", file=sys.stderr)
@@ -86,65 +89,44 @@ def main(argv: list[str] | None = None) -> int:
         groups=groups,
     )
     if arguments.list:
-        print(listing(options))
+        print("kernels:")
+        for kernel in ALL:
+            print(f"  {kernel.key:34} {kernel.function}  {dict(kernel.arguments) or ''}")
+        specs = plan(options, (9, 0))  # a Hopper GPU runs all kernels
+        print(f"\nrows of --{options.mode} on compute capability 9.0: {len(specs)}")
+        print("\n".join(f"  {spec.id}" for spec in specs))
         return ExitCode.PASS
     report = run(options)
     if arguments.json:
-        write(arguments.json, json.dumps(report.to_json(), indent=1) + "\n")
-    if arguments.html:
-        write(arguments.html, picture.page(report))
-    return report.exit_code
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        partial = arguments.json.with_name(f".{arguments.json.name}.{os.getpid()}")
+        partial.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        partial.replace(arguments.json)
+    return int(report["exit_code"])
 
 
-def run(options: Options) -> Report:
+def run(options: Options) -> dict[str, Any]:
     """Run the rows, print each as it ends, and return the report."""
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     start = time.monotonic()
-    print(table.heading(), flush=True)
-
-    def follow(row: Row) -> None:
-        print(table.line(row), flush=True)
-
-    done = supervise(options, follow)
-    report = conclude(options, done, started, time.monotonic() - start)
-    print(table.summary(report), flush=True)
-    return report
-
-
-def conclude(options: Options, done: Run, started: str, seconds: float) -> Report:
-    """Return the report of a run that has ended."""
-    rows = done.all_rows
-    if done.ending is not None:
-        code = done.ending
-        said = f"{headline(rows, code, import_only=options.import_only)}\n{done.line}"
-    else:
+    print(table_heading(), flush=True)
+    done = supervise(options, lambda row: print(table_line(row), flush=True))
+    rows, code = done.all_rows, done.ending
+    if code is None:
         code = judge(rows, import_only=options.import_only, stand_in=options.device == "cpu")
-        said = headline(rows, code, import_only=options.import_only)
-    return Report(
-        mode="import-only" if options.import_only else options.mode,
-        environment=done.environment,
-        rows=tuple(rows),
-        exit_code=code,
-        headline=said,
+    line = headline(rows, code, import_only=options.import_only)
+    line += f"\n{done.line}" if done.line else ""
+    mode = "import-only" if options.import_only else options.mode
+    seconds = time.monotonic() - start
+    print(table_summary(rows, done.environment))
+    print(f"smoke test ({mode}, {seconds:.0f} s): {line}", flush=True)
+    return to_json(
+        rows,
+        code,
+        line,
+        mode=mode,
         started=started,
-        seconds=seconds,
-        options={**options.to_json(), "processes": done.workers},
+        seconds=round(seconds, 3),
+        options={**asdict(options), "processes": done.workers},
+        environment=done.environment,
     )
-
-
-def listing(options: Options) -> str:
-    """Return the kernels, and the rows of a Hopper GPU, which runs all kernels, as text."""
-    lines = ["kernels:"]
-    lines += [f"  {kernel.key:34} {kernel.function}  {dict(kernel.arguments) or ''}" for kernel in ALL]
-    checks = plan(options, (9, 0))
-    lines += ["", f"rows of --{options.mode} on compute capability 9.0: {len(checks)}"]
-    lines += [f"  {check.id}" for check in checks]
-    return "\n".join(lines)
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

@@ -23,7 +23,7 @@ from builder.check.smoketest_wheels import (
     torch_for,
     worst,
 )
-from builder.smoketest.report.outcome import ExitCode
+from builder.smoketest.report import ExitCode
 from builder.target.machines import MACHINES
 from builder.target.targets import load_targets
 from builder.util.errors import UsageError

@@ -1,45 +1,24 @@
-"""Stand-ins for sageattention and torch, for tests that have no GPU, or no torch either."""
+"""Runs of the smoke test without torch, or with fakes in its place."""
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from builder.util.files import ROOT
-
-if TYPE_CHECKING:
-    from builder.smoketest.attention.subject import Subject
-
+ROOT = Path(__file__).resolve().parents[2]
 Done = subprocess.CompletedProcess[str]
 Isolated = Callable[[Path, dict[str, str], list[str]], Done]
-STANDIN = Path(__file__).with_name("standin")
-
-
-@pytest.fixture
-def standin() -> Subject:
-    """The stand-in as a `Subject` on the CPU; its fault is the environment's STANDIN_FAULT."""
-    pytest.importorskip("torch")
-    from builder.smoketest.attention.subject import Subject  # noqa: PLC0415 - needs torch
-
-    spec = importlib.util.spec_from_file_location("standin", STANDIN / "sageattention" / "__init__.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return Subject(module, "cpu", (9, 0))
 
 
 @pytest.fixture
 def isolated() -> Isolated:
-    """Run the smoke test with stand-ins for torch and sageattention, and nothing else."""
+    """Run the smoke test with these packages, and nothing else."""
 
-    def go(folder: Path, packages: dict[str, str], arguments: list[str]) -> Done:
+    def run(folder: Path, packages: dict[str, str], arguments: list[str]) -> Done:
         for name, code in packages.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,4 +41,4 @@ def isolated() -> Isolated:
             check=False,
         )
 
-    return go
+    return run

@@ -6,7 +6,7 @@ this). The other kernels divide the same set among themselves.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
 from typing import Any
@@ -56,11 +56,6 @@ class Case:
         words += ["kmean"] if self.k_mean else []
         words += ["zero-channel"] if self.zero_channel else []
         return " ".join(words)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The case for programs."""
-        return {**asdict(self), "lengths": list(self.lengths), "heads": self.heads}
 
 
 FACTORS: dict[str, tuple[Any, ...]] = {
@@ -154,21 +149,21 @@ ZERO_CHANNEL = Case((333, 777), zero_channel=True)
 """A channel of V without any value: its scale is zero, its output must be zero and not NaN."""
 
 
-def cases_for(mode: str, *, primary: bool, share: int, triton: bool = False) -> tuple[Case, ...]:
+def cases_for(mode: str, *, share: int | None, triton: bool = False) -> tuple[Case, ...]:
     """Return the cases of one kernel.
 
     Args:
         mode: ``quick``, ``default`` or ``long``.
+        share: None for a primary kernel, which has the whole set; the number of another, which has a third.
         triton: Triton compiles the kernel again for most cases, so ``--quick`` has fewer.
-        primary: Whether the kernel has the whole set.
-        share: Number of a kernel that is not primary: which third of the set it takes.
     """
+    primary = share is None
     if mode == "quick" and triton:
         return QUICK_TRITON if primary else QUICK_SHARE[:1]
     if mode == "quick":
         return QUICK if primary else QUICK_SHARE
     whole = covering_set()
-    chosen = whole if primary else tuple(case for i, case in enumerate(whole) if i % 3 == share % 3)
+    chosen = tuple(case for i, case in enumerate(whole) if share is None or i % 3 == share % 3)
     anchors = tuple(case for case in QUICK if case not in chosen)
     return chosen + (anchors if primary else anchors[:2]) + (ZERO_CHANNEL,)
 
@@ -195,11 +190,6 @@ class VarlenCase:
         words += ["kmean"] if self.k_mean else []
         return " ".join(words)
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The case for programs."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
-
 
 VARLEN_QUICK = (VarlenCase(((17, 17), (333, 333), (1, 1), (640, 640))),)
 VARLEN_DEFAULT = (
@@ -218,20 +208,10 @@ def varlen_cases_for(mode: str) -> tuple[VarlenCase, ...]:
 
 @dataclass(frozen=True)
 class RangeCase:
-    """A call with large or small values; what is not a factor of 1 or a mean of 0 stands in the name.
+    """A call with large or small values: factors of Q, K and V, of one channel or token, and what is added.
 
-    Attributes:
-        name: A short text, different for each case.
-        v: Factor of V, which is then clamped to what its type can hold.
-        v_channel: Factor of one channel of V.
-        v_mean: Added to V.
-        q: Factor of Q.
-        k: Factor of K.
-        k_channel: Added to one channel of K.
-        k_token: Factor of one token of K.
-        compared: Whether the result is compared with the right one. The logits can be so large that rounding
-            to int8 decides which key wins, and V so large that the fp8 kernels give less of it: then the
-            result has to be finite, and within the range of V.
+    What is not `compared` with the right result has to be finite and within the range of V: the logits are so
+    large that rounding to int8 decides which key wins, or V so large that the fp8 kernels give less of it.
     """
 
     name: str
@@ -244,11 +224,6 @@ class RangeCase:
     k_channel: float = 0.0
     k_token: float = 1.0
     compared: bool = True
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """The case for programs."""
-        return asdict(self)
 
 
 RANGE_QUICK = (
@@ -272,46 +247,6 @@ RANGE_DEFAULT = (
     RangeCase("Q and K at both ends of fp16", q=1e6, k=1e6, compared=False),
     RangeCase("Q and K at both ends of bf16", "bf16", q=1e40, k=1e40, compared=False),
 )
-
-
-@dataclass(frozen=True)
-class Preparation:
-    """What a kernel wants of the operator that prepares Q, K and V, in the operator's own numbers.
-
-    Attributes:
-        granularity: 1 per block, 2 per warp, 3 per thread.
-        v_mode: 0 V as it is, 1 float16, 2 float8.
-        v_limit: The largest value of V.
-    """
-
-    granularity: int
-    q_block: int
-    q_rows: int
-    k_rows: int
-    v_mode: int
-    v_limit: float
-    smooth_v: int = 0
-    fold_scale: int = 0
-
-
-PREPARATIONS = {
-    "per thread, fp8 V, for 9.0": Preparation(3, 64, 16, 128, 2, 448.0),
-    "per warp, fp8 V, for 9.0": Preparation(2, 64, 16, 128, 2, 448.0),
-    "per thread, small fp8 V, for 8.9": Preparation(3, 128, 32, 64, 2, 2.25),
-    "per warp, fp8 V without its mean, for 8.9": Preparation(2, 128, 32, 64, 2, 448.0, smooth_v=1),
-    "per thread, fp16 V, for 8.0": Preparation(3, 128, 32, 64, 1, 65504.0),
-    "per thread, fp16 V without its mean, for 8.0": Preparation(3, 128, 16, 64, 1, 512.0, smooth_v=1),
-    "per block, fp16 V, for Triton": Preparation(1, 128, 128, 64, 1, 512.0, fold_scale=1),
-    "Q and K alone": Preparation(3, 128, 32, 64, 0, 1.0),
-}
-PREPARED_SHAPES = (
-    (1, 2, 2, 128, 128, 64),
-    (2, 4, 2, 300, 517, 128),
-    (1, 2, 1, 1, 1, 128),
-    (2, 2, 2, 77, 1000, 80),
-    (1, 3, 3, 1030, 33, 40),
-)
-"""Batch, heads of Q, heads of K and V, tokens of Q, tokens of K and V, head dimension."""
 
 
 LONG_CASES = {

@@ -6,6 +6,7 @@ The byte 0xFF repeated is a NaN in fp32, fp16, bf16 and fp8 (e4m3), and -1 in in
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,21 +29,13 @@ SURPLUS_BYTES = 6 * 2**30
 class Inputs:
     """Query, key and value as they are passed, and the whole buffers that they are views of."""
 
-    q: torch.Tensor
-    k: torch.Tensor
-    v: torch.Tensor
+    tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     buffers: tuple[torch.Tensor, ...]
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Query, key and value."""
-        return self.q, self.k, self.v
 
     def heads_first(self, layout: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the three as ``[batch, heads, tokens, head_dim]``."""
-        if layout == "HND":
-            return self.q, self.k, self.v
-        return self.q.transpose(1, 2), self.k.transpose(1, 2), self.v.transpose(1, 2)
+        q, k, v = self.tensors
+        return self.tensors if layout == "HND" else (q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
 
     def snapshot(self) -> tuple[torch.Tensor, ...]:
         """Return copies of the buffers, to see later whether a call wrote into them."""
@@ -57,11 +50,7 @@ class Inputs:
 
 
 def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a contiguous tensor of NaN in the middle of a longer buffer of NaN.
-
-    Returns:
-        The tensor, and the flat buffer that it is a view of.
-    """
+    """Return a contiguous tensor of NaN, and the longer buffer of NaN that it is the middle of."""
     numel = math.prod(shape)
     size_bytes = (numel + 2 * GUARD_ELEMENTS) * dtype.itemsize
     buffer = torch.full((size_bytes,), POISON_BYTE, dtype=torch.uint8, device=device).view(dtype)
@@ -69,12 +58,9 @@ def guarded(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple[to
 
 
 def make(case: Case, seed: int, device: str, heads: int | None = None) -> Inputs:
-    """Return random inputs for a case, from a standard normal distribution.
+    """Return inputs for a case, from a standard normal distribution; `heads` are the case's by default.
 
     With ``k_mean`` every channel of K has a mean of its own with a standard deviation of 4.
-
-    Args:
-        heads: Query heads; the case's own number by default.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     heads = heads or case.heads
@@ -87,7 +73,7 @@ def make(case: Case, seed: int, device: str, heads: int | None = None) -> Inputs
         k += means.unsqueeze(1 if case.layout == "HND" else 0).to(k.dtype)
     if case.zero_channel:
         v[..., 5] = 0
-    return Inputs(q, k, v, (q_buffer, k_buffer, v_buffer))
+    return Inputs((q, k, v), (q_buffer, k_buffer, v_buffer))
 
 
 def _tensor(
@@ -119,12 +105,11 @@ def make_packed(case: VarlenCase, seed: int, device: str) -> tuple[Inputs, tuple
         tensors.append(tensor)
         buffers.append(buffer)
     if case.k_mean:
-        tensors[1] += 4 * torch.randn((key_heads, case.head_dim), generator=generator, device=device).to(
-            dtype
-        )
-    inputs = Inputs(tensors[0], tensors[1], tensors[2], tuple(buffers))
-    starts = (_starts(queries, device), _starts(keys, device))
-    return inputs, (*inputs.tensors, *starts, max(queries), max(keys))
+        means = 4 * torch.randn((key_heads, case.head_dim), generator=generator, device=device)
+        tensors[1] += means.to(dtype)
+    starts = (cu_seqlens(queries, device), cu_seqlens(keys, device))
+    inputs = Inputs((tensors[0], tensors[1], tensors[2]), tuple(buffers))
+    return inputs, (*tensors, *starts, max(queries), max(keys))
 
 
 def pack(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[Any, ...]:
@@ -151,20 +136,16 @@ def arguments(case: Case | VarlenCase, seed: int, device: str) -> tuple[Any, ...
     return make(case, seed, device).tensors
 
 
-def _starts(lengths: list[int], device: str) -> torch.Tensor:
-    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0)
-    return ends.to(torch.int32).to(device)
+def cu_seqlens(lengths: Sequence[int], device: str) -> torch.Tensor:
+    """Return where packed sequences of these lengths begin, and the last one's end."""
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
 
 
 def poison(device: str, size_bytes: int = 2**28) -> None:
     """Fill the caching allocator's free memory, on the current stream, with NaN.
 
-    First come blocks of the sizes that a call will ask for, then every free block that is left. All are freed
-    again, so the next ``torch.empty`` gets memory full of NaN, and the allocator keeps no more memory than
-    after the first time. On the CPU, whose allocator keeps no memory, this does nothing.
-
-    Args:
-        size_bytes: Size of the large block.
+    First come blocks of the sizes that a call will ask for (the large one of `size_bytes`), then every free
+    block that is left; all are freed again. The CPU's allocator keeps no memory.
     """
     if not device.startswith("cuda"):
         return
@@ -200,7 +181,6 @@ def _free_blocks(device: str) -> list[int]:
 def pieces(sizes: list[int], largest: int = 2**20) -> list[int]:
     """Return sizes of at most 1 MiB, which the allocator takes from small segments, for free blocks of these.
 
-    A segment of 2 MiB that is all free is one block. To ask for it whole would make the allocator map a
-    large segment, of which the rest would then be free memory without NaN.
+    To ask for a segment of 2 MiB that is all free would map a large one, with a rest without NaN.
     """
     return [part for size in sizes for part in ([largest] * (size // largest) + [size % largest]) if part]

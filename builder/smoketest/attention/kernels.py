@@ -39,6 +39,11 @@ class Kernel:
         return self.function == "sageattn_varlen"
 
     @property
+    def total(self) -> bool:
+        """Whether it takes what any kernel or torch's own function takes, and names no kernel."""
+        return self.function in ("sageattn", "sageattn_varlen")
+
+    @property
     def smooth_v(self) -> bool:
         """Whether it subtracts V's mean first."""
         return bool(dict(self.arguments).get("smooth_v"))
@@ -63,34 +68,39 @@ def _compiled(
     prefix: str,
     function: str,
     module: str,
-    primary: str,
-    *keys: str,
-    lowest: Capability = (8, 0),
+    accumulators: tuple[str, ...],
+    lowest: Capability,
+    *,
     only: int | None = None,
+    smooth_v: str = "",
 ) -> tuple[Kernel, ...]:
-    """Return the kernels of a compiled module; a key follows the prefix, as in ``fp32/per_thread``."""
-    kernels = []
-    for key in keys:
-        accumulator, choice = key.split("/")
-        smooth_v = choice == "smooth_v"
-        arguments = {"pv_accum_dtype": accumulator, "qk_quant_gran": "per_thread" if smooth_v else choice}
-        kernels.append(
-            Kernel(
-                key=f"{prefix}/{key}",
-                function=function,
-                family=prefix.split("-")[1],
-                arguments=(*arguments.items(), *([("smooth_v", True)] if smooth_v else [])),
-                lowest=lowest,
-                only=only,
-                module=module,
-                primary=key == primary,
-            )
+    """Return the kernels of a compiled module; the first is the primary one.
+
+    Args:
+        prefix: Of the keys, as in ``cuda-fp8/fp32/per_thread``.
+        smooth_v: The accumulator for which V's mean can be subtracted.
+    """
+    choices = [
+        (one, granularity, False) for one in accumulators for granularity in ("per_thread", "per_warp")
+    ]
+    choices += [(smooth_v, "per_thread", True)] if smooth_v else []
+    return tuple(
+        Kernel(
+            key=f"{prefix}/{accumulator}/{'smooth_v' if smooth else granularity}",
+            function=function,
+            family=prefix.split("-")[1],
+            arguments=(
+                ("pv_accum_dtype", accumulator),
+                ("qk_quant_gran", granularity),
+                *([("smooth_v", True)] if smooth else []),
+            ),
+            lowest=lowest,
+            only=only,
+            module=module,
+            primary=number == 0,
         )
-    return tuple(kernels)
-
-
-def _each(*accumulators: str) -> list[str]:
-    return [f"{one}/{granularity}" for one in accumulators for granularity in ("per_thread", "per_warp")]
+        for number, (accumulator, granularity, smooth) in enumerate(choices)
+    )
 
 
 _TRITON = tuple(
@@ -117,27 +127,20 @@ ALL = (
         "cuda-fp16",
         "sageattn_qk_int8_pv_fp16_cuda",
         "_qattn_sm80",
-        "fp32/per_thread",
-        *_each("fp32", "fp16+fp32", "fp16"),
-        "fp16/smooth_v",
+        ("fp32", "fp16+fp32", "fp16"),
+        (8, 0),
+        smooth_v="fp16",
     ),
     *_compiled(
         "cuda-fp8",
         "sageattn_qk_int8_pv_fp8_cuda",
         "_qattn_sm89",
-        "fp32+fp16/per_thread",
-        *_each("fp32+fp16", "fp32+fp32", "fp32"),
-        "fp32/smooth_v",
-        lowest=(8, 9),
+        ("fp32+fp16", "fp32+fp32", "fp32"),
+        (8, 9),
+        smooth_v="fp32",
     ),
     *_compiled(
-        "sm90-fp8",
-        "sageattn_qk_int8_pv_fp8_cuda_sm90",
-        "_qattn_sm90",
-        "fp32+fp32/per_thread",
-        *_each("fp32+fp32"),
-        lowest=(9, 0),
-        only=9,
+        "sm90-fp8", "sageattn_qk_int8_pv_fp8_cuda_sm90", "_qattn_sm90", ("fp32+fp32",), (9, 0), only=9
     ),
     VARLEN,
 )
@@ -182,16 +185,14 @@ def default_family(capability: Capability) -> str:
 
 
 def kernels_for(capability: Capability, patterns: tuple[str, ...] = ()) -> tuple[Kernel, ...]:
-    """Return the kernels that were asked for, with ``sageattn``'s family set by the GPU.
+    """Return the kernels of a run, with the family of those that choose one set by the GPU.
 
     Args:
         patterns: Keys, with ``*``, or the part before the first slash; none means all.
     """
     chosen = [kernel for kernel in ALL if not patterns or any(_matches(kernel.key, one) for one in patterns)]
     family = default_family(capability)
-    return tuple(
-        replace(kernel, family=family) if kernel.key == SAGEATTN.key else kernel for kernel in chosen
-    )
+    return tuple(replace(kernel, family=family) if kernel.total else kernel for kernel in chosen)
 
 
 def unmatched(patterns: tuple[str, ...]) -> list[str]:

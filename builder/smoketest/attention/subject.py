@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +17,9 @@ import torch
 from builder.smoketest.attention.inputs import pack, unpack
 from builder.smoketest.attention.kernels import Capability, Kernel
 
-Kept = TypeVar("Kept")
+Cached = TypeVar("Cached")
+Attempts = dict[str, Callable[[], list[str]]]
+"""Names, and functions that return problems in words."""
 
 
 class HiddenLaunchError(Exception):
@@ -30,26 +35,26 @@ class Subject:
     """An imported ``sageattention`` and the device that it is tested on.
 
     Attributes:
-        device: ``cuda:0``, or ``cpu`` for a stand-in.
-        seed: The run's seed; a row takes its own from it with `Check.seed`.
+        device: ``cuda:0``, or ``cpu`` for a fake package.
+        seed: The run's seed; a row takes its own from it with `RowSpec.seed`.
     """
 
     module: ModuleType
     device: str
     capability: Capability
     seed: int = 0
-    _kept: dict[type, Any] = field(default_factory=dict, repr=False)
+    _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def on_gpu(self) -> bool:
         """Whether the device is a GPU."""
         return self.device.startswith("cuda")
 
-    def kept(self, kind: type[Kept]) -> Kept:
-        """Return the object of a class that all rows of this process share; made when first asked for."""
-        if kind not in self._kept:
-            self._kept[kind] = kind()
-        return self._kept[kind]  # type: ignore[no-any-return]
+    def cached(self, key: str, make: Callable[[], Cached]) -> Cached:
+        """Return what all rows of this process share by a name; made when first asked for."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]  # type: ignore[no-any-return]
 
     def compiled_module(self, name: str) -> ModuleType | None:
         """Return a compiled module of the installed package; None where the wheel doesn't have it."""
@@ -68,12 +73,7 @@ class Subject:
             return function(*tensors, **dict(kernel.arguments), **arguments)
 
     def call_checked(self, kernel: Kernel, *tensors: Any, **arguments: Any) -> Any:
-        """Like `call`, then wait for the device and look for an error that the call left behind.
-
-        Raises:
-            HiddenLaunchError: The call returned, but the next operation met its error.
-            DeviceLostError: The device can't be used any more.
-        """
+        """Like `call`, then wait for the device and raise the error that the call left behind."""
         result = self.call(kernel, *tensors, **arguments)
         error = self.left_behind()
         if error:
@@ -87,15 +87,7 @@ class Subject:
         return unpack(self.call_checked(kernel, *pack(q, k, v), **arguments), q)
 
     def refused(self, call: Callable[[], Any], kind: type[Exception], *words: str) -> list[str]:
-        """Return what is wrong with how a call is refused, in words.
-
-        Args:
-            kind: The exception that it has to raise.
-            words: What its message has to contain.
-
-        Raises:
-            DeviceLostError: The device can't be used after the call.
-        """
+        """Return what is wrong with how a call is refused: by a kind of exception, with words in its text."""
         try:
             call()
             left = self.left_behind()
@@ -134,20 +126,16 @@ class Subject:
 
 
 def problems_of(attempts: Mapping[str, Callable[[], list[str]]]) -> list[str]:
-    """Try all and return their problems, each with its attempt's name.
-
-    Raises:
-        DeviceLostError: The device was lost in an attempt; the message also has the earlier problems.
-    """
+    """Try all and return their problems, each with its attempt's name; a lost device ends it."""
     problems: list[str] = []
     for name, attempt in attempts.items():
         try:
-            found = attempt()
+            of_attempt = attempt()
         except DeviceLostError as error:
             raise DeviceLostError("; ".join([*problems, f"{name}: {error}"])) from None
         except Exception as error:
-            found = [f"raised {one_line(error)}"]
-        problems += [f"{name}: {problem}" for problem in found]
+            of_attempt = [f"raised {one_line(error)}"]
+        problems += [f"{name}: {problem}" for problem in of_attempt]
     return problems
 
 
@@ -156,3 +144,20 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def run_python(*arguments: str, limit_s: float = 100.0, env: Mapping[str, str] | None = None) -> str:
+    """Run Python with the tested package and these variables more; return what it printed, or raise."""
+    path = ":".join(filter(None, sys.path))
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=limit_s,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise RuntimeError(f"ended with exit code {done.returncode}: {last}")
+    return done.stdout

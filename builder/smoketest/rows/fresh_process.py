@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from dataclasses import dataclass, field
 from typing import Any
 
-from builder.smoketest.attention.subject import Subject
-from builder.smoketest.plan import Check
-from builder.smoketest.report.outcome import Result, not_applicable, verdict
+from builder.smoketest.attention.subject import Subject, run_python
+from builder.smoketest.plan import RowSpec
+from builder.smoketest.report import Result, not_applicable, verdict
 
 LONGEST_IMPORT_S = 1.0
 """`import sageattention` after torch and CUDA are up: 0.3 s on 2 cores. Dynamo's import takes seconds."""
 LARGEST_ERROR = 0.05
-LIMIT_S = 100.0
 NOWHERE = "/dev/null/nowhere"
 UNWRITABLE = ("HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "XDG_CACHE_HOME")
 COMPILERS = ("CC", "CXX", "CUDA_HOME")
@@ -42,36 +37,29 @@ try:
     report["relative_error"] = float((out - right).norm() / right.norm())
 except Exception as error:
     report["raised"] = f"{type(error).__name__}: {error}".splitlines()[0]
-print("\\n" + json.dumps(report))
+print(json.dumps(report))
 """
 
 
-@dataclass
-class FreshProcess:
-    """What the process reported: it runs once for both rows."""
+def _report(subject: Subject) -> dict[str, Any]:
+    """Return what the process reports, which runs once for both rows; `raised` is why there is no result."""
 
-    report: dict[str, Any] = field(default_factory=dict)
-
-    def run(self, device: str) -> dict[str, Any]:
-        """Return the report; `raised` is why there is no result."""
-        if not self.report:
-            kept = {name: value for name, value in os.environ.items() if name not in COMPILERS}
-            bare = {**kept, "PATH": NOWHERE, **dict.fromkeys(UNWRITABLE, NOWHERE)}
-            command = [sys.executable, "-W", "ignore", "-c", SCRIPT, device]
-            done = subprocess.run(
-                command, env=bare, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    def run() -> dict[str, Any]:
+        env = {"PATH": NOWHERE, **dict.fromkeys(UNWRITABLE, NOWHERE), **dict.fromkeys(COMPILERS, "")}
+        try:
+            report: dict[str, Any] = json.loads(
+                run_python("-W", "ignore", "-c", SCRIPT, subject.device, env=env)
             )
-            try:
-                self.report = json.loads(done.stdout.strip().rpartition("\n")[2])
-            except ValueError:
-                last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-                self.report = {"raised": f"ended with exit code {done.returncode}: {last}"}
-        return self.report
+        except (RuntimeError, ValueError) as error:
+            return {"raised": str(error)}
+        return report
+
+    return subject.cached("fresh process", run)
 
 
-def bare(subject: Subject, _: Check) -> Result:
+def bare(subject: Subject, _: RowSpec) -> Result:
     """The first call works with no C compiler to be found, and with no home and no cache to write to."""
-    report = subject.kept(FreshProcess).run(subject.device)
+    report = _report(subject)
     error = float(report.get("relative_error", "nan"))
     problems = [report["raised"]] if "raised" in report else []
     if not problems and not error <= LARGEST_ERROR:
@@ -79,11 +67,11 @@ def bare(subject: Subject, _: Check) -> Result:
     return verdict(problems, {"relative_error": error}, {"relative_error": f"<= {LARGEST_ERROR}"})
 
 
-def light(subject: Subject, _: Check) -> Result:
+def light(subject: Subject, _: RowSpec) -> Result:
     """Import is quick, and neither it nor the first call imports Triton or torch's compiler."""
     if subject.on_gpu and subject.capability < (8, 0):
         return not_applicable("sageattn() uses Triton on this GPU")
-    report = subject.kept(FreshProcess).run(subject.device)
+    report = _report(subject)
     problems = [
         f"{what} {', '.join(report[what])}"
         for what in ("import brings", "first call brings")

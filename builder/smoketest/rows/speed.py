@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,132 +13,114 @@ import torch
 from builder.smoketest.attention.cases import Case, VarlenCase
 from builder.smoketest.attention.inputs import arguments, make
 from builder.smoketest.attention.kernels import SAGEATTN
-from builder.smoketest.attention.peak import attention_operations, highest_rate
 from builder.smoketest.attention.subject import Subject, one_line
-from builder.smoketest.plan import Check
-from builder.smoketest.report.outcome import Result, Status, not_applicable, verdict
-from builder.smoketest.run.environment import ask_nvidia_smi
+from builder.smoketest.plan import NEVER_SLOWER, RowSpec
+from builder.smoketest.report import Result, Status, not_applicable, verdict
 
 HEADS = 32
 HEAD_DIM = 128
-SAMPLES = 7
-SAMPLE_S = 0.02
-"""A sample repeats the call until it takes about this long, so that the launch does not count."""
-LEAST_GROWTH = 6.0
-"""Attention's time grows 16-fold when the tokens grow fourfold, and at least this much from 8k to 32k; work
-that is linear in the tokens takes fourfold."""
+SHORT_S, CHUNK, SLEEP_CYCLES = 0.001, 50, 20_000_000
+"""50 calls of less than a millisecond are launched while the GPU sleeps for about 11 ms."""
+LEAST_RATIO = 0.97
+"""Of torch's time to that of `sageattn`."""
+LARGEST_RATIO = 4.0
+"""Of torch's time to ours: no GPU multiplies int8 more than four times as fast as what torch needs."""
 
 
-@dataclass
-class Timings:
-    """What has been timed so far, so that torch's own attention is timed once for each length."""
-
-    sdpa_s: dict[int, float] = field(default_factory=dict)
-    kernel_s: dict[tuple[str, int], float] = field(default_factory=dict)
-
-
-def timed(subject: Subject, check: Check) -> Result:
+def timed(subject: Subject, spec: RowSpec) -> Result:
     """Time one kernel at one length: 32 heads of 128, fp16, no mask."""
-    assert isinstance(check.asked, int)
-    kernel, tokens, timings = check.kernel, check.asked, subject.kept(Timings)
-    inputs = make(
-        Case((tokens, tokens), head_dim=HEAD_DIM), check.seed(subject.seed), subject.device, heads=HEADS
-    )
-    q, k, v = inputs.q, inputs.k, inputs.v
-    if tokens not in timings.sdpa_s:
-        timings.sdpa_s[tokens] = median_s(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
-    sdpa_s = timings.sdpa_s[tokens]
-    seconds = median_s(lambda: subject.call(kernel, q, k, v))
+    assert isinstance(spec.parameter, int)
+    tokens = spec.parameter
+    case = Case((tokens, tokens), head_dim=HEAD_DIM)
+    tensors = make(case, spec.seed(subject.seed), subject.device, heads=HEADS).tensors
+    sdpa = partial(torch.nn.functional.scaled_dot_product_attention, *tensors)
+    torch_s, ours_s = steady_s([sdpa, partial(subject.call, spec.kernel, *tensors)], seconds=0.15)
     left = subject.left_behind()
-    operations = attention_operations(1, HEADS, tokens, tokens, HEAD_DIM)
-    bound = _highest_rate(subject, kernel.family)
-    problems, limits = judge(operations / seconds, bound)
-    problems += [f"left a CUDA error behind: {left}"] if left else []
+    problems = [f"left a CUDA error behind: {left}"] if left else []
+    ratio = torch_s / ours_s
+    if ratio > LARGEST_RATIO:
+        problems.append(f"{ratio:.1f} times as fast as torch's attention: work was skipped")
+    operations = 4.0 * HEADS * tokens * tokens * HEAD_DIM
     figures = {
-        "median_s": seconds,
-        "tflops": operations / seconds / 1e12,
-        "sdpa_median_s": sdpa_s,
-        "sdpa_tflops": operations / sdpa_s / 1e12,
-        "times_sdpa": sdpa_s / seconds,
-        "peak_tflops": bound / 1e12,
+        "median_s": ours_s,
+        "tflops": operations / ours_s / 1e12,
+        "sdpa_median_s": torch_s,
+        "sdpa_tflops": operations / torch_s / 1e12,
+        "times_sdpa": ratio,
     }
-    timings.kernel_s[kernel.key, tokens] = seconds
-    before = timings.kernel_s.get((kernel.key, tokens // 4))
-    if before is not None and tokens >= 32768:
-        figures["growth_from_a_quarter"] = seconds / before
-        limits["growth_from_a_quarter"] = f">= {LEAST_GROWTH}"
-        if seconds / before < LEAST_GROWTH:
-            problems.append(
-                f"took only {seconds / before:.1f} times as long as at {tokens // 4} tokens: work was skipped"
-            )
-    return verdict(problems, figures, limits)
+    return verdict(problems, figures, {"times_sdpa": f"<= {LARGEST_RATIO}"})
 
 
-def judge(rate: float, bound: float) -> tuple[list[str], dict[str, str]]:
-    """Compare a rate (operations a second) with what the GPU can do."""
-    problems = []
-    if rate > bound:
-        problems.append(
-            f"{rate / 1e12:.0f} TFLOP/s is more than the GPU can do ({bound / 1e12:.0f}): work was skipped"
-        )
-    return problems, {"tflops": f"<= {bound / 1e12:.0f}"}
+def steady_s(calls: Sequence[Callable[[], Any]], *, seconds: float, turns: int = 2) -> list[float]:
+    """Return the GPU time of each call in a steady state: each alone for some seconds, in turns.
 
-
-def median_s(call: Callable[[], Any]) -> float:
-    """Return the median time of a call in seconds, by CUDA events, after warm-up.
-
-    Waits for all streams of the device between samples: otherwise the time of a kernel that is launched on
-    another stream than the events' would be too short.
+    What ran just before decides a short timing, since the card is bound by its power. Short calls are queued
+    behind a sleep of the GPU, so that the time to launch them does not count.
     """
-    for _ in range(3):
+    times: list[list[float]] = [[] for _ in calls]
+    for call in calls:
         call()
     torch.cuda.synchronize()
     start = time.perf_counter()
-    call()
+    for call in calls:
+        call()
     torch.cuda.synchronize()
-    once_s = max(time.perf_counter() - start, 1e-6)
-    repeats = max(1, min(200, round(SAMPLE_S / once_s)))
-    samples = []
-    for _ in range(SAMPLES):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        begin.record()
-        for _ in range(repeats):
-            call()
-        end.record()
-        torch.cuda.synchronize()
-        samples.append(begin.elapsed_time(end) / 1000 / repeats)
-    return float(statistics.median(samples))
+    chunk = CHUNK if time.perf_counter() - start < SHORT_S * len(calls) else 1
+    for _ in range(turns):
+        for call, of_call in zip(calls, times, strict=True):
+            samples, start = [], time.perf_counter()
+            while time.perf_counter() - start < seconds:
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                torch.cuda.synchronize()
+                if chunk > 1:
+                    torch.cuda._sleep(SLEEP_CYCLES)
+                begin.record()
+                for _ in range(chunk):
+                    call()
+                end.record()
+                torch.cuda.synchronize()
+                samples.append(begin.elapsed_time(end) / 1000 / chunk)
+            of_call.append(statistics.median(samples[len(samples) // 2 :]))
+    return [min(of_call) for of_call in times]
 
 
-def _highest_rate(subject: Subject, family: str) -> float:
-    properties = torch.cuda.get_device_properties(subject.device)
-    clock_hz = _highest_clock_hz(str(getattr(properties, "uuid", None) or ""))
-    return highest_rate(subject.capability, properties.multi_processor_count, clock_hz, family)
+def never_slower(subject: Subject, spec: RowSpec) -> Result:
+    """`sageattn` takes no more time than torch's attention on the GPU, whichever of the two it takes."""
+    if subject.capability != (9, 0):
+        return not_applicable("what is faster was measured on compute capability 9.0 alone")
+    batch, heads, key_heads, queries, keys, dim, mask = NEVER_SLOWER[spec.case.removeprefix("never slower: ")]
+    torch.manual_seed(spec.seed(subject.seed))
+    normal = partial(torch.randn, device=subject.device, dtype=torch.bfloat16)
+    q = normal(batch, heads, queries, dim)
+    k, v = (normal(batch, key_heads, keys, dim) for _ in range(2))
+    attn_mask = None
+    if mask == "bool":
+        attn_mask = torch.rand(queries, keys, device=subject.device) < 0.9
+    elif mask == "padding":
+        attn_mask = (torch.arange(keys, device=subject.device) < keys - 500)[None, None, None]
+    rest = {"attn_mask": attn_mask, "is_causal": mask == "causal", "enable_gqa": heads != key_heads}
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    torchs, ours = steady_s(
+        [partial(sdpa, q, k, v, **rest), partial(subject.module.sageattn, q, k, v, **rest)], seconds=0.2
+    )
+    ratio = torchs / ours
+    problems = [] if ratio >= LEAST_RATIO else [f"{ratio:.3f} times as fast as torch's < {LEAST_RATIO}"]
+    figures = {"times_sdpa": ratio, "median_s": ours, "sdpa_median_s": torchs}
+    return verdict(problems, figures, {"times_sdpa": f">= {LEAST_RATIO}"})
 
 
-@cache
-def _highest_clock_hz(uuid: str) -> float | None:
-    """Return the highest clock of a GPU; None if it can't be asked."""
-    answer = ask_nvidia_smi("clocks.max.sm", *([f"--id=GPU-{uuid}"] if uuid else []))
-    try:
-        return max(map(float, answer), default=0.0) * 1e6 or None
-    except ValueError:
-        return None
-
-
-def first_call(subject: Subject, check: Check) -> Result:
+def first_call(subject: Subject, spec: RowSpec) -> Result:
     """Time a kernel's first call, with loading and compiling, and see whether the wheel has its code.
 
     A kernel whose code the wheel lacks for this GPU is not applicable, unless it is the one that ``sageattn``
     chooses here.
     """
-    kernel = check.kernel
+    kernel = spec.kernel
     reason = kernel.why_not(subject.capability) if subject.on_gpu else ""
     if reason:
         return not_applicable(reason)
     case = VarlenCase(((256, 256),)) if kernel.varlen else Case((256, 256))
-    inputs = arguments(case, check.seed(subject.seed), subject.device)
+    inputs = arguments(case, spec.seed(subject.seed), subject.device)
     start = time.perf_counter()
     try:
         subject.call_checked(kernel, *inputs)

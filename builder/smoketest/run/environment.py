@@ -12,96 +12,93 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from builder.smoketest.attention.kernels import MODULE_FUNCTIONS
-from builder.smoketest.report.outcome import ExitCode, Row, Status
+from builder.smoketest.report import ExitCode, Row, Status
 
 
 @dataclass
-class Found:
-    """What the environment contains.
-
-    Attributes:
-        ending: Set where the test can't go on, with the reason in ``line``.
-        rows: One for each import that was tried.
-    """
+class Environment:
+    """What is tested on what; `ending` is set where the test can't go on, with the reason in `line`."""
 
     values: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     ending: ExitCode | None = None
     line: str = ""
 
-    def end(self, code: ExitCode, line: str) -> Found:
+    def end(self, code: ExitCode, line: str) -> Environment:
         """Stop here."""
         self.ending, self.line = code, line
         return self
 
+    def add(self, name: str, reason: str = "", status: Status | None = None, **more: Any) -> None:
+        """Add the row of an import: failed where there is a reason."""
+        status = status or (Status.FAIL if reason else Status.PASS)
+        case = "import and names" if name in MODULE_FUNCTIONS else "import"
+        self.rows.append(Row(f"import/{name}", "import", name, case, status, reason, **more))
 
-def look(*, device: str, import_only: bool) -> Found:
+
+def look(*, device: str, import_only: bool) -> Environment:
     """Import what is needed, with a row for each import, and see whether the GPU can be used.
 
     Args:
-        device: ``cuda:0``, or ``cpu`` for a stand-in.
+        device: ``cuda:0``, or ``cpu`` for a fake package.
         import_only: Don't use the GPU.
     """
-    found = Found()
+    env = Environment()
     start = time.monotonic()
-    found.values["python"] = platform.python_version()
-    found.values["platform"] = platform.platform()
+    env.values |= {"python": platform.python_version(), "platform": platform.platform()}
     try:
         torch = importlib.import_module("torch")
     except Exception as error:
-        found.rows.append(_row("torch", f"{type(error).__name__}: {error}"))
-        return found.end(ExitCode.TORCH_NOT_IMPORTABLE, f"torch can't be imported: {error}")
-    found.rows.append(_row("torch", seconds=time.monotonic() - start))
-    found.values |= {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
-    found.values["c_compiler"] = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    found.values["triton"] = _version("triton")
-    found.values |= wheel_values()
-    _import_package(found)
-    if found.ending is not None or import_only or device == "cpu":
-        return found
-    return _look_at_gpu(found, torch, device)
+        env.add("torch", f"{type(error).__name__}: {error}")
+        return env.end(ExitCode.TORCH_NOT_IMPORTABLE, f"torch can't be imported: {error}")
+    env.add("torch", seconds=time.monotonic() - start)
+    env.values |= {"torch": torch.__version__, "torch_cuda": torch.version.cuda}
+    env.values["c_compiler"] = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    try:
+        env.values["triton"] = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        env.values["triton"] = None
+    env.values |= _wheel()
+    _import_package(env)
+    if env.ending is not None or import_only or device == "cpu":
+        return env
+    return _look_at_gpu(env, torch, device)
 
 
-def _import_package(found: Found) -> None:
+def _import_package(env: Environment) -> None:
     start = time.monotonic()
     try:
         package = importlib.import_module("sageattention")
     except Exception as error:
-        found.rows.append(_row("sageattention", f"{type(error).__name__}: {error}"))
-        code = ExitCode.SAGEATTENTION_NOT_IMPORTABLE
-        line = f"sageattention can't be imported: {type(error).__name__}: {error}{_hint(str(error))}"
+        env.add("sageattention", f"{type(error).__name__}: {error}")
         if other := other_python():
-            code = ExitCode.WHEEL_FOR_ANOTHER_PYTHON
             line = f"the wheel's modules are for {other}, and this is {sys.implementation.cache_tag}"
-        found.end(code, line)
+            env.end(ExitCode.WHEEL_FOR_ANOTHER_PYTHON, line)
+        else:
+            line = f"sageattention can't be imported: {type(error).__name__}: {error}{_hint(str(error))}"
+            env.end(ExitCode.SAGEATTENTION_NOT_IMPORTABLE, line)
         return
-    found.values["location"] = str(Path(package.__file__ or "").parent)
-    found.rows.append(_row("sageattention", seconds=time.monotonic() - start))
+    env.values["location"] = str(Path(package.__file__ or "").parent)
+    env.add("sageattention", seconds=time.monotonic() - start)
     present = compiled_files()
-    for name in MODULE_FUNCTIONS:
-        found.rows.append(_import_compiled(name, present.get(name, [])))
-
-
-def _import_compiled(name: str, files: list[str]) -> Row:
-    names = MODULE_FUNCTIONS[name]
-    try:
-        module = importlib.import_module(f"sageattention.{name}")
-    except ModuleNotFoundError as error:
-        if error.name == f"sageattention.{name}" and not files:
-            return _row(name, "the wheel has no such module", Status.NOT_APPLICABLE)
-        return _row(name, f"{error}{_hint(str(error))}")
-    except Exception as error:
-        return _row(name, f"{type(error).__name__}: {error}{_hint(str(error))}")
-    missing = [one for one in names if not callable(getattr(module, one, None))]
-    if missing:
-        return _row(name, f"lacks {', '.join(missing)}")
-    return _row(name, figures={"functions": float(len(names))})
+    for name, functions in MODULE_FUNCTIONS.items():
+        try:
+            module = importlib.import_module(f"sageattention.{name}")
+        except Exception as error:
+            absent = isinstance(error, ModuleNotFoundError) and error.name == f"sageattention.{name}"
+            if absent and name not in present:
+                env.add(name, "the wheel has no such module", Status.NOT_APPLICABLE)
+            else:
+                env.add(name, f"{type(error).__name__}: {error}{_hint(str(error))}")
+            continue
+        missing = [function for function in functions if not callable(getattr(module, function, None))]
+        reason = f"lacks {', '.join(missing)}" if missing else ""
+        env.add(name, reason, figures={"functions": float(len(functions))})
 
 
 def _hint(message: str) -> str:
@@ -114,23 +111,16 @@ def _hint(message: str) -> str:
     return ""
 
 
-def _row(name: str, reason: str = "", status: Status | None = None, **more: Any) -> Row:
-    status = status or (Status.FAIL if reason else Status.PASS)
-    case = "import and names" if name in MODULE_FUNCTIONS else "import"
-    return Row(f"import/{name}", "import", name, case, status, reason, **more)
-
-
 def compiled_files(folder: Path | None = None) -> dict[str, list[str]]:
-    """Return the compiled files of the installed package: module name to file names.
-
-    Args:
-        folder: The package's folder; that of the installed package by default.
-    """
-    folder = folder or _package_folder()
-    files: dict[str, list[str]] = {}
+    """Return the compiled files of the installed package, or of a folder: module name to file names."""
     if folder is None:
-        return files
-    for path in sorted([*folder.glob("*.so"), *folder.glob("lib/*.so")]):
+        try:
+            spec = importlib.machinery.PathFinder.find_spec("sageattention", sys.path)
+        except (ImportError, ValueError):
+            spec = None
+        folder = Path(spec.origin).parent if spec and spec.origin else None
+    files: dict[str, list[str]] = {}
+    for path in sorted([*folder.glob("*.so"), *folder.glob("lib/*.so")]) if folder else []:
         files.setdefault(path.name.split(".")[0], []).append(path.name)
     return files
 
@@ -148,142 +138,92 @@ def other_python(folder: Path | None = None) -> str:
     return ""
 
 
-def _package_folder() -> Path | None:
-    try:
-        spec = importlib.machinery.PathFinder.find_spec("sageattention", sys.path)
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin).parent if spec and spec.origin else None
-
-
-def wheel_values() -> dict[str, Any]:
+def _wheel() -> dict[str, Any]:
     """Return version, tags, requirements and origin of the installed wheel, as its metadata has them."""
     try:
         distribution = importlib.metadata.distribution("sageattention")
     except importlib.metadata.PackageNotFoundError:
         return {"wheel_version": None}
     wheel = distribution.read_text("WHEEL") or ""
-    tags = [line.partition(":")[2].strip() for line in wheel.splitlines() if line.startswith("Tag:")]
-    requirements = [str(one) for one in distribution.requires or []]
+    # The archive that was installed and its hash (PEP 610), where the installer recorded them.
+    origin = json.loads(distribution.read_text("direct_url.json") or "null")
     return {
         "wheel_version": distribution.version,
-        "wheel_tags": tags,
-        "wheel_requires": requirements,
+        "wheel_tags": [
+            line.partition(":")[2].strip() for line in wheel.splitlines() if line.startswith("Tag:")
+        ],
+        "wheel_requires": [str(one) for one in distribution.requires or []],
         "wheel_requires_python": distribution.metadata["Requires-Python"],
-        "wheel_origin": _origin(distribution.read_text("direct_url.json")),
+        "wheel_origin": origin and {"url": origin.get("url"), **(origin.get("archive_info") or {})},
         "soabi": sysconfig.get_config_var("SOABI"),
     }
 
 
-def _origin(direct_url: str | None) -> Any:
-    """Return the archive that was installed and its hash (PEP 610), where the installer recorded them."""
-    if not direct_url:
-        return None
-    try:
-        values = json.loads(direct_url)
-    except ValueError:
-        return None
-    return {"url": values.get("url"), **(values.get("archive_info") or {})}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _look_at_gpu(found: Found, torch: Any, device: str) -> Found:
+def _look_at_gpu(env: Environment, torch: Any, device: str) -> Environment:
     start = time.monotonic()
     if torch.version.cuda is None:
-        return found.end(ExitCode.TORCH_WITHOUT_CUDA, f"torch {torch.__version__} is built without CUDA")
-    found.values["driver"] = next(iter(ask_nvidia_smi("driver_version")), None)
+        return env.end(ExitCode.TORCH_WITHOUT_CUDA, f"torch {torch.__version__} is built without CUDA")
+    env.values["driver"] = _driver()
     try:
         torch.cuda.init()
-        index = torch.device(device).index or 0
-        properties = torch.cuda.get_device_properties(index)
+        properties = torch.cuda.get_device_properties(torch.device(device).index or 0)
         torch.zeros(1, device=device).add_(1)
         torch.cuda.synchronize(device)
     except Exception as error:
-        code = ending_of_cuda(str(error))
-        return found.end(code, explain_cuda(code, str(error), found.values))
-    capability = (properties.major, properties.minor)
-    found.values |= {
+        return env.end(*explain_cuda(str(error), env.values))
+    capability = f"{properties.major}.{properties.minor}"
+    env.values |= {
         "gpu": properties.name,
         "gpus": torch.cuda.device_count(),
-        "capability": f"{capability[0]}.{capability[1]}",
+        "capability": capability,
         "gpu_memory_bytes": properties.total_memory,
         "multiprocessors": properties.multi_processor_count,
     }
-    missing = kernels_missing(torch, device)
-    found.values["gpu_ready_s"] = round(time.monotonic() - start, 3)
+    # Older GPUs than all kernels have torch's attention.
+    missing = _kernels_missing(torch, device) if properties.major >= 8 else ""
+    env.values["gpu_ready_s"] = round(time.monotonic() - start, 3)
     if missing:
-        return found.end(
-            ExitCode.GPU_NOT_IN_WHEEL,
-            f"the wheel has no code for {properties.name} "
-            f"(compute capability {found.values['capability']}): {missing.splitlines()[0]}",
-        )
-    return found
+        gpu = f"{properties.name} (compute capability {capability})"
+        line = f"the wheel has no code for {gpu}: {missing.splitlines()[0]}"
+        return env.end(ExitCode.GPU_NOT_IN_WHEEL, line)
+    return env
 
 
-def kernels_missing(torch: Any, device: str) -> str:
+def _kernels_missing(torch: Any, device: str) -> str:
     """Try a small quantisation kernel; return the error if the wheel has no code for the GPU, else nothing.
 
-    All kernel functions but the Triton ones go through that compiled module, which is built for every
-    architecture of a wheel. If it has no code but ``sageattn`` still works (through Triton), the wheel can
-    be tested.
+    That compiled module is built for every architecture of a wheel.
     """
-    try:
-        fused = importlib.import_module("sageattention._fused")
-    except Exception:
-        return ""
     source = torch.ones((1, 1, 64, 64), dtype=torch.float16, device=device)
     out = torch.full((1, 1, 64, 64), 77, dtype=torch.int8, device=device)
     scale = torch.full((1, 1, 1), float("nan"), dtype=torch.float32, device=device)
-    quantised = _error_of(torch, device, lambda: fused.quant_per_block_int8_cuda(source, out, scale, 64, 1))
-    if "no kernel image" not in quantised:
-        return ""
-    sageattn = importlib.import_module("sageattention").sageattn
-    return quantised if _error_of(torch, device, lambda: sageattn(source, source, source)) else ""
-
-
-def _error_of(torch: Any, device: str, call: Callable[[], Any]) -> str:
-    """Return the error of a call, or of the operation after it; empty if there is none."""
     try:
-        call()
-        torch.zeros(1, device=device).add_(1)
+        fused = importlib.import_module("sageattention._fused")
+        fused.quant_per_block_int8_cuda(source, out, scale, 64, 1)
         torch.cuda.synchronize(device)
     except Exception as error:
-        return str(error) or type(error).__name__
+        return str(error) if "no kernel image" in str(error) else ""
     return ""
 
 
-def ending_of_cuda(message: str) -> ExitCode:
-    """Return the exit code for an error of CUDA's start-up."""
-    low = message.lower()
-    if "driver" in low and ("too old" in low or "insufficient" in low):
-        return ExitCode.DRIVER_TOO_OLD
-    if "no kernel image" in low:
-        return ExitCode.GPU_NOT_IN_WHEEL
-    return ExitCode.NO_GPU
-
-
-def explain_cuda(code: ExitCode, message: str, values: dict[str, Any]) -> str:
-    """Return a line that explains an error of CUDA's start-up."""
+def explain_cuda(message: str, values: dict[str, Any]) -> tuple[ExitCode, str]:
+    """Return the exit code for an error of CUDA's start-up, and a line that explains it."""
     first = next((line.strip() for line in message.splitlines() if line.strip()), "no message")
     torch = f"torch {values.get('torch')} (CUDA {values.get('torch_cuda')})"
-    if code is ExitCode.DRIVER_TOO_OLD:
+    low = message.lower()
+    if "driver" in low and ("too old" in low or "insufficient" in low):
         driver = " ".join(filter(None, ("the driver", values.get("driver"))))
-        return f"{driver} is too old for {torch}: {first}"
-    if code is ExitCode.GPU_NOT_IN_WHEEL:
-        return f"{torch} itself has no code for this GPU: {first}"
-    return f"{torch} sees no GPU: {first}"
+        return ExitCode.DRIVER_TOO_OLD, f"{driver} is too old for {torch}: {first}"
+    if "no kernel image" in low:
+        return ExitCode.GPU_NOT_IN_WHEEL, f"{torch} itself has no code for this GPU: {first}"
+    return ExitCode.NO_GPU, f"{torch} sees no GPU: {first}"
 
 
-def ask_nvidia_smi(query: str, *arguments: str) -> list[str]:
-    """Return what ``nvidia-smi`` answers for each GPU; empty where it can't be asked."""
-    command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", *arguments]
+def _driver() -> str | None:
+    """Return the driver's version; None where it can't be asked."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
-        return []
+        return None
+    return next(iter(output.split()), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -15,13 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from builder.smoketest.plan import FIRST_CALL, ROW_LIMIT_S, Options
-from builder.smoketest.report.outcome import ExitCode, Row, Status
-from builder.smoketest.run.worker import LOST_EXIT_CODE, Order
+from builder.smoketest.report import ExitCode, Row, Status
+from builder.smoketest.run.worker import LOST_EXIT_CODE
 
 MOST_WORKERS = 32
 """How many workers a run may use before it gives up the remaining rows."""
@@ -31,11 +32,13 @@ START_LIMIT_S = 900.0
 
 @dataclass
 class Run:
-    """What the workers have reported so far."""
+    """What the workers have reported so far; `running` is the id of the row that runs."""
 
+    follow: Callable[[Row], None]
     environment: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     planned: dict[str, Row] = field(default_factory=dict)
+    running: str = ""
     ending: ExitCode | None = None
     line: str = ""
     finished: bool = False
@@ -47,6 +50,31 @@ class Run:
         first = [row for row in self.rows.values() if row.id not in self.planned]
         return first + [self.rows.get(row_id, row) for row_id, row in self.planned.items()]
 
+    def add(self, row: Row) -> None:
+        """Add a row that has ended."""
+        self.rows[row.id] = row
+        self.running = ""
+        self.follow(row)
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Record what a worker says."""
+        kind = event["event"]
+        if kind == "environment":
+            for row in map(Row.from_json, event["rows"]):
+                if row.id not in self.rows:
+                    self.add(row)
+            self.environment = self.environment or event["values"]
+            if event["ending"] is not None:
+                self.ending, self.line = ExitCode(event["ending"]), event["line"]
+        elif kind == "plan":
+            self.planned = {values["id"]: Row.from_json(values) for values in event["rows"]}
+        elif kind == "begin":
+            self.running = str(event["id"])
+        elif kind == "row":
+            self.add(Row.from_json(event["row"]))
+        elif kind == "end":
+            self.finished = True
+
 
 def supervise(options: Options, follow: Callable[[Row], None], worker: list[str] | None = None) -> Run:
     """Run all rows, with as many workers as needed.
@@ -55,28 +83,26 @@ def supervise(options: Options, follow: Callable[[Row], None], worker: list[str]
         follow: Called with each row as it ends.
         worker: Command of a worker, to which the order is added; the smoke test with this Python by default.
     """
-    run = Run()
+    run = Run(follow)
     # By its path, and not with -m: a folder named sageattention where the user is would be imported.
     command = worker or [sys.executable, str(Path(__file__).resolve().parents[1]), "--worker"]
     why = ""
     while not run.finished and run.workers < MOST_WORKERS:
         run.workers += 1
         before = len(run.rows)
-        why = _one_worker(options, run, follow, command)
+        why = _one_worker(options, run, command)
         if not run.finished and len(run.rows) == before:
             break
     if not run.finished:
         if run.ending is None and not run.planned:
             run.ending = ExitCode.SAGEATTENTION_NOT_IMPORTABLE
             run.line = f"the process that imports the wheel {why}"
-        run.planned = {
-            row_id: replace(row, reason=f"given up: the last of {run.workers} processes {why}")
-            for row_id, row in run.planned.items()
-        }
+        reason = f"given up: the last of {run.workers} processes {why}"
+        run.planned = {row_id: replace(row, reason=reason) for row_id, row in run.planned.items()}
     return run
 
 
-def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], command: list[str]) -> str:
+def _one_worker(options: Options, run: Run, command: list[str]) -> str:
     """Start a worker and follow it to its end; return how it ended, in words."""
     unavailable = {
         row.kernel: row.reason
@@ -84,11 +110,10 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
         if row.group == FIRST_CALL and row.status is Status.NOT_APPLICABLE
     }
     read_end, write_end = os.pipe()
-    order = Order(options, tuple(run.rows), unavailable, write_end)
-    begun = ""
+    order = {"options": asdict(options), "done": [*run.rows], "unavailable": unavailable, "events": write_end}
     with tempfile.TemporaryFile() as noise:
         process = subprocess.Popen(
-            [*command, order.to_json()],
+            [*command, json.dumps(order)],
             stdin=subprocess.DEVNULL,
             stdout=noise,
             stderr=noise,
@@ -97,12 +122,12 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
         os.close(write_end)
         timed_out = False
         try:
-            for event in _events(read_end, START_LIMIT_S):
+            for event in _events(read_end):
                 if event is None:
                     timed_out = True
                     process.kill()
                     break
-                begun = _take(event, run, follow, begun)
+                run.take(event)
         except BaseException:
             process.kill()
             process.wait()
@@ -111,77 +136,42 @@ def _one_worker(options: Options, run: Run, follow: Callable[[Row], None], comma
             os.close(read_end)
         code = process.wait()
         noise.seek(0)
-        said = noise.read()[-4000:].decode(errors="replace")
-    why = _how_it_ended(code, timed_out, said)
-    if begun:
-        row = run.planned[begun]
-        failed = replace(row, status=Status.FAIL, reason=f"the process {why}")
-        run.rows[begun] = failed
-        follow(failed)
+        output = noise.read()[-4000:].decode(errors="replace")
+    why = _how_it_ended(code, timed_out, output)
+    if run.running:
+        row = run.planned[run.running]
+        run.add(replace(row, status=Status.FAIL, reason=f"the process {why}"))
     return why
 
 
-def _events(descriptor: int, limit_s: float) -> Iterator[dict[str, Any] | None]:
+def _events(descriptor: int) -> Iterator[dict[str, Any] | None]:
     """Yield a worker's events; None when none has come for too long."""
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
-        deadline = time.monotonic() + limit_s
-        while True:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
-                yield None
-                return
+        deadline = time.monotonic() + START_LIMIT_S
+        while selector.select(max(0.0, deadline - time.monotonic())):
             chunk = os.read(descriptor, 65536)
             if not chunk:
                 return
-            rest += chunk
-            while b"\n" in rest:
-                line, _, rest = rest.partition(b"\n")
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
                 event = json.loads(line)
                 deadline = time.monotonic() + float(event.get("limit_s", ROW_LIMIT_S))
                 yield event
+    yield None
 
 
-def _take(event: dict[str, Any], run: Run, follow: Callable[[Row], None], begun: str) -> str:
-    """Record an event; return the id of the row that is running, empty if none is."""
-    kind = event["event"]
-    if kind == "environment":
-        for values in event["rows"]:
-            row = Row.from_json(values)
-            if row.id not in run.rows:
-                run.rows[row.id] = row
-                follow(row)
-        if not run.environment:
-            run.environment = event["values"]
-        if event["ending"] is not None:
-            run.ending = ExitCode(event["ending"])
-            run.line = event["line"]
-    elif kind == "plan":
-        run.planned = {values["id"]: Row.from_json(values) for values in event["rows"]}
-    elif kind == "begin":
-        begun = str(event["id"])
-    elif kind == "row":
-        row = Row.from_json(event["row"])
-        run.rows[row.id] = row
-        follow(row)
-        begun = ""
-    elif kind == "end":
-        run.finished = True
-    return begun
-
-
-def _how_it_ended(code: int, timed_out: bool, said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if any(word in line for word in ("Assert", "assert", "Error", "error"))]
-    last = (telling or lines or [""])[-1][:200]
+def _how_it_ended(code: int, timed_out: bool, output: str) -> str:
     if timed_out:
         return "took too long and was ended"
     if code == LOST_EXIT_CODE:
         return "lost the device"
+    how = f"ended with exit code {code}"
     if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return f"was ended by {name}: {last}" if last else f"was ended by {name}"
-    return f"ended with exit code {code}: {last}" if last else f"ended with exit code {code}"
+        names = [one.name for one in signal.Signals if one == -code]
+        how = f"was ended by {names[0] if names else f'signal {-code}'}"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search("[Aa]ssert|[Ee]rror", line)]
+    last = (errors or lines or [""])[-1][:200]
+    return f"{how}: {last}" if last else how

@@ -1,1 +1,0 @@
-"""The result of a run: rows, exit codes, the table and the picture."""
