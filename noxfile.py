@@ -44,6 +44,7 @@ def _hide_secrets(record: logging.LogRecord) -> bool:
 logging.getLogger("nox").addFilter(_hide_secrets)
 
 BUILD_LOCK, TESTS_LOCK = "builder/requirements.txt", "tests/requirements.txt"
+PUBLISH_LOCK = "builder/publish/requirements.txt"
 CHECKED = ("noxfile.py", "builder", "tests", "benchmarks", "docs")
 
 try:
@@ -71,11 +72,13 @@ def _install(session: nox.Session, lock: str) -> None:
         marker.write_text(digest)
 
 
-def _builder(command: str, doc: str, *, target: str = "", tags: tuple[str, ...] = ()) -> None:
+def _builder(
+    command: str, doc: str, *, target: str = "", tags: tuple[str, ...] = (), lock: str = BUILD_LOCK
+) -> None:
     """Make a session that runs a command of the builder, for one target or for none in particular."""
 
     def run(session: nox.Session) -> None:
-        _install(session, BUILD_LOCK)
+        _install(session, lock)
         arguments = [target, *session.posargs] if target else session.posargs
         session.run("python", "-m", "builder", command, *arguments)
 
@@ -101,8 +104,8 @@ _builder(
     "compatibility", "Load the universal wheels with every torch and Python they claim.", tags=("check",)
 )
 _builder("index", "Write a package index of the wheelhouse to site/.")
-_builder("release", "Make or complete a GitHub release of the wheelhouse.")
-_builder("outdated", "List newer versions of SageAttention, torch and CUDA.")
+_builder("release", "Make or complete a GitHub release of the wheelhouse.", lock=PUBLISH_LOCK)
+_builder("outdated", "List newer versions of SageAttention, torch and CUDA.", lock=PUBLISH_LOCK)
 
 # --- Change this project.
 
@@ -131,7 +134,7 @@ def tests(session: nox.Session) -> None:
     """Run the unit tests, without network and GPU, in under a minute."""
     _install(session, TESTS_LOCK)
     whole = () if session.posargs else ("--numprocesses=auto", "--cov")
-    session.run("pytest", "-m", "not e2e", *whole, *session.posargs)
+    session.run("pytest", "-m", "not e2e and not torch", *whole, *session.posargs)
 
 
 @nox.session(python=E2E_PYTHON)
@@ -139,6 +142,9 @@ def e2e(session: nox.Session) -> None:
     """Build a small CUDA package with the real compiler, torch and auditwheel."""
     _install(session, TESTS_LOCK)
     session.run("pytest", "-m", "e2e and not container", *session.posargs)
+    # The smoke test's own tests, with the torch that the build above has left in the session's cache of packages.
+    session.install(f"torch=={TARGETS['cp312-cu130'].torch}")
+    session.run("pytest", "-m", "torch", "tests/smoketest", *session.posargs)
 
 
 @nox.session(python=E2E_PYTHON)
@@ -163,7 +169,8 @@ def lock(session: nox.Session) -> None:
     command += ["--generate-hashes", "--no-annotate", "--custom-compile-command", "nox -s lock"]
     command += session.posargs
     session.run(*command, "--group", "build", "--output-file", BUILD_LOCK)
-    session.run(*command, "--group", "dev", "--constraint", BUILD_LOCK, "--output-file", TESTS_LOCK)
+    for group, file in (("publish", PUBLISH_LOCK), ("dev", TESTS_LOCK)):
+        session.run(*command, "--group", group, "--constraint", BUILD_LOCK, "--output-file", file)
 
 
 if __name__ == "__main__":

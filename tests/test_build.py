@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from made_up_series import write_series
+from fakes.series import write_series
 
 from builder import build
 from builder.finish.store import locked

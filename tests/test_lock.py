@@ -11,7 +11,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCKS = {"builder/requirements.txt": "build", "tests/requirements.txt": "dev"}
+LOCKS = {
+    "builder/requirements.txt": "build",
+    "builder/publish/requirements.txt": "publish",
+    "tests/requirements.txt": "dev",
+}
 
 
 @pytest.mark.parametrize("lock", LOCKS)

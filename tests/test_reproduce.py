@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 from fakes.libraries import compile_library
-from static_server import serving
+from fakes.static_server import serving
 
 from builder import reproduce
 from builder.reproduce import compare, first_difference, main

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from fakes.audited import STABLE_NAME, raw_wheel
-from made_up_environments import GOOD as PACKAGE
-from made_up_environments import TORCH, environment
-from static_server import serving
+from fakes.environments import GOOD as PACKAGE
+from fakes.environments import TORCH, environment
+from fakes.static_server import serving
 
 from builder.check import compatibility, compatibility_probe
 from builder.check.compatibility import (

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_environments import GOOD, TORCH, environment
+from fakes.environments import GOOD, TORCH, environment
 
 from builder.check import import_check
 from builder.check.import_check import check, extension_modules

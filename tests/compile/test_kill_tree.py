@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_tools import wait_for
+from fakes.tools import wait_for
 
 from builder.compile import kill_tree
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_tools import target, wait_for
+from fakes.tools import target, wait_for
 
 from builder.compile.pep517 import environment, failure, run_build, write_settings
 from builder.target.architectures import Architecture

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from made_up_series import E2E, write_series
+from fakes.series import E2E, write_series
 
 from builder.util.files import ROOT
 

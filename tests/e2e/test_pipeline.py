@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from made_up_series import E2E, write_series
-from static_server import serving
+from fakes.series import E2E, write_series
+from fakes.static_server import serving
 
 from builder import build, reproduce
 from builder.finish.store import read_record

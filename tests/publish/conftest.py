@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fakes.index_wheels import NATIVE, NATIVE_BASIC, OLDER_CUDA, UNIVERSAL, UNIVERSAL_BASIC, make_ours
-from static_server import StaticServer, serving
+from fakes.static_server import StaticServer, serving
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from fakes.index_wheels import (
     write_report,
 )
 from fakes.site import WHEELS_URL, Links, files_of, write_site
-from static_server import StaticServer
+from fakes.static_server import StaticServer
 
 from builder.publish import entries, index
 from builder.util.errors import DownloadError, UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from static_server import StaticServer
+from fakes.static_server import StaticServer
 
 from builder.publish import github_api, outdated
 from builder.target.targets import load_targets

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from fakes.index_wheels import NATIVE, OLDER_CUDA, UNIVERSAL_ARM, make_ours, write_report
 from fakes.site import WHEELS_URL, write_site
-from static_server import StaticServer
+from fakes.static_server import StaticServer
 
 from builder.finish.store import record_path
 from builder.util.errors import UsageError

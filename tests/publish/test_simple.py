@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from fakes.index_wheels import NATIVE, OLDER_CUDA, UNIVERSAL, UNIVERSAL_ARM, make_ours, make_wheel
 from fakes.site import WHEELS_URL, Links, write_site
-from static_server import StaticServer
+from fakes.static_server import StaticServer
 
 from builder.util.files import file_sha256
 

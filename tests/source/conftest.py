@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.source import make_checkout
-from static_server import StaticServer, serving
+from fakes.static_server import StaticServer, serving
 
 
 @pytest.fixture

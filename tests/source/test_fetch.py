@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes.source import pack, release, sums
-from static_server import StaticServer
+from fakes.static_server import StaticServer
 
 from builder.source.fetch import fetch_release
 from builder.util.errors import DownloadError

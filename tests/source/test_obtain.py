@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from fakes.source import COMMIT, COPIED, READ, files, pack, release, sums
-from static_server import StaticServer
+from fakes.static_server import StaticServer
 
 from builder.source.content import tree_sha256
 from builder.source.obtain import Source, obtain, read_version

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_tools import program, target
+from fakes.tools import program, target
 
 from builder.target.machines import MACHINES, this_machine
 from builder.target.options import BuildOptions

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up_tools import wait_for
+from fakes.tools import wait_for
 
 from builder.toolchain import folders
 from builder.util.files import ROOT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_up_tools import GXX, gxx, program
+from fakes.tools import GXX, gxx, program
 
 from builder.target.machines import MACHINES
 from builder.toolchain.gxx import find_gxx, inspect, newest_accepted

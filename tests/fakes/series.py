@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fakes.source import files, sums
 
-E2E = Path(__file__).resolve().parent / "e2e"
+E2E = Path(__file__).resolve().parents[1] / "e2e"
 REAL_SERIES = E2E.parents[1] / "patches" / "v2.2.0"
 # What the stand-in takes from the real series; the rest of `series/files` is its own.
 SHARED = (
