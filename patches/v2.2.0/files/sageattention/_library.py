@@ -91,4 +91,7 @@ def prepare_fake(
         q.new_empty((batch, kv_heads, kv_tokens, head_dim), dtype=torch.int8),
         number(batch, kv_heads, (kv_tokens + k_rows - 1) // k_rows * k_scales),
     )
-    return (*made, *(number(0) if tensor is None else tensor for tensor in (v_made, v_scale, v_mean, correction)))
+    return (
+        *made,
+        *(number(0) if tensor is None else tensor for tensor in (v_made, v_scale, v_mean, correction)),
+    )

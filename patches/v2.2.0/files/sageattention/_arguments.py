@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the arguments of a call mean, and what is wrong with them."""
+
+import difflib
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+LAYOUTS = ("HND", "NHD")
+SYNONYMS = {"softmax_scale": "sm_scale", "causal": "is_causal"}  # as flash-attention has them
+_TYPES = (torch.float16, torch.bfloat16)
+
+
+class Sizes(NamedTuple):
+    """Sizes of Q, K and V."""
+
+    batch: int
+    q_heads: int
+    kv_heads: int
+    q_tokens: int
+    kv_tokens: int
+    head_dim: int
+
+    @property
+    def padded(self) -> int:
+        """The head dim that the kernels take."""
+        return 64 if self.head_dim <= 64 else 128
+
+
+def sizes_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str | None) -> Sizes | str:
+    """Return the sizes, or what keeps the kernels from computing; no layout: packed, `[tokens, heads, head_dim]`."""
+    if type(q) is not torch.Tensor and (q.is_nested or hasattr(q, "device_mesh")):
+        return f"q is a {type(q).__name__}, of which the kernels know nothing"
+    q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
+    dims = 3 if layout is None else 4
+    if not len(q_shape) == len(k_shape) == len(v_shape) == dims:
+        return _shapes(q, k, v, f"q, k and v: each must have {dims} dimensions")
+    heads, tokens = (1, 0) if layout is None else (1, 2) if layout == "HND" else (2, 1)
+    if k_shape != v_shape:
+        return _shapes(q, k, v, "v: k and v must have one shape")
+    if layout is not None and q_shape[0] != k_shape[0]:
+        return _shapes(q, k, v, "k: q and k must have one batch size")
+    head_dim = q_shape[-1]
+    if head_dim != k_shape[-1]:
+        return _shapes(q, k, v, "k: q and k must have one head_dim")
+    if not 1 <= head_dim <= 128:
+        return _shapes(q, k, v, f"q: head_dim is {head_dim}, and the kernels take 1 to 128")
+    q_heads, kv_heads, q_tokens, kv_tokens = q_shape[heads], k_shape[heads], q_shape[tokens], k_shape[tokens]
+    if (kv_heads == 0 and q_heads > 0) or (kv_heads and q_heads % kv_heads):
+        return _shapes(q, k, v, "k: the number of heads of k must divide that of q")
+    if kv_tokens == 0 and 0 not in q_shape:
+        return _shapes(q, k, v, "k: there are no keys to attend to")
+    dtype, device = q.dtype, q.device
+    if dtype not in _TYPES or k.dtype != dtype or v.dtype != dtype:
+        return f"q is {dtype}, k {k.dtype} and v {v.dtype}: all must be float16, or all bfloat16. (Cast them first.)"
+    if device.type != "cuda" or k.device != device or v.device != device:
+        return f"q is on {device}, k on {k.device} and v on {v.device}: all must be on one CUDA device."
+    return Sizes(1 if layout is None else q_shape[0], q_heads, kv_heads, q_tokens, kv_tokens, head_dim)
+
+
+def _shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, why: str) -> str:
+    return f"{why}. The shapes are q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}."
+
+
+def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str | None) -> Sizes:
+    """Return the sizes.
+
+    Raises:
+        ValueError: The kernels can't compute with these tensors.
+    """
+    sizes = sizes_of(q, k, v, layout)
+    if isinstance(sizes, str):
+        raise ValueError(sizes)
+    return sizes
+
+
+def mask_obstacle(mask: torch.Tensor, sizes: Sizes, q: torch.Tensor, is_causal: bool) -> str:
+    """Return what keeps the kernels from honouring a mask; empty for nothing."""
+    if is_causal:
+        return "attn_mask can't be combined with is_causal=True: put the causal part into the mask."
+    if type(mask) is not torch.Tensor and hasattr(type(mask), "_dispatch"):
+        return f"attn_mask is a {type(mask).__name__}, which is torch's own."
+    if mask.dtype not in (torch.bool, q.dtype, torch.float32):
+        return f"attn_mask is {mask.dtype}: expected bool, float32 or {q.dtype}, the type of q."
+    if mask.device != q.device:
+        return f"attn_mask is on {mask.device} and q on {q.device}."
+    target = (sizes.batch, sizes.q_heads, sizes.q_tokens, sizes.kv_tokens)
+    skipped = 4 - mask.dim()
+    if skipped < 0 or any(size not in (1, target[skipped + i]) for i, size in enumerate(mask.shape)):
+        return f"attn_mask has shape {tuple(mask.shape)}, which does not broadcast to {target}, that of QK^T."
+    return ""
+
+
+def check_layout(tensor_layout: Any) -> None:
+    if not isinstance(tensor_layout, str) or tensor_layout not in LAYOUTS:
+        shown = repr(tensor_layout) if not isinstance(tensor_layout, torch.Tensor) else "a tensor"
+        raise ValueError(
+            f"tensor_layout is {shown}: expected 'HND' or 'NHD'. (sageattention.scaled_dot_product_attention has the "
+            "order of arguments of torch's function.)"
+        )
+
+
+def scale_of(sm_scale: float | None, scale: float | None, q: torch.Tensor) -> float:
+    """Return the factor of QK^T, whichever name it came by."""
+    if sm_scale is not None and scale is not None and sm_scale != scale:
+        raise ValueError(f"sm_scale is {sm_scale} and scale is {scale}: give one of them.")
+    if sm_scale is None:
+        sm_scale = scale
+    if sm_scale is None:
+        return q.size(-1) ** -0.5 if q.size(-1) else 1.0
+    if torch.compiler.is_compiling():  # a symbol has no value yet
+        return sm_scale
+    if not math.isfinite(sm_scale):
+        raise ValueError(f"sm_scale is {sm_scale}: expected a finite number.")
+    return float(sm_scale)
+
+
+def keywords(
+    function: Callable[..., Any], others: dict[str, Any], is_causal: bool | None, sm_scale: float | None
+) -> tuple[bool | None, float | None]:
+    """Return `is_causal` and `sm_scale`, which may have come by other names, and refuse what asks for anything else."""
+    for name, value in others.items():
+        if name == "softmax_scale":
+            if value is not None and sm_scale is not None and sm_scale != value:
+                raise ValueError(f"sm_scale is {sm_scale} and softmax_scale is {value}: give one of them.")
+            sm_scale = sm_scale if value is None else value
+        elif name == "causal":
+            is_causal = is_causal or value
+        elif not _asks_for_nothing(value):
+            names = [*function.__annotations__][:-2]  # without kwargs and return
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(names)}."
+            raise TypeError(f"{function.__name__}() has no argument {name!r} (here {value!r}){hint}")
+    return is_causal, sm_scale
+
+
+def _asks_for_nothing(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):  # a window without ends
+        return all(part == -1 for part in value)
+    return value is None or (isinstance(value, (bool, int, float)) and not value)
+
+
+def no_dropout(dropout_p: float | None) -> None:
+    if dropout_p:
+        raise ValueError(f"dropout_p is {dropout_p}: there is no dropout here; pass 0.")
+
+
+def number(name: str, value: str, known: dict[str, int]) -> int:
+    """Return the number that the operators have for a value."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}: expected {' or '.join(map(repr, known))}.")
+    return known[value]
+
+
+_warned: set[str] = set()
+
+
+def warn_once(kind: str, message: str) -> None:
+    """Warn of each kind of thing once a process, and never while torch.compile traces."""
+    if torch.compiler.is_compiling() or kind in _warned:
+        return
+    _warned.add(kind)
+    warnings.warn(message, stacklevel=4)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `python -m sageattention` prints, and how it measures when torch's attention is faster."""
+
+import importlib.util
+import itertools
+import math
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+import sageattention
+
+from . import _rule, _torch, _triton_kernels, core
+
+_SIZES = ((1, 24, 1024, 128), (1, 24, 4608, 128), (2, 10, 4096, 64))  # batch, heads, tokens, head dim
+_RIGHT = 0.06  # relative error of any kernel on normal inputs is below this
+# Batch, heads of Q and of K, tokens of Q and of K: what a rule is made from.
+_GRID = (
+    (2, 12, 12, 256, 256), (2, 12, 12, 512, 512), (2, 12, 12, 1024, 1024), (2, 12, 12, 2048, 2048),
+    (1, 24, 24, 3072, 3072), (1, 24, 24, 4096, 4096), (1, 24, 24, 6144, 6144), (1, 24, 24, 8192, 8192),
+    (1, 24, 24, 12288, 12288), (8, 16, 16, 512, 512), (8, 16, 16, 1024, 1024), (1, 32, 8, 4096, 4096),
+    (1, 24, 24, 4096, 77), (1, 24, 24, 4096, 512), (1, 40, 40, 16384, 512), (1, 24, 24, 16384, 1024),
+    (1, 24, 24, 8192, 2048), (1, 24, 24, 512, 8192), (1, 24, 24, 64, 4096), (8, 24, 24, 1, 4096),
+)  # fmt: skip
+_MASKED = {"bool": torch.bool, "float": torch.bfloat16}
+_TORCH_WINS_BELOW = 1.0  # ours is taken where it takes at most the time of torch's
+
+
+def report() -> int:
+    """Print what a bug report needs; return 0 if all is well."""
+    advice = []
+    triton = importlib.util.find_spec("triton")
+    print(f"SageAttention {sageattention.__version__} in {sageattention.__path__[0]}")
+    print(
+        f"Python {platform.python_version()}, torch {torch.__version__} for CUDA {torch.version.cuda}, Triton "
+        f"{importlib.import_module('triton').__version__ if triton else 'missing'}, {platform.platform()}"
+    )
+    if triton is None or not any(map(shutil.which, ("gcc", "clang", "cc"))):
+        advice.append(
+            "Masks and sageattn_varlen need Triton and a C compiler: pip install triton; apt install gcc"
+        )
+    enabled = {
+        "_qattn_sm80": core.SM80_ENABLED,
+        "_qattn_sm89": core.SM89_ENABLED,
+        "_qattn_sm90": core.SM90_ENABLED,
+    }
+    print("Loaded: _fused " + " ".join(name if there else f"(no {name})" for name, there in enabled.items()))
+    if not torch.cuda.is_available():
+        why = "torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+        print(f"GPU: none ({why}): sageattn() takes torch's attention.")
+        return 1
+    index = torch.cuda.current_device()
+    major, minor = torch.cuda.get_device_capability(index)
+    print(
+        f"GPU {index}: {torch.cuda.get_device_name(index)}, compute capability {major}.{minor}, driver {_driver()}; "
+        f"{torch.cuda.device_count()} in all"
+    )
+    file = _rule.user_file(index)
+    measured = (
+        f"measured here ({file})" if file.is_file() else "of this build" if _rule._load(index) else "none"
+    )
+    print(f"SAGEATTENTION_KERNEL={core._FORCED}; rule for when torch's attention is faster: {measured}")
+    if measured == "none":
+        advice.append("This GPU was not measured: python -m sageattention --measure")
+    for batch, heads, tokens, head_dim in _SIZES:
+        q, k, v = _inputs(batch, heads, heads, tokens, tokens, head_dim)
+        plan = core._plan(q, k, v, "HND", False, None, 0.0, False, None, None)
+        chosen = core.explain(q, k, v)
+        line = f"{batch} x {heads} x {tokens:,} x {head_dim}: {chosen}"
+        try:
+            forced = core._plan(
+                q, k, v, "HND", False, None, 0.0, True, None, None
+            )  # with lse: ours if it can be
+            if forced.kernel is not None:
+                ours = _ours(forced, q, k, v, False, None)
+                exact = torch.softmax(q.double() @ k.double().mT * head_dim**-0.5, -1) @ v.double()
+                error = float((ours().double() - exact).norm() / exact.norm())
+                ratio = _ratio(ours, lambda: _by_torch(q, k, v, False, None))
+                line += f" (ours: error {error:.3f}, {ratio:.2f} times torch's speed)"
+                if not error < _RIGHT:
+                    advice.append(f"{forced.kernel.function} computes wrong here: please report these lines")
+            elif plan.advice:
+                advice.append(plan.reason)
+        except Exception as problem:
+            line += f" FAILS: {type(problem).__name__}: {problem}"
+            advice.append("SAGEATTENTION_KERNEL=torch takes torch's attention until this is mended.")
+        print(line)
+    for line in dict.fromkeys(advice):
+        print(f"-> {line}")
+    return int(bool(advice))
+
+
+def measure() -> int:
+    """Time our kernels and torch's function, keep the rule that comes out, and print both."""
+    if not torch.cuda.is_available():
+        print("torch sees no CUDA device: there is nothing to measure.")
+        return 1
+    index = torch.cuda.current_device()
+    print(
+        f"{torch.cuda.get_device_name(index)}, torch {torch.__version__}, SageAttention {sageattention.__version__}"
+    )
+    print("torch's time / ours; batch, heads of Q and K, tokens of Q and K")
+    rule = {}
+    for kind, head_dim in itertools.product(_rule.KINDS, _rule.HEAD_DIMS):
+        ratios = {}
+        for grid in _GRID:
+            ratio = _measured(kind, head_dim, grid)
+            if ratio is not None:
+                ratios[grid] = ratio
+        if not ratios:
+            continue
+        rule[f"{kind} {head_dim}"] = fitted(ratios)
+        figures = ", ".join(f"{'x'.join(map(str, grid))} {ratio:.2f}" for grid, ratio in ratios.items())
+        print(f"{kind} {head_dim}: {figures}", flush=True)
+    about = {"gpu": torch.cuda.get_device_name(index), "torch": torch.__version__}
+    file = _rule.keep(index, rule, about)
+    major, minor = torch.cuda.get_device_capability(index)
+    print(f'    "sm{major}{minor}": {{')
+    for name, figures in rule.items():
+        print(f'        "{name}": {figures},')
+    print(f"    }},\nKept in {file}; delete that file to forget it. Please send these lines in.")
+    return 0
+
+
+def _measured(kind: str, head_dim: int, grid: tuple[int, ...]) -> float | None:
+    """Return torch's time over ours; None where ours does not compute, or torch's would take too much memory."""
+    batch, heads, kv_heads, q_tokens, kv_tokens = grid
+    if kind in _MASKED and q_tokens * kv_tokens > 2**26:
+        return None
+    q, k, v = _inputs(*grid, head_dim)
+    mask = torch.zeros(q_tokens, kv_tokens, dtype=_MASKED[kind], device=q.device) if kind in _MASKED else None
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.rand(q_tokens, kv_tokens, device=q.device) < 0.9
+    causal = kind == "causal"
+    plan = core._plan(q, k, v, "HND", causal, mask, 0.0, True, None, None)
+    if plan.kernel is None:
+        return None
+    try:
+        return _ratio(_ours(plan, q, k, v, causal, mask), lambda: _by_torch(q, k, v, causal, mask))
+    except torch.OutOfMemoryError:
+        return None
+
+
+def _ours(plan: Any, *arguments: Any) -> Callable[[], torch.Tensor]:
+    q, k, v, causal, mask = arguments
+    return lambda: core.compute(plan, q, k, v, "HND", causal, None, mask)  # type: ignore[no-any-return]
+
+
+def _by_torch(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, mask: torch.Tensor | None
+) -> Any:
+    return _torch.attention(q, k, v, "HND", causal, None, False, mask)
+
+
+def _inputs(
+    batch: int, heads: int, kv_heads: int, q_tokens: int, kv_tokens: int, head_dim: int
+) -> Iterator[Any]:
+    shapes = ((heads, q_tokens), (kv_heads, kv_tokens), (kv_heads, kv_tokens))
+    return (torch.randn(batch, *shape, head_dim, dtype=torch.bfloat16, device="cuda") for shape in shapes)
+
+
+def _ratio(ours: Callable[[], Any], other: Callable[[], Any], seconds: float = 0.03) -> float:
+    """Return the other's GPU time over ours: the two in turns, each for some time, since the card gets hot."""
+    times: dict[Any, list[float]] = {ours: [], other: []}
+    for call in (ours, other, ours, other, ours, other):
+        call()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        calls = max(3, min(200, math.ceil(seconds / (time.perf_counter() - began))))
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(calls):
+                call()
+        graph.replay()
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times[call].append(begin.elapsed_time(end) / calls)
+    return min(times[other]) / min(times[ours])
+
+
+def fitted(ratios: dict[tuple[int, ...], float]) -> list[int]:
+    """Return the three figures of a rule, with which the sum of what is lost to wrong choices is least."""
+    steps = (0, *(round(32 * 2 ** (i / 2)) for i in range(23)), _rule.NEVER)
+    products = (0, *(2**i for i in range(20, 36, 2)))
+
+    def lost(figures: tuple[int, ...]) -> float:
+        total = 0.0
+        for (batch, heads, kv_heads, q_tokens, kv_tokens), ratio in ratios.items():
+            rows, kv_rows = batch * heads * q_tokens, batch * kv_heads * kv_tokens
+            by_torch = rows * kv_tokens < figures[0] * rows + figures[1] * kv_rows + figures[2]
+            loss = math.log(ratio / _TORCH_WINS_BELOW) if by_torch else -math.log(ratio / _TORCH_WINS_BELOW)
+            total += max(0.0, loss) * (1 if by_torch else 4)  # not to be slower counts more than to be faster
+        return total
+
+    return list(
+        min(itertools.product(steps, steps, products), key=lambda figures: (lost(figures), sum(figures)))
+    )
+
+
+def _driver() -> str:
+    try:
+        import subprocess
+
+        asked = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.split(
+            "\n"
+        )[0]
+    except Exception as problem:
+        return f"unknown ({type(problem).__name__})"
