@@ -30,39 +30,49 @@ class Sizes(NamedTuple):
         return 64 if self.head_dim <= 64 else 128
 
 
-def sizes_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str | None) -> Sizes | str:
+# Of the shapes, types and devices of Q, K and V.
+Properties = tuple[
+    Any, Any, Any, torch.dtype, torch.dtype, torch.dtype, torch.device, torch.device, torch.device
+]
+
+
+def properties(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Properties:
+    return q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device
+
+
+def sizes_of(layout: str | None, properties: Properties) -> Sizes | str:
     """Return the sizes, or what keeps the kernels from computing; no layout: packed, `[tokens, heads, head_dim]`."""
-    if type(q) is not torch.Tensor and (q.is_nested or hasattr(q, "device_mesh")):
-        return f"q is a {type(q).__name__}, of which the kernels know nothing"
-    q_shape, k_shape, v_shape = q.shape, k.shape, v.shape
+    q, k, v, q_type, k_type, v_type, q_device, k_device, v_device = properties
     dims = 3 if layout is None else 4
-    if not len(q_shape) == len(k_shape) == len(v_shape) == dims:
+    if not len(q) == len(k) == len(v) == dims:
         return _shapes(q, k, v, f"q, k and v: each must have {dims} dimensions")
     heads, tokens = (1, 0) if layout is None else (1, 2) if layout == "HND" else (2, 1)
-    if k_shape != v_shape:
+    if k != v:
         return _shapes(q, k, v, "v: k and v must have one shape")
-    if layout is not None and q_shape[0] != k_shape[0]:
+    if layout is not None and q[0] != k[0]:
         return _shapes(q, k, v, "k: q and k must have one batch size")
-    head_dim = q_shape[-1]
-    if head_dim != k_shape[-1]:
+    if q[-1] != k[-1]:
         return _shapes(q, k, v, "k: q and k must have one head_dim")
-    if not 1 <= head_dim <= 128:
-        return _shapes(q, k, v, f"q: head_dim is {head_dim}, and the kernels take 1 to 128")
-    q_heads, kv_heads, q_tokens, kv_tokens = q_shape[heads], k_shape[heads], q_shape[tokens], k_shape[tokens]
-    if (kv_heads == 0 and q_heads > 0) or (kv_heads and q_heads % kv_heads):
+    if not 1 <= q[-1] <= 128:
+        return _shapes(q, k, v, f"q: head_dim is {q[-1]}, and the kernels take 1 to 128")
+    if (k[heads] == 0 and q[heads] > 0) or (k[heads] and q[heads] % k[heads]):
         return _shapes(q, k, v, "k: the number of heads of k must divide that of q")
-    if kv_tokens == 0 and 0 not in q_shape:
+    if k[tokens] == 0 and 0 not in q:
         return _shapes(q, k, v, "k: there are no keys to attend to")
-    dtype, device = q.dtype, q.device
-    if dtype not in _TYPES or k.dtype != dtype or v.dtype != dtype:
-        return f"q is {dtype}, k {k.dtype} and v {v.dtype}: all must be float16, or all bfloat16. (Cast them first.)"
-    if device.type != "cuda" or k.device != device or v.device != device:
-        return f"q is on {device}, k on {k.device} and v on {v.device}: all must be on one CUDA device."
-    return Sizes(1 if layout is None else q_shape[0], q_heads, kv_heads, q_tokens, kv_tokens, head_dim)
+    if q_type not in _TYPES or k_type != q_type or v_type != q_type:
+        return f"q is {q_type}, k {k_type} and v {v_type}: all must be float16, or all bfloat16. (Cast them first.)"
+    if q_device.type != "cuda" or k_device != q_device or v_device != q_device:
+        return f"q is on {q_device}, k on {k_device} and v on {v_device}: all must be on one CUDA device."
+    return Sizes(1 if layout is None else q[0], q[heads], k[heads], q[tokens], k[tokens], q[-1])
 
 
-def _shapes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, why: str) -> str:
-    return f"{why}. The shapes are q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}."
+def _shapes(q: Any, k: Any, v: Any, why: str) -> str:
+    return f"{why}. The shapes are q {tuple(q)}, k {tuple(k)} and v {tuple(v)}."
+
+
+def is_foreign(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor is one that the kernels can't read: nested or distributed."""
+    return type(tensor) is not torch.Tensor and (tensor.is_nested or hasattr(tensor, "device_mesh"))
 
 
 def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str | None) -> Sizes:
@@ -71,7 +81,7 @@ def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str | Non
     Raises:
         ValueError: The kernels can't compute with these tensors.
     """
-    sizes = sizes_of(q, k, v, layout)
+    sizes = sizes_of(layout, properties(q, k, v))
     if isinstance(sizes, str):
         raise ValueError(sizes)
     return sizes

@@ -68,7 +68,7 @@ def report() -> int:
         advice.append("This GPU was not measured: python -m sageattention --measure")
     for batch, heads, tokens, head_dim in _SIZES:
         q, k, v = _inputs(batch, heads, heads, tokens, tokens, head_dim)
-        plan = core._plan(q, k, v, "HND", False, None, 0.0, False, None, None)
+        plan = core._plan(q, k, v, "HND", False, None, 0.0, False)
         chosen = core.explain(q, k, v)
         line = f"{batch} x {heads} x {tokens:,} x {head_dim}: {chosen}"
         try:
@@ -136,7 +136,7 @@ def _measured(kind: str, head_dim: int, grid: tuple[int, ...]) -> float | None:
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.rand(q_tokens, kv_tokens, device=q.device) < 0.9
     causal = kind == "causal"
-    plan = core._plan(q, k, v, "HND", causal, mask, 0.0, True, None, None)
+    plan = core._plan(q, k, v, "HND", causal, mask, 0.0, True)
     if plan.kernel is None:
         return None
     try:

@@ -42,9 +42,9 @@ def scaled_dot_product_attention(
         layout = "HND"
         if q.stride(1) < q.stride(2):
             layout, q, k, v = "NHD", q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        choice = core.choose(q, k, v, layout, is_causal, attn_mask, dropout_p)
-        if choice.kernel is not None:
-            output = core.compute(choice, q, k, v, layout, is_causal, scale, attn_mask)
+        plan = core.plan_for(q, k, v, layout, is_causal, attn_mask, dropout_p, False)
+        if plan.kernel is not None:
+            output = core.compute(plan, q, k, v, layout, is_causal, scale, attn_mask)
             if layout == "NHD":
                 output = output.transpose(1, 2)
             return output if dims == 4 else output.reshape(query.shape)

@@ -35,23 +35,28 @@ def attention(
     return_lse: bool,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
+    derivative: str = "",
 ) -> Any:
-    """Compute with torch's function; the output is contiguous, as ours is."""
+    """Compute with torch's function; the output is contiguous, as ours is. `derivative`: see `derivative_of`."""
     if tensor_layout == "NHD":
         q, k, v = q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
-    if attn_mask is not None and is_causal:  # which torch's function does not combine
-        causal = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
-        if attn_mask.dtype == torch.bool:
-            attn_mask = attn_mask & causal
-        else:
-            attn_mask = attn_mask.masked_fill(~causal, float("-inf"))
-        is_causal = False
+    if attn_mask is not None and type(attn_mask) is torch.Tensor:
+        if attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:  # which gives NaN (torch 2.11, CUDA)
+            attn_mask = attn_mask.to(q.dtype)
+        if attn_mask.dim() < 2:
+            attn_mask = attn_mask.expand(1, k.size(-2))
+        if is_causal:  # which torch's function does not combine
+            causal = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
+            if attn_mask.dtype == torch.bool:
+                attn_mask = attn_mask & causal
+            else:
+                attn_mask = attn_mask.masked_fill(~causal, float("-inf"))
+            is_causal = False
     shared = False
     if (
         q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3)
     ):  # a branch, since torch takes no symbol for it
         shared = True
-    derivative = derivative_of(q, k, v, attn_mask)
     if derivative == "tangent":  # only this implementation has forward-mode derivatives
         output, _ = torch.ops.aten._scaled_dot_product_attention_math(
             q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from . import _torch, _triton_kernels
-from ._arguments import sizes_of
+from ._arguments import is_foreign, properties, sizes_of
 
 _LONG = (
     1024  # tokens of Q that a sequence has on the average, from which a call for each is faster (on an H100)
@@ -30,7 +30,9 @@ def attention(
     forced: str,
 ) -> torch.Tensor:
     """Compute packed attention; `dense` is `sageattn`, for one sequence."""
-    sizes = sizes_of(q, k, v, None)
+    sizes = (
+        "packed sequences are plain tensors here" if is_foreign(q) else sizes_of(None, properties(q, k, v))
+    )
     for name, ends in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         _need(
             ends.dim() == 1 and ends.numel() > 0 and ends.shape == cu_seqlens_q.shape,

@@ -6,6 +6,7 @@ The functions that name a kernel compute with that or raise. One operator prepar
 wants it) and computes attention. Only functions that say so, and those that are given a mask, use Triton.
 """
 
+import functools
 import importlib
 import os
 import warnings
@@ -105,9 +106,14 @@ def _architecture(device_index: int) -> str:
     return _architectures[device_index]
 
 
-# torch.compile takes the result for a constant. This is what torch.compiler.assume_constant_result does, whose call
-# would import torch._dynamo, which takes seconds.
-_architecture._dynamo_marked_constant = True  # type: ignore[attr-defined]
+def _exporting() -> bool:
+    return torch.compiler.is_exporting()
+
+
+# torch.compile takes their results for constants. This is what torch.compiler.assume_constant_result does, whose call
+# would import torch._dynamo, which takes seconds. (It takes is_exporting() itself for True.)
+for _function in (_architecture, _exporting):
+    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Kernel(NamedTuple):
@@ -182,30 +188,53 @@ class Plan(NamedTuple):
 
     kernel: _Kernel | None
     reason: str
-    granularity: str = ""
-    accumulator: str = ""
+    granularity: int = 0
+    accumulator: int = 0
+    smooths_v: bool = False
     advice: str = ""  # the kind of what the caller could change to get our kernels
+    derivative: str = ""
 
 
-def choose(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str,
-    is_causal: bool,
-    attn_mask: torch.Tensor | None,
-    dropout_p: float | None,
-    return_lse: bool = False,
-    qk_quant_gran: str | None = None,
-    pv_accum_dtype: str | None = None,
+def _by_architecture(
+    layout: str, kind: str, lse: bool, granularity: str | None, accumulator: str | None, properties: Any
 ) -> Plan:
-    """Choose what computes a call; a warning says, once, what the caller could change to get our kernels."""
-    plan = _plan(
-        q, k, v, tensor_layout, is_causal, attn_mask, dropout_p, return_lse, qk_quant_gran, pv_accum_dtype
+    """Choose by what tensors are, not by what is in them."""
+    sizes = _arguments.sizes_of(layout, properties)
+    if isinstance(sizes, str):
+        return Plan(None, sizes, advice=sizes[:12])  # "q is on cuda", "q: head_dim", ...
+    if 0 in (sizes.batch, sizes.q_heads, sizes.q_tokens):
+        return Plan(None, "there is nothing to compute")
+    index = properties[6].index
+    architecture = _architecture(index)
+    chosen = _for_gpu(architecture)
+    if chosen is None:
+        return Plan(None, f"there is no kernel for this GPU ({architecture})", advice="architecture")
+    kernel, best_granularity, best_accumulator = chosen
+    masked, asked = kind in ("bool", "float"), granularity is not None or accumulator is not None
+    if masked and not _triton_kernels.has_triton():
+        return Plan(None, "a mask needs Triton and a C compiler, which are not installed", advice="triton")
+    if masked or (chosen is _FOR_GPU["sm86"] and not asked and _triton_kernels.has_triton()):
+        kernel = _TRITON_FP16
+    elif kernel.operator is None:
+        reason = f"this build has no {kernel.library}, which holds the kernel for this GPU ({architecture})"
+        return Plan(None, reason, advice="library")
+    # An exported program can't branch on a length.
+    if not (asked or lse or _FORCED == "sage" or _exporting()) and _rule.torch_is_faster(index, kind, sizes):
+        return Plan(None, "torch's attention is faster for these sizes on this GPU")
+    reason = f"it is the kernel for this GPU ({architecture})"
+    if kernel is _TRITON_FP16:
+        return Plan(kernel, reason)
+    accumulator = accumulator or best_accumulator
+    return Plan(
+        kernel,
+        reason,
+        _arguments.number("qk_quant_gran", granularity or best_granularity, _GRANULARITIES),
+        _arguments.number("pv_accum_dtype", accumulator, kernel.accumulators),
+        accumulator == kernel.with_means,
     )
-    if plan.advice:
-        _arguments.warn_once(plan.advice, f"sageattn() takes torch's attention: {plan.reason}")
-    return plan
+
+
+_remembered = functools.lru_cache(1024)(_by_architecture)
 
 
 def _plan(
@@ -217,52 +246,38 @@ def _plan(
     attn_mask: torch.Tensor | None,
     dropout_p: float | None,
     return_lse: bool,
-    qk_quant_gran: str | None,
-    pv_accum_dtype: str | None,
+    qk_quant_gran: str | None = None,
+    pv_accum_dtype: str | None = None,
 ) -> Plan:
     if _FORCED == "torch":
         return Plan(None, "the environment has SAGEATTENTION_KERNEL=torch")
-    sizes = _arguments.sizes_of(q, k, v, tensor_layout)
-    if isinstance(sizes, str):
-        return Plan(None, sizes, advice=sizes[:12])
-    if dropout_p:
-        return Plan(None, f"dropout_p is {dropout_p}, and the kernels have no dropout")
+    if _arguments.is_foreign(q):
+        return Plan(None, f"q is a {type(q).__name__}, of which the kernels know nothing", advice="kind")
     derivative = _torch.derivative_of(q, k, v, attn_mask)
     if derivative:
         reason = f"a {derivative} is asked for; under torch.no_grad() our kernels compute"
-        return Plan(None, reason, advice="" if derivative == "tangent" else "gradient")
+        return Plan(
+            None, reason, advice="gradient" if derivative == "gradient" else "", derivative=derivative
+        )
+    if dropout_p:
+        return Plan(None, f"dropout_p is {dropout_p}, and the kernels have no dropout")
+    kind, properties = "causal" if is_causal else "full", _arguments.properties(q, k, v)
     if attn_mask is not None:
-        obstacle = _arguments.mask_obstacle(attn_mask, sizes, q, is_causal)
+        kind = "bool" if attn_mask.dtype == torch.bool else "float"
+        sizes = _arguments.sizes_of(tensor_layout, properties)
+        obstacle = "" if isinstance(sizes, str) else _arguments.mask_obstacle(attn_mask, sizes, q, is_causal)
         if obstacle:
             return Plan(None, obstacle, advice="attn_mask")
-    if 0 in (sizes.batch, sizes.q_heads, sizes.q_tokens):
-        return Plan(None, "there is nothing to compute")
-    architecture = _architecture(q.device.index)
-    chosen = _for_gpu(architecture)
-    if chosen is None:
-        return Plan(None, f"there is no kernel for this GPU ({architecture})", advice="architecture")
-    kernel, granularity, accumulator = chosen
-    asked = qk_quant_gran is not None or pv_accum_dtype is not None
-    if attn_mask is not None and not _triton_kernels.has_triton():
-        return Plan(None, "a mask needs Triton and a C compiler, which are not installed", advice="triton")
-    if attn_mask is not None or (
-        kernel is _FP16 and architecture != "sm80" and not asked and _triton_kernels.has_triton()
-    ):
-        kernel = _TRITON_FP16
-    elif kernel.operator is None:
-        reason = f"this build has no {kernel.library}, which holds the kernel for this GPU ({architecture})"
-        return Plan(None, reason, advice="library")
-    # An exported program can't branch on a length.
-    if not (asked or return_lse or _FORCED == "sage" or torch.compiler.is_exporting()):
-        kind = "causal" if is_causal else "full"
-        if attn_mask is not None:
-            kind = "bool" if attn_mask.dtype == torch.bool else "float"
-        if _rule.torch_is_faster(q.device.index, kind, sizes):
-            return Plan(None, "it is faster for these sizes on this GPU")
-    return Plan(
-        kernel, f"it is the kernel for this GPU ({architecture})", qk_quant_gran or granularity,
-        pv_accum_dtype or accumulator,
-    )  # fmt: skip
+    choose = _by_architecture if torch.compiler.is_compiling() else _remembered
+    return choose(tensor_layout, kind, return_lse, qk_quant_gran, pv_accum_dtype, properties)
+
+
+def plan_for(q: torch.Tensor, *arguments: Any) -> Plan:
+    """Choose what computes a call; a warning says, once, what the caller could change to get our kernels."""
+    plan = _plan(q, *arguments)
+    if plan.advice:
+        _arguments.warn_once(plan.advice, f"sageattn() takes torch's attention: {plan.reason}")
+    return plan
 
 
 def compute(
@@ -277,19 +292,11 @@ def compute(
     return_lse: bool = False,
     smooth_v: bool = False,
 ) -> Any:
-    """Compute with the chosen kernel, whose inputs `choose` has checked."""
-    kernel = plan.kernel
-    assert kernel is not None
-    if sm_scale is None:
-        sm_scale = q.size(-1) ** -0.5
-    granularity = accumulator = 0
-    if kernel.operator is not None:
-        granularity = _arguments.number("qk_quant_gran", plan.granularity, _GRANULARITIES)
-        accumulator = _arguments.number("pv_accum_dtype", plan.accumulator, kernel.accumulators)
-        smooth_v = bool(smooth_v) and plan.accumulator == kernel.with_means
+    """Compute with the planned kernel, for which the inputs were checked."""
+    assert plan.kernel is not None
     return _attend(
-        kernel, q, k, v, tensor_layout, is_causal, attn_mask, sm_scale, True, return_lse, granularity, accumulator,
-        smooth_v,
+        plan.kernel, q, k, v, tensor_layout, is_causal, attn_mask, q.size(-1) ** -0.5 if sm_scale is None else sm_scale,
+        True, return_lse, plan.granularity, plan.accumulator, plan.smooths_v and bool(smooth_v),
     )  # fmt: skip
 
 
@@ -350,22 +357,28 @@ def sageattn(
     _arguments.check_layout(tensor_layout)
     sm_scale = _arguments.scale_of(sm_scale, scale, q)
     is_causal, return_lse = bool(is_causal), bool(return_lse)
-    plan = choose(
+    plan = plan_for(
         q, k, v, tensor_layout, is_causal, attn_mask, dropout_p, return_lse, qk_quant_gran, pv_accum_dtype
     )
     if plan.kernel is not None:
         return compute(plan, q, k, v, tensor_layout, is_causal, sm_scale, attn_mask, return_lse, smooth_v)
-    arguments = (q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p or 0.0)
-    if torch.compiler.is_compiling():
-        return _torch.attention(*arguments)
     try:
-        return _torch.attention(*arguments)
+        return _torch.attention(
+            q,
+            k,
+            v,
+            tensor_layout,
+            is_causal,
+            sm_scale,
+            return_lse,
+            attn_mask,
+            dropout_p or 0.0,
+            plan.derivative,
+        )
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError) as error:
-        raise ValueError(
-            f"{plan.reason} torch's scaled_dot_product_attention refuses it too: {error}"
-        ) from error
+        raise ValueError(f"{plan.reason} (torch's scaled_dot_product_attention: {error})") from error
 
 
 def explain(
@@ -389,17 +402,8 @@ def explain(
     is_causal, _ = _arguments.keywords(sageattn, kwargs, is_causal, sm_scale)
     _arguments.check_layout(tensor_layout)
     plan = _plan(
-        q,
-        k,
-        v,
-        tensor_layout,
-        bool(is_causal),
-        attn_mask,
-        dropout_p,
-        bool(return_lse),
-        qk_quant_gran,
-        pv_accum_dtype,
-    )
+        q, k, v, tensor_layout, bool(is_causal), attn_mask, dropout_p, bool(return_lse), qk_quant_gran, pv_accum_dtype
+    )  # fmt: skip
     return Choice(plan.kernel.function if plan.kernel is not None else "torch", plan.reason)
 
 
@@ -445,10 +449,27 @@ def _named(
         obstacle = _arguments.mask_obstacle(attn_mask, sizes, q, bool(is_causal))
         if obstacle:
             raise ValueError(obstacle)
-    return _attend(
+    if 0 in q.shape:
+        lse = q.new_empty((sizes.batch, sizes.q_heads, sizes.q_tokens), dtype=torch.float32)
+        return (torch.empty_like(q), lse) if return_lse else torch.empty_like(q)
+    derivative = _torch.derivative_of(q, k, v, attn_mask)
+    if derivative == "tangent":
+        raise RuntimeError(
+            "The kernels have no forward-mode derivative: sageattn() takes torch's function for it."
+        )
+    tied = (q, k, v) if attn_mask is None or not attn_mask.requires_grad else (q, k, v, attn_mask)
+    if derivative:
+        q, k, v = q.detach(), k.detach(), v.detach()
+        attn_mask = None if attn_mask is None else attn_mask.detach()
+    result = _attend(
         kernel, q, k, v, tensor_layout, bool(is_causal), attn_mask, sm_scale, bool(smooth_k), bool(return_lse),
         granularity, accumulator, bool(smooth_v), backend,
     )  # fmt: skip
+    if not derivative:
+        return result
+    output, lse = result if return_lse else (result, None)
+    output = _torch.NoDerivative.apply(output, *tied)
+    return (output, lse) if return_lse else output
 
 
 def sageattn_qk_int8_pv_fp16_cuda(
@@ -604,26 +625,9 @@ def _attend(
     backend: str = "auto",
 ) -> Any:
     """Call the kernel's operator; in Triton where there is none, and with a mask."""
-    heads, tokens = (1, 2) if tensor_layout == "HND" else (2, 1)
-    if 0 in q.shape:
-        empty = q.new_empty(q.shape)
-        return (
-            (empty, q.new_empty((q.size(0), q.size(heads), q.size(tokens)), dtype=torch.float32))
-            if return_lse
-            else empty
-        )
-    tied = None
-    derivative = _torch.derivative_of(q, k, v, attn_mask)
-    if derivative == "tangent":
-        raise RuntimeError(
-            "The kernels have no forward-mode derivative: sageattn() takes torch's function for it."
-        )
-    if derivative:
-        tied = q, k, v, *(() if attn_mask is None or not attn_mask.is_floating_point() else (attn_mask,))
-        q, k, v = q.detach(), k.detach(), v.detach()
-        attn_mask = None if attn_mask is None else attn_mask.detach()
     head_dim = q.size(-1)
     if kernel.operator is None or attn_mask is not None:
+        heads, tokens = (1, 2) if tensor_layout == "HND" else (2, 1)
         sizes = Sizes(q.size(0), q.size(heads), k.size(heads), q.size(tokens), k.size(tokens), head_dim)
         output, lse = _triton_kernels.attention(
             q, k, v, sizes, tensor_layout, is_causal, attn_mask, sm_scale, smooth_k, return_lse, backend
@@ -633,10 +637,8 @@ def _attend(
             q, k, v, 0 if tensor_layout == "NHD" else 1, int(is_causal), granularity, sm_scale, int(smooth_k),
             int(return_lse), accumulator, int(smooth_v),
         )  # fmt: skip
-    if head_dim not in (64, 128):
+    if head_dim != output.size(-1):
         output = output[..., :head_dim].contiguous()
-    if tied is not None:
-        output = _torch.NoDerivative.apply(output, *tied)
     return (output, lse) if return_lse else output
 
 

@@ -23,7 +23,8 @@
 #include "../stable/launch.h"
 #include "prepare.h"
 
-namespace {
+// Named: a kernel of an unnamed namespace has a name that depends on the folder of the build.
+namespace preparation {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kTile = 128;            // tokens that a block quantises
@@ -640,7 +641,9 @@ Device current_device() {
   return device;
 }
 
-}  // namespace
+}  // namespace preparation
+
+using namespace preparation;
 
 bool in_packs(const torch::Tensor &tensor) {
   bool multiples = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0 && tensor.size(3) % kPack == 0;
