@@ -38,6 +38,12 @@ def attention(
     derivative: str = "",
 ) -> Any:
     """Compute with torch's function; the output is contiguous, as ours is. `derivative`: see `derivative_of`."""
+    if not q.is_nested and q.numel() == 0:
+        empty = q.new_empty((*q.shape[:-1], v.size(-1)))
+        lse = q.new_empty(
+            (q if tensor_layout == "HND" else q.transpose(-3, -2)).shape[:-1], dtype=torch.float32
+        )
+        return (empty, lse) if return_lse else empty
     if tensor_layout == "NHD":
         q, k, v = q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
     if attn_mask is not None and type(attn_mask) is torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import _torch, _triton_kernels
+from . import _rule, _torch, _triton_kernels
 from ._arguments import is_foreign, properties, sizes_of
 
 _LONG = (
@@ -68,7 +68,38 @@ def attention(
         )
     if q.numel() == 0 or ends_q[-1] == 0:
         return torch.zeros_like(q)
-    if one_by_one or ends_q[-1] >= _LONG * (len(ends_q) - 1):
+    count = len(ends_q) - 1
+    alike = (
+        sizes
+        if isinstance(sizes, str)
+        else sizes._replace(batch=count, q_tokens=ends_q[-1] // count, kv_tokens=ends_k[-1] // count)
+    )
+    kind = "causal" if is_causal else "full"
+    if (
+        not one_by_one
+        and forced == "auto"
+        and q.size(-1) % 8 == 0
+        and (not is_causal or ends_q == ends_k)  # it masks from the bottom right
+        and not isinstance(alike, str)
+        and _rule.torch_is_faster(q.device.index, kind, alike)
+    ):
+        output, *_ = torch.ops.aten._flash_attention_forward(
+            q,
+            k,
+            v,
+            cu_seqlens_q.int(),
+            cu_seqlens_k.int(),
+            max_seqlen_q,
+            max_seqlen_k,
+            0.0,
+            is_causal,
+            False,
+            scale=sm_scale,
+        )
+        if ends_q[-1] < q.size(0):
+            output[ends_q[-1] :] = 0
+        return output
+    if one_by_one or ends_q[-1] >= _LONG * count:
         return torch.cat([*_each(dense, q, k, v, ends_q, ends_k, is_causal, sm_scale, dropout_p)])
     assert not isinstance(sizes, str)
     return _triton_kernels.varlen(

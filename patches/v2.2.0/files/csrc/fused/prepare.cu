@@ -36,9 +36,10 @@ constexpr int kLine = 32;             // words of a cache line: what blocks wait
 // in Triton), no key is taken for one. Weights are 0 or 1 long before that.
 constexpr float kLargestLogit = 262144.0f;
 
-// Signs of the channels, before the matrix: a bit each, at random. Without them a row that is constant over its channels
-// would become one outlier.
-__constant__ const uint32_t kSigns[4] = {0xc6ef3721, 0x68e31da4, 0xb5297a4d, 0x9d2c5680};
+// Signs of the channels, before the matrix: a bit each. Without them a row that is constant over its channels, or changes
+// sign as a column of the matrix does, would become one outlier. These are a quadratic form of the channel's number, for
+// which what becomes of such a row is flat: no value of it is larger than its root mean square by more than 1.42.
+__constant__ const uint32_t kSigns[4] = {0x90ca3a60, 0x5cf909ac, 0xf6ac5c06, 0xc5609035};
 
 constexpr float kSmallest16 = 0.00390625f;  // less than this loses digits in float16, which is exact down to 6e-5
 
@@ -392,12 +393,7 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
   __shared__ float q_largest;
   unsigned *q_progress = work.q_progress + kv_head * kLine;
   if (kIsK || work.correction != nullptr) {
-    // Two threads of different warps, so that the two answers are waited for at the same time.
     if (threadIdx.x == 0) wait_for(work.k_statistics.progress + kv_head * kLine, work.k_statistics.chunks + 1);
-    if (kIsK && threadIdx.x == 32) {
-      wait_for(q_progress, work.q_tiles);
-      q_largest = __uint_as_float(__ldcg(q_progress + 1));
-    }
     __syncthreads();
     load(mean, work.k_statistics.of_head + int64_t(kv_head) * 2 * kDim + thread.channel);
   }
@@ -448,6 +444,10 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
   if (both) largest[1] = largest[0];
   // Over the slots of the group.
   if (thread.channel == 0) shared[slot] = largest[0], shared[Shape::kRows + slot] = largest[1];
+  if (kIsK && threadIdx.x == 0) {
+    wait_for(q_progress, work.q_tiles);
+    q_largest = __uint_as_float(__ldcg(q_progress + 1));
+  }
   __syncthreads();
   bool writes = thread.channel == 0;
   if (!kIsK && threadIdx.x < 32) {
