@@ -14,6 +14,22 @@ SYNONYMS = {"softmax_scale": "sm_scale", "causal": "is_causal"}  # as flash-atte
 _TYPES = (torch.float16, torch.bfloat16)
 
 
+class Call(NamedTuple):
+    """The arguments of a call, as `sageattn` names them."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    tensor_layout: str
+    is_causal: bool
+    sm_scale: float
+    return_lse: bool = False
+    attn_mask: torch.Tensor | None = None
+    dropout_p: float = 0.0
+    smooth_k: bool = True
+    smooth_v: bool = False
+
+
 class Sizes(NamedTuple):
     """Sizes of Q, K and V."""
 
@@ -75,21 +91,11 @@ def is_foreign(tensor: torch.Tensor) -> bool:
     return type(tensor) is not torch.Tensor and (tensor.is_nested or hasattr(tensor, "device_mesh"))
 
 
-def checked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: str | None) -> Sizes:
-    """Return the sizes.
-
-    Raises:
-        ValueError: The kernels can't compute with these tensors.
-    """
-    sizes = sizes_of(layout, properties(q, k, v))
-    if isinstance(sizes, str):
-        raise ValueError(sizes)
-    return sizes
-
-
-def mask_obstacle(mask: torch.Tensor, sizes: Sizes, q: torch.Tensor, is_causal: bool) -> str:
-    """Return what keeps the kernels from honouring a mask; empty for nothing."""
-    if is_causal:
+def mask_obstacle(call: Call, sizes: Sizes) -> str:
+    """Return what keeps the kernels from honouring the mask; empty for nothing."""
+    q, mask = call.q, call.attn_mask
+    assert mask is not None
+    if call.is_causal:
         return "attn_mask can't be combined with is_causal=True: put the causal part into the mask."
     if type(mask) is not torch.Tensor and hasattr(type(mask), "_dispatch"):
         return f"attn_mask is a {type(mask).__name__}, which is torch's own."
@@ -129,8 +135,8 @@ def scale_of(sm_scale: float | None, scale: float | None, q: torch.Tensor) -> fl
 
 
 def keywords(
-    function: Callable[..., Any], others: dict[str, Any], is_causal: bool | None, sm_scale: float | None
-) -> tuple[bool | None, float | None]:
+    function: Callable[..., Any], others: dict[str, Any], is_causal: Any, sm_scale: float | None
+) -> tuple[Any, float | None]:
     """Return `is_causal` and `sm_scale`, which may have come by other names, and refuse what asks for anything else."""
     for name, value in others.items():
         if name == "softmax_scale":
@@ -151,11 +157,6 @@ def _asks_for_nothing(value: Any) -> bool:
     if isinstance(value, (tuple, list)):  # a window without ends
         return all(part == -1 for part in value)
     return value is None or (isinstance(value, (bool, int, float)) and not value)
-
-
-def no_dropout(dropout_p: float | None) -> None:
-    if dropout_p:
-        raise ValueError(f"dropout_p is {dropout_p}: there is no dropout here; pass 0.")
 
 
 def number(name: str, value: str, known: dict[str, int]) -> int:

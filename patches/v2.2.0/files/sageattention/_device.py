@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ._arguments import Call
+
 
 def on_device_of_query(function: Callable[..., Any]) -> Callable[..., Any]:
     """Make the query's device current for the call, since Triton launches on the current one.
@@ -16,10 +18,15 @@ def on_device_of_query(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @functools.wraps(function)
-    def guarded(q: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or not q.is_cuda or q.device.index == torch.cuda.current_device():
-            return function(q, *args, **kwargs)
-        with torch.cuda.device(q.device):
-            return function(q, *args, **kwargs)
+    def guarded(call: Call, *args: Any) -> Any:
+        device = call.q.device
+        if (
+            torch.compiler.is_compiling()
+            or device.type != "cuda"
+            or device.index == torch.cuda.current_device()
+        ):
+            return function(call, *args)
+        with torch.cuda.device(device):
+            return function(call, *args)
 
     return guarded

@@ -8,23 +8,25 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 
 import sageattention
 
-from . import _rule, _torch, _triton_kernels, core
+from . import _rule, _torch, core
+from ._arguments import Call
 
 _SIZES = ((1, 24, 1024, 128), (1, 24, 4608, 128), (2, 10, 4096, 64))  # batch, heads, tokens, head dim
 _RIGHT = 0.06  # relative error of any kernel on normal inputs is below this
 # Batch, heads of Q and of K, tokens of Q and of K: what a rule is made from.
 _GRID = (
     (2, 12, 12, 256, 256), (2, 12, 12, 512, 512), (2, 12, 12, 1024, 1024), (2, 12, 12, 2048, 2048),
-    (1, 24, 24, 3072, 3072), (1, 24, 24, 4096, 4096), (1, 24, 24, 6144, 6144), (1, 24, 24, 8192, 8192),
-    (1, 24, 24, 12288, 12288), (8, 16, 16, 512, 512), (8, 16, 16, 1024, 1024), (1, 32, 8, 4096, 4096),
-    (1, 24, 24, 4096, 77), (1, 24, 24, 4096, 512), (1, 40, 40, 16384, 512), (1, 24, 24, 16384, 1024),
-    (1, 24, 24, 8192, 2048), (1, 24, 24, 512, 8192), (1, 24, 24, 64, 4096), (8, 24, 24, 1, 4096),
+    (1, 24, 24, 4096, 4096), (1, 24, 24, 6144, 6144), (1, 24, 24, 8192, 8192), (1, 24, 24, 16384, 16384),
+    (8, 16, 16, 512, 512), (8, 16, 16, 1024, 1024), (1, 32, 8, 4096, 4096), (1, 24, 24, 4096, 77),
+    (1, 24, 24, 4096, 512), (1, 40, 40, 32768, 512), (1, 24, 24, 16384, 1024), (1, 24, 24, 32768, 2048),
+    (1, 24, 24, 8192, 4096), (1, 24, 24, 512, 8192), (1, 24, 24, 64, 4096), (8, 24, 24, 1, 4096),
 )  # fmt: skip
 _MASKED = {"bool": torch.bool, "float": torch.bfloat16}
 _TORCH_WINS_BELOW = 1.0  # ours is taken where it takes at most the time of torch's
@@ -68,7 +70,8 @@ def report() -> int:
         advice.append("This GPU was not measured: python -m sageattention --measure")
     for batch, heads, tokens, head_dim in _SIZES:
         q, k, v = _inputs(batch, heads, heads, tokens, tokens, head_dim)
-        plan = core._plan(q, k, v, "HND", False, None, 0.0, False)
+        call = Call(q, k, v, "HND", False, head_dim**-0.5)
+        plan = core.plan_of(call)
         chosen = core.explain(q, k, v)
         line = f"{batch} x {heads} x {tokens:,} x {head_dim}: {chosen}"
         try:
@@ -76,10 +79,10 @@ def report() -> int:
                 q, k, v, "HND", False, None, 0.0, True, None, None
             )  # with lse: ours if it can be
             if forced.kernel is not None:
-                ours = _ours(forced, q, k, v, False, None)
+                ours = partial(core.compute, forced, call)
                 exact = torch.softmax(q.double() @ k.double().mT * head_dim**-0.5, -1) @ v.double()
                 error = float((ours().double() - exact).norm() / exact.norm())
-                ratio = _ratio(ours, lambda: _by_torch(q, k, v, False, None))
+                ratio = _ratio(ours, partial(_torch.attention, call))
                 line += f" (ours: error {error:.3f}, {ratio:.2f} times torch's speed)"
                 if not error < _RIGHT:
                     advice.append(f"{forced.kernel.function} computes wrong here: please report these lines")
@@ -135,25 +138,14 @@ def _measured(kind: str, head_dim: int, grid: tuple[int, ...]) -> float | None:
     mask = torch.zeros(q_tokens, kv_tokens, dtype=_MASKED[kind], device=q.device) if kind in _MASKED else None
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.rand(q_tokens, kv_tokens, device=q.device) < 0.9
-    causal = kind == "causal"
-    plan = core._plan(q, k, v, "HND", causal, mask, 0.0, True)
+    call = Call(q, k, v, "HND", kind == "causal", head_dim**-0.5, False, mask)
+    plan = core.plan_of(call._replace(return_lse=True))  # ours, if it can be
     if plan.kernel is None:
         return None
     try:
-        return _ratio(_ours(plan, q, k, v, causal, mask), lambda: _by_torch(q, k, v, causal, mask))
+        return _ratio(partial(core.compute, plan, call), partial(_torch.attention, call))
     except torch.OutOfMemoryError:
         return None
-
-
-def _ours(plan: Any, *arguments: Any) -> Callable[[], torch.Tensor]:
-    q, k, v, causal, mask = arguments
-    return lambda: core.compute(plan, q, k, v, "HND", causal, None, mask)  # type: ignore[no-any-return]
-
-
-def _by_torch(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, mask: torch.Tensor | None
-) -> Any:
-    return _torch.attention(q, k, v, "HND", causal, None, False, mask)
 
 
 def _inputs(
@@ -188,7 +180,9 @@ def _ratio(ours: Callable[[], Any], other: Callable[[], Any], seconds: float = 0
 
 
 def fitted(ratios: dict[tuple[int, ...], float]) -> list[int]:
-    """Return the three figures of a rule, with which the sum of what is lost to wrong choices is least."""
+    """Return the three figures of a rule with which least is lost to wrong choices; of several the most careful."""
+    if max(ratios.values()) <= 1:
+        return [_rule.NEVER, 0, 0]
     steps = (0, *(round(32 * 2 ** (i / 2)) for i in range(23)), _rule.NEVER)
     products = (0, *(2**i for i in range(20, 36, 2)))
 
@@ -202,7 +196,10 @@ def fitted(ratios: dict[tuple[int, ...], float]) -> list[int]:
         return total
 
     return list(
-        min(itertools.product(steps, steps, products), key=lambda figures: (lost(figures), sum(figures)))
+        min(
+            itertools.product(steps, steps, products),
+            key=lambda figures: (round(lost(figures), 4), *(-figure for figure in figures)),
+        )
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from . import core
+from ._arguments import Call
 from ._torch import sdpa
 
 __all__ = ["patched", "scaled_dot_product_attention"]
@@ -42,9 +43,11 @@ def scaled_dot_product_attention(
         layout = "HND"
         if q.stride(1) < q.stride(2):
             layout, q, k, v = "NHD", q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        plan = core.plan_for(q, k, v, layout, is_causal, attn_mask, dropout_p, False)
+        scale_or_default = q.size(-1) ** -0.5 if scale is None else scale
+        call = Call(q, k, v, layout, is_causal, scale_or_default, False, attn_mask, dropout_p)
+        plan = core.plan_for(call)
         if plan.kernel is not None:
-            output = core.compute(plan, q, k, v, layout, is_causal, scale, attn_mask)
+            output = core.compute(plan, call)
             if layout == "NHD":
                 output = output.transpose(1, 2)
             return output if dims == 4 else output.reshape(query.shape)

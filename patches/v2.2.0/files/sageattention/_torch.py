@@ -8,6 +8,7 @@ import torch
 from torch.autograd import forward_ad
 
 from . import _fused
+from ._arguments import Call
 
 # What torch.nn.functional.scaled_dot_product_attention is: taken here, where nobody puts ours in its place.
 sdpa = torch._C._nn.scaled_dot_product_attention
@@ -25,19 +26,9 @@ def derivative_of(*tensors: torch.Tensor | None) -> str:
     return ""
 
 
-def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str,
-    is_causal: bool,
-    sm_scale: float | None,
-    return_lse: bool,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    derivative: str = "",
-) -> Any:
+def attention(call: Call, derivative: str = "") -> Any:
     """Compute with torch's function; the output is contiguous, as ours is. `derivative`: see `derivative_of`."""
+    q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, _, _ = call
     if not q.is_nested and q.numel() == 0:
         empty = q.new_empty((*q.shape[:-1], v.size(-1)))
         lse = q.new_empty(

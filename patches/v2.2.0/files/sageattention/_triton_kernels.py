@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import _fused
-from ._arguments import Sizes
+from ._arguments import Call, Sizes
 from ._device import on_device_of_query
 
 _LOG2_E = 1.4426950408889634
@@ -33,22 +33,12 @@ has_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in
 
 
 @on_device_of_query
-def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    sizes: Sizes,
-    tensor_layout: str,
-    is_causal: bool,
-    attn_mask: torch.Tensor | None,
-    sm_scale: float,
-    smooth_k: bool,
-    return_lse: bool,
-    backend: str,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def attention(call: Call, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return output, with the head dim padded, and logsumexp."""
+    q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, _ = call
     if tensor_layout == "NHD":
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    sizes = Sizes(q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3))
     try:
         from .triton.attn_qk_int8_per_block import forward as attn_false
         from .triton.attn_qk_int8_per_block_causal import forward as attn_true
@@ -94,18 +84,15 @@ def attention(
 
 @on_device_of_query
 def varlen(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    call: Call,
     cu_seqlens_q: torch.Tensor,
     cu_seqlens_k: torch.Tensor,
     max_seqlen_q: int,
     max_seqlen_k: int,
     sizes: Sizes,
-    is_causal: bool,
-    sm_scale: float,
 ) -> torch.Tensor:
     """Return the output of packed sequences; what is in none of them has no influence, and 0 in the output."""
+    q, k, v, _, is_causal, sm_scale, *_ = call
     try:
         from .triton.attn_qk_int8_block_varlen import forward as attn_false
         from .triton.attn_qk_int8_per_block_causal_varlen import forward as attn_true

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from . import _arguments, _rule, _torch, _triton_kernels, _varlen
-from ._arguments import Sizes
+from ._arguments import Call
 from .quant import per_block_int8 as per_block_int8_cuda
 from .quant import per_channel_fp8, sub_mean
 from .quant import per_warp_int8 as per_warp_int8_cuda
@@ -237,18 +237,9 @@ def _by_architecture(
 _remembered = functools.lru_cache(1024)(_by_architecture)
 
 
-def _plan(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str,
-    is_causal: bool,
-    attn_mask: torch.Tensor | None,
-    dropout_p: float | None,
-    return_lse: bool,
-    qk_quant_gran: str | None = None,
-    pv_accum_dtype: str | None = None,
-) -> Plan:
+def plan_of(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | None = None) -> Plan:
+    """Plan a call, by our kernel for the GPU where that can compute it and is faster."""
+    q, k, v, tensor_layout, is_causal, _, return_lse, attn_mask, dropout_p, _, _ = call
     if _FORCED == "torch":
         return Plan(None, "the environment has SAGEATTENTION_KERNEL=torch")
     if _arguments.is_foreign(q):
@@ -256,48 +247,32 @@ def _plan(
     derivative = _torch.derivative_of(q, k, v, attn_mask)
     if derivative:
         reason = f"a {derivative} is asked for; under torch.no_grad() our kernels compute"
-        return Plan(
-            None, reason, advice="gradient" if derivative == "gradient" else "", derivative=derivative
-        )
+        return Plan(None, reason, advice="gradient", derivative=derivative)
     if dropout_p:
         return Plan(None, f"dropout_p is {dropout_p}, and the kernels have no dropout")
     kind, properties = "causal" if is_causal else "full", _arguments.properties(q, k, v)
     if attn_mask is not None:
         kind = "bool" if attn_mask.dtype == torch.bool else "float"
         sizes = _arguments.sizes_of(tensor_layout, properties)
-        obstacle = "" if isinstance(sizes, str) else _arguments.mask_obstacle(attn_mask, sizes, q, is_causal)
+        obstacle = "" if isinstance(sizes, str) else _arguments.mask_obstacle(call, sizes)
         if obstacle:
             return Plan(None, obstacle, advice="attn_mask")
     choose = _by_architecture if torch.compiler.is_compiling() else _remembered
     return choose(tensor_layout, kind, return_lse, qk_quant_gran, pv_accum_dtype, properties)
 
 
-def plan_for(q: torch.Tensor, *arguments: Any) -> Plan:
-    """Choose what computes a call; a warning says, once, what the caller could change to get our kernels."""
-    plan = _plan(q, *arguments)
+def plan_for(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | None = None) -> Plan:
+    """Plan a call; a warning says, once, what the caller could change to get our kernels."""
+    plan = plan_of(call, qk_quant_gran, pv_accum_dtype)
     if plan.advice:
         _arguments.warn_once(plan.advice, f"sageattn() takes torch's attention: {plan.reason}")
     return plan
 
 
-def compute(
-    plan: Plan,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str,
-    is_causal: bool,
-    sm_scale: float | None,
-    attn_mask: torch.Tensor | None,
-    return_lse: bool = False,
-    smooth_v: bool = False,
-) -> Any:
+def compute(plan: Plan, call: Call) -> Any:
     """Compute with the planned kernel, for which the inputs were checked."""
     assert plan.kernel is not None
-    return _attend(
-        plan.kernel, q, k, v, tensor_layout, is_causal, attn_mask, q.size(-1) ** -0.5 if sm_scale is None else sm_scale,
-        True, return_lse, plan.granularity, plan.accumulator, plan.smooths_v and bool(smooth_v),
-    )  # fmt: skip
+    return _attend(plan.kernel, call, plan.granularity, plan.accumulator, plan.smooths_v and call.smooth_v)
 
 
 def sageattn(
@@ -355,26 +330,15 @@ def sageattn(
     if kwargs:
         is_causal, sm_scale = _arguments.keywords(sageattn, kwargs, is_causal, sm_scale)
     _arguments.check_layout(tensor_layout)
-    sm_scale = _arguments.scale_of(sm_scale, scale, q)
-    is_causal, return_lse = bool(is_causal), bool(return_lse)
-    plan = plan_for(
-        q, k, v, tensor_layout, is_causal, attn_mask, dropout_p, return_lse, qk_quant_gran, pv_accum_dtype
-    )
+    call = Call(
+        q, k, v, tensor_layout, bool(is_causal), _arguments.scale_of(sm_scale, scale, q), bool(return_lse), attn_mask,
+        dropout_p or 0.0, True, bool(smooth_v),
+    )  # fmt: skip
+    plan = plan_for(call, qk_quant_gran, pv_accum_dtype)
     if plan.kernel is not None:
-        return compute(plan, q, k, v, tensor_layout, is_causal, sm_scale, attn_mask, return_lse, smooth_v)
+        return compute(plan, call)
     try:
-        return _torch.attention(
-            q,
-            k,
-            v,
-            tensor_layout,
-            is_causal,
-            sm_scale,
-            return_lse,
-            attn_mask,
-            dropout_p or 0.0,
-            plan.derivative,
-        )
+        return _torch.attention(call, plan.derivative)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError) as error:
@@ -401,33 +365,22 @@ def explain(
         kwargs.pop(name, None)
     is_causal, _ = _arguments.keywords(sageattn, kwargs, is_causal, sm_scale)
     _arguments.check_layout(tensor_layout)
-    plan = _plan(
-        q, k, v, tensor_layout, bool(is_causal), attn_mask, dropout_p, bool(return_lse), qk_quant_gran, pv_accum_dtype
-    )  # fmt: skip
+    call = Call(q, k, v, tensor_layout, bool(is_causal), 1.0, bool(return_lse), attn_mask, dropout_p or 0.0)
+    plan = plan_of(call, qk_quant_gran, pv_accum_dtype)
     return Choice(plan.kernel.function if plan.kernel is not None else "torch", plan.reason)
 
 
 def _named(
     kernel: _Kernel,
     function: Callable[..., Any],
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str,
-    is_causal: bool,
-    qk_quant_gran: str,
-    sm_scale: float | None,
-    pv_accum_dtype: str,
-    smooth_k: bool,
-    smooth_v: bool,
-    return_lse: bool,
-    attn_mask: torch.Tensor | None,
+    call: Call,
     scale: float | None,
-    dropout_p: float,
     kwargs: dict[str, Any],
+    qk_quant_gran: str = "",
+    pv_accum_dtype: str = "",
     backend: str = "auto",
 ) -> Any:
-    """Compute with one kernel, or raise."""
+    """Compute with one kernel, or raise; the call is as the user gave it."""
     granularity = accumulator = 0
     if kernel.library:
         if kernel.operator is None:
@@ -436,22 +389,20 @@ def _named(
             )
         granularity = _arguments.number("qk_quant_gran", qk_quant_gran, _GRANULARITIES)
         accumulator = _arguments.number("pv_accum_dtype", pv_accum_dtype, kernel.accumulators)
+    q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k, smooth_v = call
+    smooth_v = smooth_v or kwargs.pop("smooth_v", False)
     if smooth_v and pv_accum_dtype != kernel.with_means:
         warnings.warn(f"smooth_v does nothing here: pv_accum_dtype is {pv_accum_dtype!r}.", stacklevel=3)
         smooth_v = False
     if kwargs:
         is_causal, sm_scale = _arguments.keywords(function, kwargs, is_causal, sm_scale)
-    _arguments.no_dropout(dropout_p)
+    if dropout_p:
+        raise ValueError(f"dropout_p is {dropout_p}: there is no dropout here; pass 0.")
     _arguments.check_layout(tensor_layout)
     sm_scale = _arguments.scale_of(sm_scale, scale, q)
-    sizes = _arguments.checked(q, k, v, tensor_layout)
-    if attn_mask is not None:
-        obstacle = _arguments.mask_obstacle(attn_mask, sizes, q, bool(is_causal))
-        if obstacle:
-            raise ValueError(obstacle)
-    if 0 in q.shape:
-        lse = q.new_empty((sizes.batch, sizes.q_heads, sizes.q_tokens), dtype=torch.float32)
-        return (torch.empty_like(q), lse) if return_lse else torch.empty_like(q)
+    sizes = _arguments.sizes_of(tensor_layout, _arguments.properties(q, k, v))
+    if isinstance(sizes, str):
+        raise ValueError(sizes)
     derivative = _torch.derivative_of(q, k, v, attn_mask)
     if derivative == "tangent":
         raise RuntimeError(
@@ -461,10 +412,16 @@ def _named(
     if derivative:
         q, k, v = q.detach(), k.detach(), v.detach()
         attn_mask = None if attn_mask is None else attn_mask.detach()
-    result = _attend(
-        kernel, q, k, v, tensor_layout, bool(is_causal), attn_mask, sm_scale, bool(smooth_k), bool(return_lse),
-        granularity, accumulator, bool(smooth_v), backend,
+    call = Call(
+        q, k, v, tensor_layout, bool(is_causal), sm_scale, bool(return_lse), attn_mask, 0.0, bool(smooth_k),
+        bool(smooth_v),
     )  # fmt: skip
+    obstacle = "" if attn_mask is None else _arguments.mask_obstacle(call, sizes)
+    if obstacle:
+        raise ValueError(obstacle)
+    if 0 in (sizes.batch, sizes.q_heads, sizes.q_tokens):
+        return _torch.attention(call)
+    result = _attend(kernel, call, granularity, accumulator, call.smooth_v, backend)
     if not derivative:
         return result
     output, lse = result if return_lse else (result, None)
@@ -500,10 +457,10 @@ def sageattn_qk_int8_pv_fp16_cuda(
         smooth_k: Subtract the mean of K over its tokens, which makes int8 more accurate and changes nothing else.
         smooth_v: For "fp16" only; otherwise there is a warning, and no need.
     """
-    return _named(
-        _FP16, sageattn_qk_int8_pv_fp16_cuda, q, k, v, tensor_layout, is_causal, qk_quant_gran, sm_scale, pv_accum_dtype,
-        smooth_k, smooth_v, return_lse, attn_mask, scale, dropout_p, kwargs,
+    call = Call(
+        q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k, smooth_v
     )  # fmt: skip
+    return _named(_FP16, sageattn_qk_int8_pv_fp16_cuda, call, scale, kwargs, qk_quant_gran, pv_accum_dtype)
 
 
 def sageattn_qk_int8_pv_fp8_cuda(
@@ -535,10 +492,10 @@ def sageattn_qk_int8_pv_fp8_cuda(
         smooth_k: Subtract the mean of K over its tokens, which makes int8 more accurate and changes nothing else.
         smooth_v: For "fp32" only; otherwise there is a warning, and no need.
     """
-    return _named(
-        _FP8, sageattn_qk_int8_pv_fp8_cuda, q, k, v, tensor_layout, is_causal, qk_quant_gran, sm_scale, pv_accum_dtype,
-        smooth_k, smooth_v, return_lse, attn_mask, scale, dropout_p, kwargs,
+    call = Call(
+        q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k, smooth_v
     )  # fmt: skip
+    return _named(_FP8, sageattn_qk_int8_pv_fp8_cuda, call, scale, kwargs, qk_quant_gran, pv_accum_dtype)
 
 
 def sageattn_qk_int8_pv_fp8_cuda_sm90(
@@ -567,10 +524,12 @@ def sageattn_qk_int8_pv_fp8_cuda_sm90(
         pv_accum_dtype: "fp32+fp32".
         smooth_k: Subtract the mean of K over its tokens, which makes int8 more accurate and changes nothing else.
     """
-    return _named(
-        _FP8_SM90, sageattn_qk_int8_pv_fp8_cuda_sm90, q, k, v, tensor_layout, is_causal, qk_quant_gran, sm_scale, pv_accum_dtype,
-        smooth_k, kwargs.pop("smooth_v", False), return_lse, attn_mask, scale, dropout_p, kwargs,
+    call = Call(
+        q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k
     )  # fmt: skip
+    return _named(
+        _FP8_SM90, sageattn_qk_int8_pv_fp8_cuda_sm90, call, scale, kwargs, qk_quant_gran, pv_accum_dtype
+    )
 
 
 def sageattn_qk_int8_pv_fp16_triton(
@@ -602,41 +561,32 @@ def sageattn_qk_int8_pv_fp16_triton(
         ImportError: Triton is not installed.
     """
     _arguments.number("quantization_backend", quantization_backend, {"auto": 0, "cuda": 1, "triton": 2})
+    call = Call(q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k)
     return _named(
-        _TRITON_FP16, sageattn_qk_int8_pv_fp16_triton, q, k, v, tensor_layout, is_causal, "", sm_scale, "in Triton",
-        smooth_k, kwargs.pop("smooth_v", False), return_lse, attn_mask, scale, dropout_p, kwargs, quantization_backend,
-    )  # fmt: skip
+        _TRITON_FP16,
+        sageattn_qk_int8_pv_fp16_triton,
+        call,
+        scale,
+        kwargs,
+        "",
+        "in Triton",
+        quantization_backend,
+    )
 
 
 def _attend(
-    kernel: _Kernel,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str,
-    is_causal: bool,
-    attn_mask: torch.Tensor | None,
-    sm_scale: float,
-    smooth_k: bool,
-    return_lse: bool,
-    granularity: int,
-    accumulator: int,
-    smooth_v: bool,
-    backend: str = "auto",
+    kernel: _Kernel, call: Call, granularity: int, accumulator: int, smooth_v: bool, backend: str = "auto"
 ) -> Any:
     """Call the kernel's operator; in Triton where there is none, and with a mask."""
-    head_dim = q.size(-1)
+    q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, _ = call
     if kernel.operator is None or attn_mask is not None:
-        heads, tokens = (1, 2) if tensor_layout == "HND" else (2, 1)
-        sizes = Sizes(q.size(0), q.size(heads), k.size(heads), q.size(tokens), k.size(tokens), head_dim)
-        output, lse = _triton_kernels.attention(
-            q, k, v, sizes, tensor_layout, is_causal, attn_mask, sm_scale, smooth_k, return_lse, backend
-        )
+        output, lse = _triton_kernels.attention(call, backend)
     else:
         output, lse = kernel.operator(
             q, k, v, 0 if tensor_layout == "NHD" else 1, int(is_causal), granularity, sm_scale, int(smooth_k),
             int(return_lse), accumulator, int(smooth_v),
         )  # fmt: skip
+    head_dim = q.size(-1)
     if head_dim != output.size(-1):
         output = output[..., :head_dim].contiguous()
     return (output, lse) if return_lse else output
@@ -696,7 +646,5 @@ def sageattn_varlen(
     if kwargs:
         is_causal, sm_scale = _arguments.keywords(sageattn_varlen, kwargs, is_causal, sm_scale)
     sm_scale = _arguments.scale_of(sm_scale, scale, q)
-    return _varlen.attention(
-        sageattn, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, bool(is_causal), sm_scale,
-        dropout_p or 0.0, _FORCED,
-    )  # fmt: skip
+    call = Call(q, k, v, "NHD", bool(is_causal), sm_scale, False, None, dropout_p or 0.0)
+    return _varlen.attention(sageattn, call, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, _FORCED)
