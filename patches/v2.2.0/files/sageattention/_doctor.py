@@ -5,9 +5,9 @@ import importlib.util
 import itertools
 import math
 import platform
-import shutil
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 import sageattention
 
-from . import _rule, _torch, core
+from . import _rule, _torch, _triton_kernels, core
 from ._arguments import Call
 
 _SIZES = ((1, 24, 1024, 128), (1, 24, 4608, 128), (2, 10, 4096, 64))  # batch, heads, tokens, head dim
@@ -28,8 +28,7 @@ _GRID = (
     (1, 24, 24, 4096, 512), (1, 40, 40, 32768, 512), (1, 24, 24, 16384, 1024), (1, 24, 24, 32768, 2048),
     (1, 24, 24, 8192, 4096), (1, 24, 24, 512, 8192), (1, 24, 24, 64, 4096), (8, 24, 24, 1, 4096),
 )  # fmt: skip
-_MASKED = {"bool": torch.bool, "float": torch.bfloat16}
-_TORCH_WINS_BELOW = 1.0  # ours is taken where it takes at most the time of torch's
+_SECONDS = 0.03  # that each of the two runs at a time
 
 
 def report() -> int:
@@ -41,7 +40,7 @@ def report() -> int:
         f"Python {platform.python_version()}, torch {torch.__version__} for CUDA {torch.version.cuda}, Triton "
         f"{importlib.import_module('triton').__version__ if triton else 'missing'}, {platform.platform()}"
     )
-    if triton is None or not any(map(shutil.which, ("gcc", "clang", "cc"))):
+    if not _triton_kernels.has_triton():
         advice.append(
             "Masks and sageattn_varlen need Triton and a C compiler: pip install triton; apt install gcc"
         )
@@ -57,35 +56,27 @@ def report() -> int:
         return 1
     index = torch.cuda.current_device()
     major, minor = torch.cuda.get_device_capability(index)
+    name = torch.cuda.get_device_name(index)
     print(
-        f"GPU {index}: {torch.cuda.get_device_name(index)}, compute capability {major}.{minor}, driver {_driver()}; "
-        f"{torch.cuda.device_count()} in all"
+        f"GPU {index} of {torch.cuda.device_count()}: {name}, compute capability {major}.{minor}, driver {_driver()}"
     )
     file = _rule.user_file(index)
-    measured = (
-        f"measured here ({file})" if file.is_file() else "of this build" if _rule._load(index) else "none"
-    )
-    print(f"SAGEATTENTION_KERNEL={core._FORCED}; rule for when torch's attention is faster: {measured}")
-    if measured == "none":
+    rule = f"measured here ({file})" if file.is_file() else "of this build" if _rule.load(index) else ""
+    print(f"SAGEATTENTION_KERNEL={core._FORCED}; rule for when torch's attention is faster: {rule or 'none'}")
+    if not rule:
         advice.append("This GPU was not measured: python -m sageattention --measure")
     for batch, heads, tokens, head_dim in _SIZES:
-        q, k, v = _inputs(batch, heads, heads, tokens, tokens, head_dim)
-        call = Call(q, k, v, "HND", False, head_dim**-0.5)
-        plan = core.plan_of(call)
-        chosen = core.explain(q, k, v)
-        line = f"{batch} x {heads} x {tokens:,} x {head_dim}: {chosen}"
+        call = Call(*_inputs(batch, heads, heads, tokens, tokens, head_dim), "HND", False, head_dim**-0.5)
+        line = f"{batch} x {heads} x {tokens:,} x {head_dim}: {core.explain(call.q, call.k, call.v)}"
         try:
-            forced = core._plan(
-                q, k, v, "HND", False, None, 0.0, True, None, None
-            )  # with lse: ours if it can be
-            if forced.kernel is not None:
-                ours = partial(core.compute, forced, call)
-                exact = torch.softmax(q.double() @ k.double().mT * head_dim**-0.5, -1) @ v.double()
-                error = float((ours().double() - exact).norm() / exact.norm())
-                ratio = _ratio(ours, partial(_torch.attention, call))
-                line += f" (ours: error {error:.3f}, {ratio:.2f} times torch's speed)"
+            plan = core.plan_of(call._replace(return_lse=True))  # ours, if it can be
+            if plan.kernel is not None:
+                q, k, v = (tensor.double() for tensor in call[:3])
+                exact = torch.softmax(q @ k.mT * head_dim**-0.5, -1) @ v
+                error = float((core.compute(plan, call).double() - exact).norm() / exact.norm())
+                line += f" (ours: error {error:.3f}, {_ratio(plan, call):.2f} times torch's speed)"
                 if not error < _RIGHT:
-                    advice.append(f"{forced.kernel.function} computes wrong here: please report these lines")
+                    advice.append(f"{plan.kernel.function} computes wrong here: please report these lines")
             elif plan.advice:
                 advice.append(plan.reason)
         except Exception as problem:
@@ -97,55 +88,56 @@ def report() -> int:
     return int(bool(advice))
 
 
+def _driver() -> str:
+    asked = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.split(
+            "\n"
+        )[0]
+    except (OSError, subprocess.SubprocessError) as problem:
+        return f"unknown ({type(problem).__name__})"
+
+
 def measure() -> int:
     """Time our kernels and torch's function, keep the rule that comes out, and print both."""
     if not torch.cuda.is_available():
         print("torch sees no CUDA device: there is nothing to measure.")
         return 1
     index = torch.cuda.current_device()
-    print(
-        f"{torch.cuda.get_device_name(index)}, torch {torch.__version__}, SageAttention {sageattention.__version__}"
-    )
-    print("torch's time / ours; batch, heads of Q and K, tokens of Q and K")
+    about = {
+        "gpu": torch.cuda.get_device_name(index),
+        "torch": torch.__version__,
+        "version": sageattention.__version__,
+    }
+    print(f"{about}\ntorch's time / ours; batch, heads of Q and K, tokens of Q and K")
     rule = {}
     for kind, head_dim in itertools.product(_rule.KINDS, _rule.HEAD_DIMS):
-        ratios = {}
-        for grid in _GRID:
-            ratio = _measured(kind, head_dim, grid)
-            if ratio is not None:
-                ratios[grid] = ratio
-        if not ratios:
-            continue
-        rule[f"{kind} {head_dim}"] = fitted(ratios)
-        figures = ", ".join(f"{'x'.join(map(str, grid))} {ratio:.2f}" for grid, ratio in ratios.items())
-        print(f"{kind} {head_dim}: {figures}", flush=True)
-    about = {"gpu": torch.cuda.get_device_name(index), "torch": torch.__version__}
+        measured = ((grid, _measured(kind, head_dim, grid)) for grid in _GRID)
+        ratios = {grid: ratio for grid, ratio in measured if ratio is not None}
+        if ratios:
+            rule[f"{kind} {head_dim}"] = fitted(ratios)
+            figures = ", ".join(f"{'x'.join(map(str, grid))} {ratio:.2f}" for grid, ratio in ratios.items())
+            print(f"{kind} {head_dim}: {figures}", flush=True)
     file = _rule.keep(index, rule, about)
     major, minor = torch.cuda.get_device_capability(index)
-    print(f'    "sm{major}{minor}": {{')
-    for name, figures in rule.items():
-        print(f'        "{name}": {figures},')
-    print(f"    }},\nKept in {file}; delete that file to forget it. Please send these lines in.")
+    lines = "".join(f'        "{kind}": {figures},\n' for kind, figures in rule.items())
+    print(f'    "sm{major}{minor}": {{\n{lines}    }},')
+    print(f"Kept in {file}; delete that file to forget it. Please send these lines in.")
     return 0
 
 
 def _measured(kind: str, head_dim: int, grid: tuple[int, ...]) -> float | None:
-    """Return torch's time over ours; None where ours does not compute, or torch's would take too much memory."""
-    batch, heads, kv_heads, q_tokens, kv_tokens = grid
-    if kind in _MASKED and q_tokens * kv_tokens > 2**26:
-        return None
-    q, k, v = _inputs(*grid, head_dim)
-    mask = torch.zeros(q_tokens, kv_tokens, dtype=_MASKED[kind], device=q.device) if kind in _MASKED else None
-    if mask is not None and mask.dtype == torch.bool:
-        mask = torch.rand(q_tokens, kv_tokens, device=q.device) < 0.9
-    call = Call(q, k, v, "HND", kind == "causal", head_dim**-0.5, False, mask)
+    """Return torch's time over ours; None where ours does not compute, or a mask is too large to be likely."""
+    q_tokens, kv_tokens = grid[3:]
+    mask = None
+    if kind in ("bool", "float"):
+        if q_tokens * kv_tokens > 2**26:
+            return None
+        mask = torch.rand(q_tokens, kv_tokens, device="cuda")
+        mask = mask < 0.9 if kind == "bool" else mask.bfloat16()
+    call = Call(*_inputs(*grid, head_dim), "HND", kind == "causal", head_dim**-0.5, False, mask)
     plan = core.plan_of(call._replace(return_lse=True))  # ours, if it can be
-    if plan.kernel is None:
-        return None
-    try:
-        return _ratio(partial(core.compute, plan, call), partial(_torch.attention, call))
-    except torch.OutOfMemoryError:
-        return None
+    return None if plan.kernel is None else _ratio(plan, call)
 
 
 def _inputs(
@@ -155,27 +147,28 @@ def _inputs(
     return (torch.randn(batch, *shape, head_dim, dtype=torch.bfloat16, device="cuda") for shape in shapes)
 
 
-def _ratio(ours: Callable[[], Any], other: Callable[[], Any], seconds: float = 0.03) -> float:
-    """Return the other's GPU time over ours: the two in turns, each for some time, since the card gets hot."""
+def _ratio(plan: Any, call: Call) -> float:
+    """Return torch's GPU time over ours: the two in turns, each for some time, since the card gets hot."""
+    ours, other = partial(core.compute, plan, call), partial(_torch.attention, call)
     times: dict[Any, list[float]] = {ours: [], other: []}
-    for call in (ours, other, ours, other, ours, other):
-        call()
+    for compute in (ours, other) * 3:
+        compute()
         torch.cuda.synchronize()
         began = time.perf_counter()
-        call()
+        compute()
         torch.cuda.synchronize()
-        calls = max(3, min(200, math.ceil(seconds / (time.perf_counter() - began))))
+        calls = max(3, min(200, math.ceil(_SECONDS / (time.perf_counter() - began))))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             for _ in range(calls):
-                call()
+                compute()
         graph.replay()
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         graph.replay()
         end.record()
         end.synchronize()
-        times[call].append(begin.elapsed_time(end) / calls)
+        times[compute].append(begin.elapsed_time(end) / calls)
     return min(times[other]) / min(times[ours])
 
 
@@ -191,25 +184,9 @@ def fitted(ratios: dict[tuple[int, ...], float]) -> list[int]:
         for (batch, heads, kv_heads, q_tokens, kv_tokens), ratio in ratios.items():
             rows, kv_rows = batch * heads * q_tokens, batch * kv_heads * kv_tokens
             by_torch = rows * kv_tokens < figures[0] * rows + figures[1] * kv_rows + figures[2]
-            loss = math.log(ratio / _TORCH_WINS_BELOW) if by_torch else -math.log(ratio / _TORCH_WINS_BELOW)
-            total += max(0.0, loss) * (1 if by_torch else 4)  # not to be slower counts more than to be faster
+            # Not to be slower counts more than to be faster.
+            total += max(0.0, math.log(ratio)) if by_torch else max(0.0, -4 * math.log(ratio))
         return total
 
-    return list(
-        min(
-            itertools.product(steps, steps, products),
-            key=lambda figures: (round(lost(figures), 4), *(-figure for figure in figures)),
-        )
-    )
-
-
-def _driver() -> str:
-    try:
-        import subprocess
-
-        asked = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.split(
-            "\n"
-        )[0]
-    except Exception as problem:
-        return f"unknown ({type(problem).__name__})"
+    candidates = itertools.product(steps, steps, products)
+    return [*min(candidates, key=lambda three: (round(lost(three), 4), *(-figure for figure in three)))]

@@ -41,7 +41,7 @@ def torch_is_faster(device_index: int, kind: str, sizes: Sizes) -> bool:
 
 def _figures(device_index: int, kind: str, head_dim: int) -> tuple[int, ...] | None:
     if device_index not in _rules:
-        _rules[device_index] = _load(device_index)
+        _rules[device_index] = load(device_index)
     figures = _rules[device_index].get(f"{kind} {head_dim}")
     return None if figures is None else tuple(figures)
 
@@ -56,7 +56,8 @@ def user_file(device_index: int) -> Path:
     return Path(folder) / "sageattention" / f"{name}.json"
 
 
-def _load(device_index: int) -> Rule:
+def load(device_index: int) -> Rule:
+    """Return the rule of a GPU: the user's own, or this build's; empty where there is none."""
     try:
         rule = json.loads(user_file(device_index).read_text(encoding="utf-8"))["rule"]
         return {name: [int(figure) for figure in rule[name]] for name in rule}

@@ -8,6 +8,7 @@ wants it) and computes attention. Only functions that say so, and those that are
 
 import functools
 import importlib
+import inspect
 import os
 import warnings
 from collections.abc import Callable
@@ -269,10 +270,21 @@ def plan_for(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str |
     return plan
 
 
-def compute(plan: Plan, call: Call) -> Any:
-    """Compute with the planned kernel, for which the inputs were checked."""
+def compute(plan: Plan, call: Call, backend: str = "auto") -> Any:
+    """Call the planned kernel's operator, for which the inputs were checked; in Triton if it has none, or with a mask."""
     assert plan.kernel is not None
-    return _attend(plan.kernel, call, plan.granularity, plan.accumulator, plan.smooths_v and call.smooth_v)
+    q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, smooth_v = call
+    if plan.kernel.operator is None or attn_mask is not None:
+        output, lse = _triton_kernels.attention(call, backend)
+    else:
+        output, lse = plan.kernel.operator(
+            q, k, v, 0 if tensor_layout == "NHD" else 1, int(is_causal), plan.granularity, sm_scale, int(smooth_k),
+            int(return_lse), plan.accumulator, int(plan.smooths_v and smooth_v),
+        )  # fmt: skip
+    head_dim = q.size(-1)
+    if head_dim != output.size(-1):
+        output = output[..., :head_dim].contiguous()
+    return (output, lse) if return_lse else output
 
 
 def sageattn(
@@ -345,28 +357,18 @@ def sageattn(
         raise ValueError(f"{plan.reason} (torch's scaled_dot_product_attention: {error})") from error
 
 
-def explain(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str = "HND",
-    is_causal: bool = False,
-    sm_scale: float | None = None,
-    return_lse: bool = False,
-    *,
-    attn_mask: torch.Tensor | None = None,
-    qk_quant_gran: str | None = None,
-    pv_accum_dtype: str | None = None,
-    dropout_p: float = 0.0,
-    **kwargs: Any,
-) -> Choice:
-    """Return which kernel `sageattn` takes for a call with these arguments, and why, without computing."""
-    for name in ("smooth_k", "smooth_v", "scale", "enable_gqa"):
-        kwargs.pop(name, None)
-    is_causal, _ = _arguments.keywords(sageattn, kwargs, is_causal, sm_scale)
-    _arguments.check_layout(tensor_layout)
-    call = Call(q, k, v, tensor_layout, bool(is_causal), 1.0, bool(return_lse), attn_mask, dropout_p or 0.0)
-    plan = plan_of(call, qk_quant_gran, pv_accum_dtype)
+def explain(*arguments: Any, **keywords: Any) -> Choice:
+    """Return what computes a call of `sageattn` with these arguments, and why, without computing."""
+    bound = inspect.signature(sageattn).bind(*arguments, **keywords)
+    bound.apply_defaults()
+    of = bound.arguments
+    is_causal, _ = _arguments.keywords(sageattn, of["kwargs"], of["is_causal"], of["sm_scale"])
+    _arguments.check_layout(of["tensor_layout"])
+    call = Call(
+        of["q"], of["k"], of["v"], of["tensor_layout"], bool(is_causal), 1.0, bool(of["return_lse"]), of["attn_mask"],
+        of["dropout_p"] or 0.0,
+    )  # fmt: skip
+    plan = plan_of(call, of["qk_quant_gran"], of["pv_accum_dtype"])
     return Choice(plan.kernel.function if plan.kernel is not None else "torch", plan.reason)
 
 
@@ -421,7 +423,7 @@ def _named(
         raise ValueError(obstacle)
     if 0 in (sizes.batch, sizes.q_heads, sizes.q_tokens):
         return _torch.attention(call)
-    result = _attend(kernel, call, granularity, accumulator, call.smooth_v, backend)
+    result = compute(Plan(kernel, "", granularity, accumulator, True), call, backend)
     if not derivative:
         return result
     output, lse = result if return_lse else (result, None)
@@ -450,11 +452,11 @@ def sageattn_qk_int8_pv_fp16_cuda(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Compute attention with int8 QK^T and float16 PV, on compute capability 8.0 and later.
 
-    Arguments are those of `sageattn`. What the kernel can't compute raises ValueError, and there is no gradient.
+    Arguments are those of `sageattn`, but `smooth_k=False` leaves K its mean, which makes int8 less accurate. What the
+    kernel can't compute raises ValueError, and there is no gradient.
 
     Args:
         pv_accum_dtype: "fp32"; "fp16+fp32", which sums 64 products in float16 and those sums in float32; or "fp16".
-        smooth_k: Subtract the mean of K over its tokens, which makes int8 more accurate and changes nothing else.
         smooth_v: For "fp16" only; otherwise there is a warning, and no need.
     """
     call = Call(
@@ -484,12 +486,12 @@ def sageattn_qk_int8_pv_fp8_cuda(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Compute attention with int8 QK^T and float8 PV, on compute capability 8.9 and later.
 
-    Arguments are those of `sageattn`. What the kernel can't compute raises ValueError, and there is no gradient.
+    Arguments are those of `sageattn`, but `smooth_k=False` leaves K its mean, which makes int8 less accurate. What the
+    kernel can't compute raises ValueError, and there is no gradient.
 
     Args:
         pv_accum_dtype: "fp32+fp16", which sums in float16 inside an instruction; "fp32+fp32"; or "fp32", whose sums
             have 22 bits on 8.9 and 9.0.
-        smooth_k: Subtract the mean of K over its tokens, which makes int8 more accurate and changes nothing else.
         smooth_v: For "fp32" only; otherwise there is a warning, and no need.
     """
     call = Call(
@@ -518,11 +520,11 @@ def sageattn_qk_int8_pv_fp8_cuda_sm90(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Compute attention with int8 QK^T and float8 PV on Hopper's instructions, compute capability 9.0.
 
-    Arguments are those of `sageattn`. What the kernel can't compute raises ValueError, and there is no gradient.
+    Arguments are those of `sageattn`, but `smooth_k=False` leaves K its mean, which makes int8 less accurate. What the
+    kernel can't compute raises ValueError, and there is no gradient.
 
     Args:
         pv_accum_dtype: "fp32+fp32".
-        smooth_k: Subtract the mean of K over its tokens, which makes int8 more accurate and changes nothing else.
     """
     call = Call(
         q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k
@@ -551,11 +553,11 @@ def sageattn_qk_int8_pv_fp16_triton(
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Compute attention with int8 QK^T and float16 PV in Triton, which is compiled for the GPU at the first call.
 
-    Arguments are those of `sageattn`. What the kernel can't compute raises ValueError, and there is no gradient.
+    Arguments are those of `sageattn`, but `smooth_k=False` leaves K its mean, which makes int8 less accurate. What the
+    kernel can't compute raises ValueError, and there is no gradient.
 
     Args:
         quantization_backend: "cuda", this build's operator, or "triton"; "auto" is the first.
-        smooth_k: Subtract the mean of K over its tokens, which makes int8 more accurate and changes nothing else.
 
     Raises:
         ImportError: Triton is not installed.
@@ -572,24 +574,6 @@ def sageattn_qk_int8_pv_fp16_triton(
         "in Triton",
         quantization_backend,
     )
-
-
-def _attend(
-    kernel: _Kernel, call: Call, granularity: int, accumulator: int, smooth_v: bool, backend: str = "auto"
-) -> Any:
-    """Call the kernel's operator; in Triton where there is none, and with a mask."""
-    q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, _ = call
-    if kernel.operator is None or attn_mask is not None:
-        output, lse = _triton_kernels.attention(call, backend)
-    else:
-        output, lse = kernel.operator(
-            q, k, v, 0 if tensor_layout == "NHD" else 1, int(is_causal), granularity, sm_scale, int(smooth_k),
-            int(return_lse), accumulator, int(smooth_v),
-        )  # fmt: skip
-    head_dim = q.size(-1)
-    if head_dim != output.size(-1):
-        output = output[..., :head_dim].contiguous()
-    return (output, lse) if return_lse else output
 
 
 def sageattn_varlen(
