@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m sageattention`: what a bug report needs; with `--measure`, when torch's attention is faster on this GPU."""
+"""Says what a bug report needs; with --measure, measures when torch's attention is faster on this GPU."""
 
 import argparse
 

@@ -189,4 +189,5 @@ def fitted(ratios: dict[tuple[int, ...], float]) -> list[int]:
         return total
 
     candidates = itertools.product(steps, steps, products)
-    return [*min(candidates, key=lambda three: (round(lost(three), 4), *(-figure for figure in three)))]
+    best = min(candidates, key=lambda three: (round(lost(three), 4), *(-figure for figure in three)))
+    return [_rule.NEVER, 0, 0] if _rule.NEVER in best else [*best]

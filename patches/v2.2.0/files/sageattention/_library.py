@@ -30,7 +30,7 @@ def load(name: str) -> None:
 
 
 def operators(library: str, namespace: str) -> dict[str, Any]:
-    """Load a library, and return the operators of its namespace by name, with that of their overload if they have one."""
+    """Load a library, and return the operators of its namespace by name (`name.overload` where they have one)."""
     load(library)
     made = {}
     for full_name in torch._C._dispatch_get_all_op_names():

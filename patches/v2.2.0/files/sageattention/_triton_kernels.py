@@ -165,7 +165,7 @@ def _padded(x: torch.Tensor, sizes: Sizes) -> torch.Tensor:
 
 
 def _limited(k_scale: torch.Tensor, q_scale: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    """Return scales of K as they are without `rotated`, and with which no product with Q is too large for the kernels."""
+    """Return scales of K as they are without `rotated`, and no larger than the kernels can take."""
     largest = _LARGEST_LOGIT / (127 * 127 * sizes.padded) / q_scale.amax()
     return torch.minimum(k_scale * sizes.padded, largest)
 

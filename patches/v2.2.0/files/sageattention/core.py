@@ -271,7 +271,7 @@ def plan_for(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str |
 
 
 def compute(plan: Plan, call: Call, backend: str = "auto") -> Any:
-    """Call the planned kernel's operator, for which the inputs were checked; in Triton if it has none, or with a mask."""
+    """Call the planned kernel's operator, with inputs that were checked; in Triton if it has none, or with a mask."""
     assert plan.kernel is not None
     q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, smooth_v = call
     if plan.kernel.operator is None or attn_mask is not None:
@@ -597,7 +597,8 @@ def sageattn_varlen(
 
     Sequence i of Q is `q[cu_seqlens_q[i]:cu_seqlens_q[i + 1]]`, and likewise for K and V. The lengths are read back
     from the GPU and checked, so the call waits for it; under torch.compile they are not. One launch in Triton computes
-    many sequences; few long ones, and what only torch's function can compute, are computed one by one as `sageattn` does.
+    many sequences; few long ones, and what only torch's function can compute, are computed one by one by `sageattn`,
+    and torch's flash kernel takes many where it is faster.
 
     Args:
         q: `[tokens, heads, head_dim]`.
