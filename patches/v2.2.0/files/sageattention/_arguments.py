@@ -22,7 +22,7 @@ class Call(NamedTuple):
     v: torch.Tensor
     tensor_layout: str
     is_causal: bool
-    sm_scale: float
+    sm_scale: float | None
     return_lse: bool = False
     attn_mask: torch.Tensor | None = None
     dropout_p: float = 0.0
@@ -46,17 +46,12 @@ class Sizes(NamedTuple):
         return 64 if self.head_dim <= 64 else 128
 
 
-# Of the shapes, types and devices of Q, K and V.
-Properties = tuple[
-    Any, Any, Any, torch.dtype, torch.dtype, torch.dtype, torch.device, torch.device, torch.device
-]
-
-
-def properties(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Properties:
+def properties(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> tuple[Any, ...]:
+    """Return what `sizes_of` looks at."""
     return q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, q.device, k.device, v.device
 
 
-def sizes_of(layout: str | None, properties: Properties) -> Sizes | str:
+def sizes_of(layout: str | None, properties: tuple[Any, ...]) -> Sizes | str:
     """Return the sizes, or what keeps the kernels from computing; no layout: packed, `[tokens, heads, head_dim]`."""
     q, k, v, q_type, k_type, v_type, q_device, k_device, v_device = properties
     dims = 3 if layout is None else 4

@@ -22,6 +22,6 @@ def quant_per_block_int8_cuda(*arguments: Any) -> None:
     _operators["quant_per_block_int8_cuda" + (".sm_scale" if len(arguments) == 6 else "")](*arguments)
 
 
-_FAKES = {"prepare": prepare_fake, "no_backward": lambda gradient, like: torch.empty_like(like)}
+_FAKES = {"prepare": prepare_fake, "no_backward": lambda _, like: torch.empty_like(like)}
 for _name, _operator in _operators.items():
     torch.library.register_fake(_operator.name())(_FAKES.get(_name, quantisation_fake))

@@ -58,31 +58,12 @@ def attention(call: Call, derivative: str = "") -> Any:
         output, _ = torch.ops.aten._scaled_dot_product_attention_math(
             q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared
         )
-    elif return_lse and not shared and not derivative and _flash_takes(q, v, attn_mask, dropout_p):
-        output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-            q, k, v, 0.0, is_causal, False, scale=sm_scale
-        )
-        return (output.transpose(-3, -2) if tensor_layout == "NHD" else output).contiguous(), lse
     else:
         output = sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared)
     result = output.transpose(-3, -2) if tensor_layout == "NHD" else output
     if not q.is_nested:
         result = result.contiguous()
     return (result, _logsumexp(q, k, is_causal, sm_scale, attn_mask)) if return_lse else result
-
-
-def _flash_takes(q: torch.Tensor, v: torch.Tensor, attn_mask: torch.Tensor | None, dropout_p: float) -> bool:
-    return (
-        attn_mask is None
-        and not dropout_p
-        and q.is_cuda
-        and q.dtype in (torch.float16, torch.bfloat16)
-        and q.dim() == 4
-        and q.size(-1) == v.size(-1)
-        and q.size(-1) % 8 == 0
-        and q.size(-1) <= 256
-        and torch.cuda.get_device_capability(q.device) >= (8, 0)
-    )
 
 
 def _logsumexp(
@@ -111,10 +92,8 @@ def _logsumexp(
                     if attn_mask.dim() < 2 or attn_mask.size(-2) == 1
                     else attn_mask[..., start : start + rows, :]
                 )
-                if mask.dtype == torch.bool:
-                    product = product.masked_fill(~mask, float("-inf"))
-                else:
-                    product = product + mask
+                is_bool = mask.dtype == torch.bool
+                product = product.masked_fill(~mask, float("-inf")) if is_bool else product + mask
             parts.append(product.logsumexp(-1))
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 

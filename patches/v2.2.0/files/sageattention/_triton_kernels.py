@@ -6,13 +6,13 @@ import importlib.util
 import math
 import os
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from . import _fused
 from ._arguments import Call, Sizes
-from ._device import on_device_of_query
 
 _LOG2_E = 1.4426950408889634
 _PER_BLOCK = 1  # granularity of int8 scales, as the kernels number them
@@ -32,7 +32,20 @@ has_triton = functools.cache(has_triton)
 has_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in core.py
 
 
-@on_device_of_query
+def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a call's device current meanwhile, since Triton launches on the current one."""
+
+    @functools.wraps(function)
+    def guarded(call: Call, *arguments: Any) -> Any:
+        if torch.compiler.is_compiling() or not call.q.is_cuda:
+            return function(call, *arguments)
+        with torch.cuda.device(call.q.device):
+            return function(call, *arguments)
+
+    return guarded
+
+
+@_on_its_device
 def attention(call: Call, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return output, with the head dim padded, and logsumexp."""
     q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, _ = call
@@ -82,7 +95,7 @@ def attention(call: Call, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
     return output, torch.add(correction, lse) if correction.numel() else lse
 
 
-@on_device_of_query
+@_on_its_device
 def varlen(
     call: Call,
     cu_seqlens_q: torch.Tensor,

@@ -61,14 +61,14 @@ def attention(
     kind = "causal" if call.is_causal else "full"
     aligned = q.size(-1) % 8 == 0 and q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
     # torch's kernel masks from the bottom right.
-    if aligned and (not call.is_causal or ends_q == ends_k) and forced == "auto":
-        if _rule.torch_is_faster(q.device.index, kind, of_one):
-            output, *_ = torch.ops.aten._flash_attention_forward(
-                q, k, v, cu_seqlens_q.int(), cu_seqlens_k.int(), max_seqlen_q, max_seqlen_k, 0.0, call.is_causal,
-                False, scale=call.sm_scale,
-            )  # fmt: skip
-            output[ends_q[-1] :] = 0
-            return output
+    flash_takes = aligned and (not call.is_causal or ends_q == ends_k) and forced == "auto"
+    if flash_takes and _rule.torch_is_faster(q.device.index, kind, of_one):
+        output, *_ = torch.ops.aten._flash_attention_forward(
+            q, k, v, cu_seqlens_q.int(), cu_seqlens_k.int(), max_seqlen_q, max_seqlen_k, 0.0, call.is_causal, False,
+            scale=call.sm_scale,
+        )  # fmt: skip
+        output[ends_q[-1] :] = 0
+        return output
     if ends_q[-1] >= _LONG * count:
         return torch.cat([*_each(dense, call, ends_q, ends_k)])
     return _triton_kernels.varlen(call, *packed, sizes)

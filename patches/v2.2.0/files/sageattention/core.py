@@ -108,13 +108,13 @@ def _architecture(device_index: int) -> str:
 
 
 def _exporting() -> bool:
-    return torch.compiler.is_exporting()
+    return bool(torch.compiler.is_exporting())
 
 
 # torch.compile takes their results for constants. This is what torch.compiler.assume_constant_result does, whose call
 # would import torch._dynamo, which takes seconds. (It takes is_exporting() itself for True.)
-for _function in (_architecture, _exporting):
-    _function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_architecture._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class _Kernel(NamedTuple):
@@ -431,73 +431,58 @@ def _named(
     return (output, lse) if return_lse else output
 
 
-def sageattn_qk_int8_pv_fp16_cuda(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str = "HND",
-    is_causal: bool = False,
-    qk_quant_gran: str = "per_thread",
-    sm_scale: float | None = None,
-    pv_accum_dtype: str = "fp32",
-    smooth_k: bool = True,
-    smooth_v: bool = False,
-    return_lse: bool = False,
-    *,
-    attn_mask: torch.Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    enable_gqa: bool = True,
-    **kwargs: Any,
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+def _function_of(kernel: _Kernel, accumulator: str, doc: str) -> Callable[..., Any]:
+    """Return the public function of a kernel that can subtract V's mean."""
+
+    def function(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        tensor_layout: str = "HND",
+        is_causal: bool = False,
+        qk_quant_gran: str = "per_thread",
+        sm_scale: float | None = None,
+        pv_accum_dtype: str = accumulator,
+        smooth_k: bool = True,
+        smooth_v: bool = False,
+        return_lse: bool = False,
+        *,
+        attn_mask: torch.Tensor | None = None,
+        scale: float | None = None,
+        dropout_p: float = 0.0,
+        enable_gqa: bool = True,
+        **kwargs: Any,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        call = Call(
+            q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k, smooth_v
+        )  # fmt: skip
+        return _named(kernel, function, call, scale, kwargs, qk_quant_gran, pv_accum_dtype)
+
+    function.__name__ = function.__qualname__ = kernel.function
+    function.__doc__ = f"""{doc}
+
+    Arguments are those of `sageattn`, but `smooth_k=False` leaves K its mean, which makes int8 less accurate. What the
+    kernel can't compute raises ValueError, and there is no gradient. `smooth_v` is for pv_accum_dtype
+    {kernel.with_means!r} only; otherwise there is a warning, and no need.
+    """
+    return function
+
+
+sageattn_qk_int8_pv_fp16_cuda = _function_of(
+    _FP16,
+    "fp32",
     """Compute attention with int8 QK^T and float16 PV, on compute capability 8.0 and later.
 
-    Arguments are those of `sageattn`, but `smooth_k=False` leaves K its mean, which makes int8 less accurate. What the
-    kernel can't compute raises ValueError, and there is no gradient.
-
-    Args:
-        pv_accum_dtype: "fp32"; "fp16+fp32", which sums 64 products in float16 and those sums in float32; or "fp16".
-        smooth_v: For "fp16" only; otherwise there is a warning, and no need.
-    """
-    call = Call(
-        q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k, smooth_v
-    )  # fmt: skip
-    return _named(_FP16, sageattn_qk_int8_pv_fp16_cuda, call, scale, kwargs, qk_quant_gran, pv_accum_dtype)
-
-
-def sageattn_qk_int8_pv_fp8_cuda(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    tensor_layout: str = "HND",
-    is_causal: bool = False,
-    qk_quant_gran: str = "per_thread",
-    sm_scale: float | None = None,
-    pv_accum_dtype: str = "fp32+fp16",
-    smooth_k: bool = True,
-    smooth_v: bool = False,
-    return_lse: bool = False,
-    *,
-    attn_mask: torch.Tensor | None = None,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    enable_gqa: bool = True,
-    **kwargs: Any,
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    pv_accum_dtype: "fp32"; "fp16+fp32", which sums 64 products in float16 and those sums in float32; or "fp16".""",
+)
+sageattn_qk_int8_pv_fp8_cuda = _function_of(
+    _FP8,
+    "fp32+fp16",
     """Compute attention with int8 QK^T and float8 PV, on compute capability 8.9 and later.
 
-    Arguments are those of `sageattn`, but `smooth_k=False` leaves K its mean, which makes int8 less accurate. What the
-    kernel can't compute raises ValueError, and there is no gradient.
-
-    Args:
-        pv_accum_dtype: "fp32+fp16", which sums in float16 inside an instruction; "fp32+fp32"; or "fp32", whose sums
-            have 22 bits on 8.9 and 9.0.
-        smooth_v: For "fp32" only; otherwise there is a warning, and no need.
-    """
-    call = Call(
-        q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k, smooth_v
-    )  # fmt: skip
-    return _named(_FP8, sageattn_qk_int8_pv_fp8_cuda, call, scale, kwargs, qk_quant_gran, pv_accum_dtype)
+    pv_accum_dtype: "fp32+fp16", which sums in float16 inside an instruction; "fp32+fp32"; or "fp32", whose sums have 22
+    bits on 8.9 and 9.0.""",
+)
 
 
 def sageattn_qk_int8_pv_fp8_cuda_sm90(
@@ -601,18 +586,11 @@ def sageattn_varlen(
     and torch's flash kernel takes many where it is faster.
 
     Args:
-        q: `[tokens, heads, head_dim]`.
-        k: As `q`, with a number of heads that divides that of `q`.
-        v: As `k`.
+        q: `[tokens, heads, head_dim]`; k and v likewise, with a number of heads that divides that of `q`.
         cu_seqlens_q: Where sequences begin and end: int32 or int64 `[sequences + 1]`, from 0 up.
-        cu_seqlens_k: Likewise for `k` and `v`.
         max_seqlen_q: At least the length of the longest sequence of `q`.
-        max_seqlen_k: Likewise for `k`.
         is_causal: In each sequence, query i attends to keys 0 to i.
-        sm_scale: Factor of QK^T; None is `head_dim ** -0.5`. `scale` and `softmax_scale` are other names for it.
         smooth_k: Does nothing: the mean of K is always subtracted, which changes no result.
-        dropout_p: As in torch's function.
-        enable_gqa: Accepted: heads are shared wherever their numbers differ.
         **kwargs: `tensor_layout="NHD"`; other names where their value asks for nothing.
 
     Returns:
