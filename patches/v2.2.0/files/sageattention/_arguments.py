@@ -165,7 +165,7 @@ _warned: set[str] = set()
 
 
 def warn_once(kind: str, reason: str) -> None:
-    """Say why torch's function computes, of each kind of reason once a process, and never while torch.compile traces."""
+    """Say why torch's function computes: each kind of reason once a process, none while torch.compile traces."""
     if not torch.compiler.is_compiling() and kind not in _warned:
         _warned.add(kind)
         warnings.warn(f"SageAttention takes torch's attention: {reason}", stacklevel=3)
