@@ -164,9 +164,8 @@ def number(name: str, value: str, known: dict[str, int]) -> int:
 _warned: set[str] = set()
 
 
-def warn_once(kind: str, message: str) -> None:
-    """Warn of each kind of thing once a process, and never while torch.compile traces."""
-    if torch.compiler.is_compiling() or kind in _warned:
-        return
-    _warned.add(kind)
-    warnings.warn(message, stacklevel=4)
+def warn_once(kind: str, reason: str) -> None:
+    """Say why torch's function computes: each kind of reason once a process, none while torch.compile traces."""
+    if not torch.compiler.is_compiling() and kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(f"SageAttention takes torch's attention: {reason}", stacklevel=3)

@@ -61,10 +61,14 @@ def report() -> int:
         f"GPU {index} of {torch.cuda.device_count()}: {name}, compute capability {major}.{minor}, driver {_driver()}"
     )
     file = _rule.user_file(index)
-    rule = f"measured here ({file})" if file.is_file() else "of this build" if _rule.load(index) else ""
-    print(f"SAGEATTENTION_KERNEL={core._FORCED}; rule for when torch's attention is faster: {rule or 'none'}")
-    if not rule:
-        advice.append("This GPU was not measured: python -m sageattention --measure")
+    rule = (
+        f"as measured here ({file})"
+        if file.is_file()
+        else "by this build's rule"
+        if _rule.load(index)
+        else ""
+    )
+    print(f"SAGEATTENTION_KERNEL={core._FORCED}; when torch's attention is faster: {rule or 'ask --measure'}")
     for batch, heads, tokens, head_dim in _SIZES:
         call = Call(*_inputs(batch, heads, heads, tokens, tokens, head_dim), "HND", False, head_dim**-0.5)
         line = f"{batch} x {heads} x {tokens:,} x {head_dim}: {core.explain(call.q, call.k, call.v)}"

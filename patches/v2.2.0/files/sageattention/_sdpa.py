@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from . import core
-from ._arguments import Call
+from ._arguments import Call, warn_once
 from ._torch import sdpa
 
 __all__ = ["patched", "scaled_dot_product_attention"]
@@ -45,7 +45,9 @@ def scaled_dot_product_attention(
             layout, q, k, v = "NHD", q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         scale_or_default = q.size(-1) ** -0.5 if scale is None else scale
         call = Call(q, k, v, layout, is_causal, scale_or_default, False, attn_mask, dropout_p)
-        plan = core.plan_for(call)
+        plan = core.plan_of(call)
+        if plan.advice:
+            warn_once(plan.advice, plan.reason)
         if plan.kernel is not None:
             output = core.compute(plan, call)
             if layout == "NHD":

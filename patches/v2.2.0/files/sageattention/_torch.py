@@ -37,6 +37,10 @@ def attention(call: Call, derivative: str = "") -> Any:
         return (empty, lse) if return_lse else empty
     if tensor_layout == "NHD":
         q, k, v = q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
+    # Not all of torch's kernels look.
+    if not q.is_nested and (q.size(-1) != k.size(-1) or k.shape[-3:-1] != v.shape[-3:-1]):
+        shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}"
+        raise ValueError(f"v, or k: the shapes, heads first, are {shapes}, which do not fit together.")
     if attn_mask is not None and type(attn_mask) is torch.Tensor:
         if attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:  # which gives NaN (torch 2.11, CUDA)
             attn_mask = attn_mask.to(q.dtype)
@@ -50,14 +54,16 @@ def attention(call: Call, derivative: str = "") -> Any:
                 attn_mask = attn_mask.masked_fill(~causal, float("-inf"))
             is_causal = False
     shared = False
-    if (
-        q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3)
-    ):  # a branch, since torch takes no symbol for it
+    # A branch, since torch takes no symbol for it.
+    if q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3):
         shared = True
     if derivative == "tangent":  # only this implementation has forward-mode derivatives
         output, _ = torch.ops.aten._scaled_dot_product_attention_math(
             q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared
         )
+    elif torch.is_autocast_enabled(q.device.type) and q.dtype == k.dtype == v.dtype:
+        with torch.autocast(q.device.type, enabled=False):  # it changes nothing in our kernels either
+            output = sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared)
     else:
         output = sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared)
     result = output.transpose(-3, -2) if tensor_layout == "NHD" else output

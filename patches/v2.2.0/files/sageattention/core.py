@@ -239,7 +239,7 @@ _remembered = functools.lru_cache(1024)(_by_architecture)
 
 
 def plan_of(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | None = None) -> Plan:
-    """Plan a call, by our kernel for the GPU where that can compute it and is faster."""
+    """Plan a call: by our kernel for the GPU where that can compute it and is faster, else by torch's function."""
     q, k, v, tensor_layout, is_causal, _, return_lse, attn_mask, dropout_p, _, _ = call
     if _FORCED == "torch":
         return Plan(None, "the environment has SAGEATTENTION_KERNEL=torch")
@@ -258,16 +258,13 @@ def plan_of(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | 
         obstacle = "" if isinstance(sizes, str) else _arguments.mask_obstacle(call, sizes)
         if obstacle:
             return Plan(None, obstacle, advice="attn_mask")
-    choose = _by_architecture if torch.compiler.is_compiling() else _remembered
-    return choose(tensor_layout, kind, return_lse, qk_quant_gran, pv_accum_dtype, properties)
-
-
-def plan_for(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | None = None) -> Plan:
-    """Plan a call; a warning says, once, what the caller could change to get our kernels."""
-    plan = plan_of(call, qk_quant_gran, pv_accum_dtype)
-    if plan.advice:
-        _arguments.warn_once(plan.advice, f"sageattn() takes torch's attention: {plan.reason}")
-    return plan
+    asked = (tensor_layout, kind, return_lse, qk_quant_gran, pv_accum_dtype, properties)
+    if torch.compiler.is_compiling():
+        return _by_architecture(*asked)
+    try:
+        return _remembered(*asked)
+    except TypeError:  # sizes are symbols, which have no hash
+        return _by_architecture(*asked)
 
 
 def compute(plan: Plan, call: Call, backend: str = "auto") -> Any:
@@ -313,21 +310,16 @@ def sageattn(
 
     Args:
         q: `[batch, heads, tokens, head_dim]` for the layout "HND", `[batch, tokens, heads, head_dim]` for "NHD"; any
-            strides.
-        k: As `q`, with a number of heads that divides that of `q`.
-        v: As `k`.
-        tensor_layout: "HND" or "NHD".
+            strides. k and v likewise, with a number of heads that divides that of `q`.
         is_causal: Query i attends to keys 0 to i, wherever the two lengths differ, as in torch's
             scaled_dot_product_attention: the mask starts at the top left.
         sm_scale: Factor of QK^T; None is `head_dim ** -0.5`. `scale` and `softmax_scale` are other names for it.
-        return_lse: Return the logsumexp too.
         attn_mask: bool (True: attend) or a float to add to QK^T, of a shape that broadcasts to
             `[batch, heads, tokens of q, tokens of k]`. Our kernel for it is in Triton.
         smooth_k: Does nothing: the mean of K over its tokens is always subtracted, which changes no result.
         smooth_v: Likewise for V, where the kernel has it: `pv_accum_dtype` "fp16" or "fp32" of the functions below.
         qk_quant_gran: "per_warp" or "per_thread"; None is the kernel's default.
         pv_accum_dtype: How the product with V is summed, as the function for this GPU names it; None is its default.
-        dropout_p: As in torch's function.
         enable_gqa: Accepted for callers of torch's function: heads are shared wherever their numbers differ.
         **kwargs: Names of other libraries are accepted where their value asks for nothing.
 
@@ -346,7 +338,9 @@ def sageattn(
         q, k, v, tensor_layout, bool(is_causal), _arguments.scale_of(sm_scale, scale, q), bool(return_lse), attn_mask,
         dropout_p or 0.0, True, bool(smooth_v),
     )  # fmt: skip
-    plan = plan_for(call, qk_quant_gran, pv_accum_dtype)
+    plan = plan_of(call, qk_quant_gran, pv_accum_dtype)
+    if plan.advice:
+        _arguments.warn_once(plan.advice, plan.reason)
     if plan.kernel is not None:
         return compute(plan, call)
     try:
@@ -402,6 +396,8 @@ def _named(
         raise ValueError(f"dropout_p is {dropout_p}: there is no dropout here; pass 0.")
     _arguments.check_layout(tensor_layout)
     sm_scale = _arguments.scale_of(sm_scale, scale, q)
+    if _arguments.is_foreign(q):
+        raise ValueError(f"q is a {type(q).__name__}, of which the kernels know nothing.")
     sizes = _arguments.sizes_of(tensor_layout, _arguments.properties(q, k, v))
     if isinstance(sizes, str):
         raise ValueError(sizes)
