@@ -348,7 +348,8 @@ def sageattn(
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"{plan.reason} (torch's scaled_dot_product_attention: {error})") from error
+        mask = "" if attn_mask is None else f"; attn_mask is {attn_mask.dtype} of {tuple(attn_mask.shape)}"
+        raise ValueError(f"{plan.reason} (torch's scaled_dot_product_attention: {error}{mask})") from error
 
 
 def explain(*arguments: Any, **keywords: Any) -> Choice:
