@@ -241,11 +241,12 @@ _remembered = functools.lru_cache(1024)(_by_architecture)
 def plan_of(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | None = None) -> Plan:
     """Plan a call: by our kernel for the GPU where that can compute it and is faster, else by torch's function."""
     q, k, v, tensor_layout, is_causal, _, return_lse, attn_mask, dropout_p, _, _ = call
-    if _FORCED == "torch":
-        return Plan(None, "the environment has SAGEATTENTION_KERNEL=torch")
-    if _arguments.is_foreign(q):
-        return Plan(None, f"q is a {type(q).__name__}, of which the kernels know nothing", advice="kind")
     derivative = _torch.derivative_of(q, k, v, attn_mask)
+    if _FORCED == "torch":
+        return Plan(None, "the environment has SAGEATTENTION_KERNEL=torch", derivative=derivative)
+    if _arguments.is_foreign(q):
+        reason = f"q is a {type(q).__name__}, of which the kernels know nothing"
+        return Plan(None, reason, advice="kind", derivative=derivative)
     if derivative:
         reason = f"a {derivative} is asked for; under torch.no_grad() our kernels compute"
         return Plan(None, reason, advice="gradient", derivative=derivative)
@@ -348,7 +349,8 @@ def sageattn(
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"{plan.reason} (torch's scaled_dot_product_attention: {error})") from error
+        mask = "" if attn_mask is None else f"; attn_mask is {attn_mask.dtype} of {tuple(attn_mask.shape)}"
+        raise ValueError(f"{plan.reason} (torch's scaled_dot_product_attention: {error}{mask})") from error
 
 
 def explain(*arguments: Any, **keywords: Any) -> Choice:

@@ -36,9 +36,10 @@ constexpr int kLine = 32;             // words of a cache line: what blocks wait
 // in Triton), no key is taken for one. Weights are 0 or 1 long before that.
 constexpr float kLargestLogit = 262144.0f;
 
-// Signs of the channels, before the matrix: a bit each. Without them a row that is constant over its channels, or changes
-// sign as a column of the matrix does, would become one outlier. These are a quadratic form of the channel's number, for
-// which what becomes of such a row is flat: no value of it is larger than its root mean square by more than 1.42.
+// Signs of the channels, before the matrix: a bit each. Without them a row that is constant over its channels, or
+// changes sign as a column of the matrix does, would become one outlier. These are a quadratic form of the channel's
+// number, for which what becomes of such a row is flat: no value of it is larger than its root mean square by more
+// than 1.42.
 __constant__ const uint32_t kSigns[4] = {0x90ca3a60, 0x5cf909ac, 0xf6ac5c06, 0xc5609035};
 
 constexpr float kSmallest16 = 0.00390625f;  // less than this loses digits in float16, which is exact down to 6e-5
@@ -340,14 +341,14 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
   if (threadIdx.x == 0) atomicAdd(progress, 1);
 }
 
-// Multiplies a row by a Hadamard matrix, up to the order and the signs of its columns, which are the same for Q and K:
-// outliers of a few channels are spread over all, and QK^T changes by the factor kDim alone. Each of the threads that share
-// the row has 8 values of it.
+// Multiplies a row by a Hadamard matrix, up to the order and the signs of its columns, which are the same for Q and
+// K: outliers of a few channels are spread over all, and QK^T changes by the factor kDim alone. Each of the threads
+// that share the row has 8 values of it.
 //
-// A butterfly makes a sum and a difference of two values. Over the index within a thread they are at hand. For the index
-// of the thread, two threads exchange halves: each keeps 4 of its values and gets 4 of the other's, after which the pairs
-// lie in one thread. Which half is kept depends on the thread, so the butterfly before has put it first: `sign` exchanges
-// sum and difference.
+// A butterfly makes a sum and a difference of two values. Over the index within a thread they are at hand. For the
+// index of the thread, two threads exchange halves: each keeps 4 of its values and gets 4 of the other's, after which
+// the pairs lie in one thread. Which half is kept depends on the thread, so the butterfly before has put it first:
+// `sign` exchanges sum and difference.
 template <int kDim>
 __device__ __forceinline__ void rotate(float (&values)[kPack]) {
   constexpr int kThreads = kDim / kPack;  // 8 or 16
