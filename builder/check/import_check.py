@@ -4,9 +4,9 @@
 
 The folders come first on the path: that with torch, and an unpacked wheel. Without any, the environment's own
 packages are imported, and `-S` is left out. The interpreter may be of a clean environment, or of another
-machine, so this uses the standard library only, and of this project the smoke test's `client_calls.py`, but for
-`check`, which is for the caller. A front may swallow the errors of its extensions' imports and treat
-their kernels as unavailable, so each extension is imported here explicitly.
+machine, so all but `check`, which is for the caller, uses the standard library only, and the smoke test's
+`client_calls.py`. A front may swallow the errors of its extensions' imports and treat their kernels as
+unavailable, so each extension is imported here explicitly.
 """
 
 from __future__ import annotations

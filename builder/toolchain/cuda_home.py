@@ -25,7 +25,7 @@ from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain import folders
 from builder.toolchain.gxx import Gxx, find_gxx
-from builder.toolchain.installed import Installed, installed_packages
+from builder.toolchain.venv import Installed, installed_packages
 from builder.util import http, process
 from builder.util.archive import unpack
 from builder.util.errors import DownloadError, ToolchainError
