@@ -49,24 +49,14 @@ _REMOTE = "{url} helper=_builtin_ connect-timeout=2000 operation-timeout=10000 r
 
 @dataclass(frozen=True)
 class Stats:
-    """What a cache did for one build.
-
-    Attributes:
-        hits: Compiles that were answered from the cache, this machine's own or the remote one.
-        misses: Compiles that were run and stored.
-        uncached: Compiles that were run and can't be cached, or could not be stored.
-        reasons: Why, by ccache's own names.
-        remote_hits: Those of the hits that came from the remote cache.
-        remote: The remote cache's address, without secrets; empty if there was none. With one, the machine's
-            own cache may hold what an earlier build took from it.
-    """
+    """What a cache did for one build: how many compiles were answered from it, stored, or neither."""
 
     hits: int = 0
     misses: int = 0
     uncached: int = 0
-    reasons: tuple[str, ...] = ()
-    remote_hits: int = 0
-    remote: str = ""
+    reasons: tuple[str, ...] = ()  # of `uncached`, by ccache's own names
+    remote_hits: int = 0  # those of the hits that came from the remote cache
+    remote: str = ""  # the remote cache's address, without secrets
 
     def __str__(self) -> str:
         remote = f" ({self.remote_hits} from {self.remote})" if self.remote else ""
@@ -77,17 +67,11 @@ class Stats:
 
 @dataclass(frozen=True)
 class CompilerCache:
-    """ccache, ready for one build; without arguments, no cache.
+    """ccache, ready for one build; without arguments, no cache."""
 
-    Attributes:
-        launcher: What to put before a compiler's command; empty for nothing.
-        env: The environment variables that a build needs in addition.
-        remote: The remote cache's address, without secrets; empty for none.
-    """
-
-    launcher: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    remote: str = ""
+    launcher: tuple[str, ...] = ()  # what to put before a compiler's command
+    env: Mapping[str, str] = field(default_factory=dict)  # the variables that a build needs in addition
+    remote: str = ""  # the remote cache's address, without secrets
 
     def stats(self) -> Stats:
         """Return what the cache has done for this build until now; warn of failures of the remote one."""
@@ -102,25 +86,17 @@ class CompilerCache:
         for name in ("error", "timeout"):
             if count := counts.get(f"remote_storage_{name}", 0):
                 warn(f"remote compiler cache {self.remote}: {count} {name}{'s' * (count != 1)}")
-        results = {
-            name: count for name, count in counts.items() if count and not _NOT_A_RESULT.fullmatch(name)
-        }
-        hits = sum(results.pop(name, 0) for name in ("direct_cache_hit", "preprocessed_cache_hit"))
-        misses = results.pop("cache_miss", 0)
-        remote_hits = counts.get("remote_storage_hit", 0)
-        return Stats(hits, misses, sum(results.values()), tuple(sorted(results)), remote_hits, self.remote)
+        hits = sum(counts.pop(name, 0) for name in ("direct_cache_hit", "preprocessed_cache_hit"))
+        misses, remote_hits = counts.pop("cache_miss", 0), counts.get("remote_storage_hit", 0)
+        rest = sorted(name for name, count in counts.items() if count and not _NOT_A_RESULT.fullmatch(name))
+        uncached = sum(counts[name] for name in rest)
+        return Stats(hits, misses, uncached, tuple(rest), remote_hits, self.remote)
 
 
 def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCache:
-    """Return the compiler cache that a build asks for.
+    """Return the compiler cache for a build, whose compilers (`Toolchain.identity`) run in a source tree.
 
-    If it can't be used (no ccache, or its folder can't be written), this warns and returns one that does
-    nothing; a build never fails for it.
-
-    Args:
-        options: `cache`, and all that begin with it.
-        identity: `Toolchain.identity`.
-        tree: The source tree, in which the compilers run.
+    If it can't be used, this warns and returns one that does nothing; a build never fails for it.
     """
     if not options.cache:
         return CompilerCache()
@@ -152,10 +128,8 @@ def installed_ccache() -> Path:
 
 def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Path) -> str:
     """Return ccache's configuration file for a build (ccache manual, "Configuration options")."""
-    read_only = str(options.cache_remote_read_only).lower()
     # In a Redis server's address, `:password@` is understood without the colon alone.
-    url = options.cache_remote.replace("://:", "://")
-    remote = _REMOTE.format(url=url, read_only=read_only) if url else ""
+    url, read_only = options.cache_remote.replace("://:", "://"), str(options.cache_remote_read_only).lower()
     settings = {
         "cache_dir": str(objects),
         "temporary_dir": str(tree / _FOLDER / "tmp"),
@@ -167,7 +141,7 @@ def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Pa
         "hash_dir": "false",
         # The tree is this build's own copy, just written: young files don't mean that anything changes them.
         "sloppiness": "include_file_ctime, include_file_mtime",
-        "remote_storage": remote,
+        "remote_storage": _REMOTE.format(url=url, read_only=read_only) if url else "",
     }
     # A `$` would start the name of a variable.
     return "".join(f"{name} = {value.replace('$', '$$')}\n" for name, value in settings.items())

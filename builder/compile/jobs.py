@@ -18,9 +18,7 @@ GIB = 1 << 30
 # Largest resident set of one compiler process, measured.
 JOB_BYTES = 800 * 10**6
 RESERVE_BYTES = GIB // 2  # beside the compilers: the build backend, the compiler cache, nox
-
-_PROC = Path("/proc")
-_CGROUP = Path("/sys/fs/cgroup")
+_PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -32,23 +30,17 @@ class JobPlan:
 
 
 def plan_jobs(cores: int, memory_bytes: int, requested: int | None) -> JobPlan:
-    """Return how many compiler processes to run at once.
+    """Return as many as there are cores, and as fit into memory beside `RESERVE_BYTES`, but at least one.
 
-    At least one, and no more than there are cores, or than fit into the memory beside `RESERVE_BYTES`,
-    unless so many are `requested` with `--jobs`.
+    As many as are `requested` with `--jobs` are run in any case.
     """
-    have = f"{_gib(memory_bytes)} free"
-    need = f"{_gib(JOB_BYTES)} a compiler process"
+    memory = f"{memory_bytes / GIB:.1f} GiB free at {JOB_BYTES / GIB:.1f} GiB a compiler process"
     fitting = max(0, memory_bytes - RESERVE_BYTES) // JOB_BYTES
-    if requested is not None:
-        reason = f"{_jobs(requested)}: as asked for"
-        if requested > max(1, fitting):
-            reason += f", though {have} at {need} is enough for {max(1, fitting)}: it may run out of memory"
-        return JobPlan(requested, reason)
-    jobs = max(1, min(cores, fitting))
-    reason = f"{_jobs(jobs)}: {cores} core{'s' if cores != 1 else ''}, {have} at {need}"
-    if fitting < 1:
-        reason += ", which is less than one needs: it may run out of memory"
+    jobs = max(1, min(cores, fitting)) if requested is None else requested
+    why = f"{cores} core{'s' * (cores != 1)}" if requested is None else "as asked for"
+    reason = f"{jobs} job{'s' * (jobs != 1)}: {why}, {memory}"
+    if jobs > fitting:
+        reason += f", enough for {fitting}: it may run out of memory"
     return JobPlan(jobs, reason)
 
 
@@ -72,12 +64,8 @@ def available_memory_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     File cache counts as free, since the kernel gives it up before it kills.
     """
     fields = _fields(proc / "meminfo")
-    if "MemAvailable" in fields:
-        free = fields["MemAvailable"] * 1024
-    elif fields:  # some sandboxes have no MemAvailable
-        free = sum(fields.get(name, 0) for name in ("MemFree", "Buffers", "Cached")) * 1024
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    kinds = ["MemAvailable"] if "MemAvailable" in fields else ["MemFree", "Buffers", "Cached"]  # a sandbox
+    free = sum(fields.get(name, 0) for name in kinds) * 1024
     for folder in _cgroups(proc, cgroup):
         stat = _fields(folder / "memory.stat")
         cache = sum(stat.get(name, 0) for name in ("active_file", "inactive_file", "slab_reclaimable"))
@@ -88,20 +76,9 @@ def available_memory_bytes(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     return max(0, free)
 
 
-def _jobs(count: int) -> str:
-    return f"{count} job{'s' if count != 1 else ''}"
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / GIB:.1f} GiB"
-
-
 def _fields(path: Path) -> dict[str, int]:
     """Lines of a name and a number, as in `meminfo` and `memory.stat`; none if there is no such file."""
-    try:
-        text = path.read_text()
-    except OSError:
-        return {}
+    text = path.read_text() if path.is_file() else ""
     words = (line.replace(":", " ").split() for line in text.splitlines())
     return {parts[0]: int(parts[1]) for parts in words if len(parts) > 1 and parts[1].isdigit()}
 
@@ -112,12 +89,9 @@ def _cgroups(proc: Path, cgroup: Path) -> Iterator[Path]:
     In a container the name can be the host's, of which the mount shows only the container's own part
     as its root. So the root counts as well, and folders that don't exist are left out.
     """
-    try:
-        text = (proc / "self" / "cgroup").read_text()
-    except OSError:
-        text = ""
-    match = re.search(r"^0::(.*)$", text, re.MULTILINE)
-    parts = [part for part in (match[1] if match else "").split("/") if part not in ("", "..")]
+    own = proc / "self" / "cgroup"
+    match = re.search(r"^0::(.*)$", own.read_text(), re.MULTILINE) if own.is_file() else None
     if (cgroup / "cgroup.controllers").exists():
-        folders = (cgroup.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1))
-        yield from filter(Path.is_dir, folders)
+        group = cgroup / (match[1] if match else "").replace("..", "").lstrip("/")
+        folders = (group, *group.parents)
+        yield from (folder for folder in folders if folder.is_relative_to(cgroup) and folder.is_dir())

@@ -41,19 +41,12 @@ _NO_MEMORY = re.compile(
 
 @dataclass(frozen=True)
 class Compiled:
-    """A finished PEP 517 build.
-
-    Attributes:
-        wheel: The wheel that the build backend wrote.
-        seconds: Wall time of the build.
-        cpu_seconds: User and system time of the build's processes.
-        peak_memory_bytes: Largest resident set of one process of the build.
-    """
+    """A finished PEP 517 build, and what it cost."""
 
     wheel: Path
-    seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int
+    seconds: float  # wall time
+    cpu_seconds: float  # user and system time of all processes
+    peak_memory_bytes: int  # largest resident set of one process
 
 
 def write_settings(
@@ -123,10 +116,6 @@ def run_build(
         env: The build's whole environment.
         jobs: Compiler processes at once; for the message where memory ran out.
         echo: Print all output.
-
-    Raises:
-        OutOfMemoryError: A compiler process was killed.
-        CompileError: Any other failure.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -166,29 +155,18 @@ def run_build(
     wheels = sorted(out_dir.glob("*.whl"))
     if len(wheels) != 1:
         raise CompileError(f"The build wrote {len(wheels)} wheels instead of one.", f"The whole log: {log}")
-    return Compiled(
-        wheel=wheels[0],
-        seconds=time.monotonic() - start,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_memory_bytes=usage.ru_maxrss * 1024,
-    )
+    seconds = time.monotonic() - start
+    return Compiled(wheels[0], seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
 def failure(log: Path, returncode: int, jobs: int) -> CompileError:
-    """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines.
-
-    `returncode` is negative for a signal, as `subprocess` has it.
-    """
+    """Return the error for a build that failed with `subprocess`'s returncode, with the log's last lines."""
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
-        remedy = (
-            f"Run again with fewer compiler processes (--jobs {max(1, jobs // 2)}; it ran {jobs}), "
-            "or give the machine or container more memory."
-            if jobs > 1
-            else "Even one compiler process needs more memory than is free: give the machine more memory."
-        )
+        fewer = f"run fewer compiler processes (--jobs {jobs // 2}; it ran {jobs}), or " if jobs > 1 else ""
         return OutOfMemoryError(
-            f"A compiler process was killed: the machine ran out of memory.\n{end}", f"{remedy} Log: {log}"
+            f"A compiler process was killed: the machine ran out of memory.\n{end}",
+            f"To go on, {fewer}give the machine or container more memory. Log: {log}",
         )
     how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
     return CompileError(f"The compiler failed ({how}).\n{end}", f"The whole log: {log}")

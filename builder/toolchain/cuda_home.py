@@ -43,34 +43,23 @@ _COMPILING = (
 # What a compile and a link need besides.
 _NEEDED = (*_COMPILING, "include/cuda_runtime.h", "include/crt/host_config.h", "lib64/libcudart.so")
 _LINKED_LIBRARIES = ("libcudart", "libcudadevrt")
-# The folders of the packages' `nvidia/` that hold the compiler of CUDA 12; all of CUDA 13 is in `cu13`.
-_PARTS = ("cuda_nvcc", "cuda_runtime", "cuda_cccl")
+# The folders of the packages that hold the compiler: all of CUDA 13's, or those of CUDA 12's parts.
+_PACKAGES_PART = re.compile(r"nvidia/(?:cu\d\d|cuda_nvcc|cuda_runtime|cuda_cccl)/")
 
 
 @dataclass(frozen=True)
 class Toolchain:
     """The compilers of a build.
 
-    Attributes:
-        cuda_home: The CUDA toolkit.
-        nvcc_version: `13.0.88`.
-        origin: `packages`, `packages+archives` or `cuda-home`.
-        components: What the toolkit is made of, beside installed packages.
-        gxx: The host compiler.
-        identity: A digest that changes with anything that can change what a compile makes.
+    `identity` is a digest that changes with anything that can change what a compile makes.
     """
 
     cuda_home: Path
-    nvcc_version: str
-    origin: str
-    components: tuple[Component, ...]
+    nvcc_version: str  # `13.0.88`
+    origin: str  # `packages`, `packages+archives` or `cuda-home`
+    components: tuple[Component, ...]  # what the toolkit is made of, beside installed packages
     gxx: Gxx
     identity: str
-
-    @property
-    def cuda_version(self) -> str:
-        """`13.0` of nvcc `13.0.88`."""
-        return ".".join(self.nvcc_version.split(".")[:2])
 
     def path(self) -> str:
         """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
@@ -89,11 +78,6 @@ def resolve(
         options: `cuda_home`, `cuda_home_from`, `allow_cuda_minor` and `cache_dir` count.
         sites: The folders of packages (`torch_env.sites`). What the first one has counts.
         environ: Where `PATH` and `CXX` are looked up, for g++; None is this process's environment.
-
-    Raises:
-        ToolchainError: There is no usable CUDA compiler, or the cache can't be written.
-        HostCompilerError: g++ is missing, or of a version that this nvcc does not accept.
-        DownloadError: An archive of the target can't be downloaded.
     """
     if options.cuda_home:
         version = check_cuda_home(options.cuda_home, target, options)
@@ -107,16 +91,12 @@ def resolve(
     packages: dict[str, tuple[Path, Installed]] = {}
     for site in sites:
         for package in installed_packages(site):
-            if any(_place(path) for path in package.files):
+            if any(_place_of_package(path) for path in package.files):
                 packages.setdefault(package.name, (site, package))
     archives = target.toolchain_archives
-    key = _digest(
-        [
-            *(_LAYOUT, target.cuda, target.machine.name),
-            *(f"{package.name} {package.sha256}" for _, package in packages.values()),
-            *(archive.sha256 for archive in archives),
-        ]
-    )
+    pieces = [f"{package.name} {package.sha256}" for _, package in packages.values()]
+    pieces += [archive.sha256 for archive in archives]
+    key = _digest([_LAYOUT, target.cuda, target.machine.name, *pieces])
     home = options.cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
     if _missing(home):
         shutil.rmtree(home, ignore_errors=True)
@@ -129,24 +109,13 @@ def resolve(
             f"The cache {options.cache_dir} can't be written: {error}.",
             "Make room there, or choose another folder with --cache-dir DIR.",
         ) from error
-    return Toolchain(
-        cuda_home=home,
-        nvcc_version=nvcc_version(home / "bin" / "nvcc"),
-        origin="packages+archives" if archives else "packages",
-        components=tuple(
-            _archive_material(archive.name, archive.url, archive.sha256) for archive in archives
-        ),
-        gxx=gxx,
-        identity=_digest([key, gxx.digest()]),
-    )
+    version, origin = nvcc_version(home / "bin" / "nvcc"), "packages+archives" if archives else "packages"
+    components = tuple(_component(archive.name, archive.url, archive.sha256) for archive in archives)
+    return Toolchain(home, version, origin, components, gxx, _digest([key, gxx.digest()]))
 
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
-    """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use.
-
-    Raises:
-        ToolchainError: It is not a toolkit, or its version does not fit.
-    """
+    """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use."""
     where = f"{options.cuda_home_from or '--cuda-home'} is {home}"
     without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
     instead = f"{without} to build with the target's own CUDA {target.cuda} packages"
@@ -171,11 +140,7 @@ def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
 
 
 def nvcc_version(nvcc: Path) -> str:
-    """Return an nvcc's version, such as `13.0.88`.
-
-    Raises:
-        ToolchainError: It does not run, or prints nothing that looks like a version.
-    """
+    """Return an nvcc's version, such as `13.0.88`."""
     try:
         output = process.run([nvcc, "--version"], env={"PATH": os.pathsep.join(SYSTEM_PATH)}).output
     except process.CommandError as error:
@@ -202,11 +167,11 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
         unpacked = home / ".unpacked"
         unpack(path, unpacked)
         for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
-            _copy(source, home, _place_of(source.relative_to(unpacked).as_posix()))
+            _copy(source, home, _place(source.relative_to(unpacked).as_posix()))
         shutil.rmtree(unpacked)
     for site, package in packages:
         for name in package.files:
-            _copy(site / name, home, _place(name))
+            _copy(site / name, home, _place_of_package(name))
     libraries = home / "lib64"
     libraries.mkdir(parents=True, exist_ok=True)
     (home / "lib").symlink_to("lib64")
@@ -227,13 +192,13 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
         )
 
 
-def _place(path: str) -> str | None:
+def _place_of_package(path: str) -> str | None:
     """Return where a package's file goes in a `CUDA_HOME`: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
-    match = re.match(rf"nvidia/(?:cu\d\d|{'|'.join(_PARTS)})/", path)
-    return _place_of(path[match.end() :]) if match else None
+    match = _PACKAGES_PART.match(path)
+    return _place(path[match.end() :]) if match else None
 
 
-def _place_of(path: str) -> str | None:
+def _place(path: str) -> str | None:
     """Return where a file of a package's part or of an archive goes; None if no compile needs it."""
     top, _, rest = path.partition("/")
     if not rest or rest.endswith((".py", ".pyc")):
@@ -256,7 +221,8 @@ def _missing(home: Path) -> list[str]:
     return [name for name in _NEEDED if not (home / name).is_file()]
 
 
-def _archive_material(name: str, url: str, sha256: str) -> Component:
+def _component(name: str, url: str, sha256: str) -> Component:
+    """Return an archive as a build tool, with the version that its file name has."""
     match = re.search(r"-(\d+(?:\.\d+)+)", url.rpartition("/")[2])
     version = match[1] if match else ""
     qualifiers = f"checksum=sha256:{sha256}&download_url={quote(url, safe='')}"

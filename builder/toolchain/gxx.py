@@ -47,10 +47,7 @@ class Gxx:
 
 
 def newest_accepted(nvcc_version: str) -> int:
-    """Return the newest major version of g++ that an nvcc accepts.
-
-    For an nvcc newer than the table it is what the newest in the table accepts.
-    """
+    """Return the newest major version of g++ that an nvcc accepts, or that the newest in the table does."""
     major, minor = (int(part) for part in nvcc_version.split(".")[:2])
     for cuda, newest in _NEWEST:
         if (major, minor) >= cuda:
@@ -66,9 +63,6 @@ def find_gxx(
     `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used, or if that one doesn't
     fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does. For another machine it is the cross
     compiler, `aarch64-linux-gnu-g++`.
-
-    Raises:
-        HostCompilerError: None fits; the message names the package to install with apt and dnf.
     """
     environ = os.environ if environ is None else environ
     machine = machine or this_machine()

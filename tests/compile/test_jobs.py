@@ -75,10 +75,9 @@ def test_file_cache_counts_as_free(tmp_path: Path, write: Callable[[str, object]
     assert read(tmp_path)[1] == 1
 
 
-def test_the_real_machine_has_something(tmp_path: Path) -> None:
+def test_the_real_machine_has_something() -> None:
     assert 1 <= cores() <= (os.cpu_count() or 1)
     assert available_memory_bytes() > 0
-    assert available_memory_bytes(tmp_path, tmp_path) > 0
 
 
 @pytest.mark.parametrize("memory_gib", [0.0, 0.5, 1.2, 3.5, 24.0, 512.0])
@@ -95,6 +94,5 @@ def test_a_plan_gives_its_reason() -> None:
     assert plan_jobs(1, 8 * GIB, None).reason.startswith("1 job: 1 core, 8.0 GiB free")
     reason = "4 jobs: 32 cores, 3.6 GiB free at 0.7 GiB a compiler process"
     assert plan_jobs(32, int(3.6 * GIB), None).reason == reason
-    assert plan_jobs(2, 8 * GIB, 4).reason == "4 jobs: as asked for"
-    assert "is enough for 1: it may run out of memory" in plan_jobs(2, GIB, 4).reason
-    assert plan_jobs(2, GIB, 4).jobs == 4
+    assert plan_jobs(2, 8 * GIB, 4).reason.startswith("4 jobs: as asked for, ")
+    assert "enough for 1: it may run out of memory" in plan_jobs(2, 3 * GIB // 2, 4).reason
