@@ -80,14 +80,13 @@ def test_the_real_machine_has_something() -> None:
     assert available_memory_bytes() > 0
 
 
-@pytest.mark.parametrize("memory_gib", [0.0, 0.5, 1.2, 3.5, 24.0, 512.0])
-@pytest.mark.parametrize("core_count", [1, 2, 128])
-def test_a_plan_is_at_least_one_job_and_stays_inside(memory_gib: float, core_count: int) -> None:
+@pytest.mark.parametrize("memory_gib", [0.0, 0.5, 3.5, 512.0])
+def test_a_plan_is_at_least_one_job_and_stays_inside(memory_gib: float) -> None:
     memory_bytes = int(memory_gib * GIB)
-    plan = plan_jobs(core_count, memory_bytes, None)
-    assert 1 <= plan.jobs <= core_count
+    plan = plan_jobs(2, memory_bytes, None)
+    assert 1 <= plan.jobs <= 2
     stays_inside = plan.jobs * JOB_BYTES + GIB // 2 <= memory_bytes
-    assert stays_inside or (plan.jobs == 1 and "it may run out of memory" in plan.reason)
+    assert stays_inside is ("it may run out of memory" not in plan.reason)
 
 
 def test_a_plan_gives_its_reason() -> None:

@@ -14,26 +14,12 @@ from builder.target.architectures import Architecture
 from builder.target.targets import Target
 
 GXX = """#!/bin/sh
-# A g++ of version {version}: says so, and makes an empty file of what it is to compile or link.
 case $1 in
-  --version) echo "g++ ({about}) {version}"; exit 0 ;;
-  -dumpfullversion) echo "{version}"; exit 0 ;;
-  -print-prog-name=cc1plus) echo cc1plus; exit 0 ;;
+  --version) echo "g++ ({about}) {version}" ;;
+  -dumpfullversion) echo "{version}" ;;
+  -print-prog-name=cc1plus) echo cc1plus ;;
+  -dumpmachine) echo "{machine}" ;;
 esac
-while [ $# -gt 0 ]; do
-  [ "$1" = -o ] && : > "$2"
-  shift
-done
-"""
-
-NVCC = """#!/bin/sh
-# An nvcc of version {version} that compiles {works}.
-if [ "$1" = --version ]; then
-  echo "nvcc: NVIDIA (R) Cuda compiler driver"
-  echo "Cuda compilation tools, release {release}, V{version}"
-  exit 0
-fi
-{body}
 """
 
 
@@ -53,27 +39,19 @@ def program(path: Path, text: str) -> Path:
     return path
 
 
-def gxx(path: Path, version: str, about: str = "Made up") -> Path:
+def gxx(path: Path, version: str, about: str = "Made up", machine: str = "") -> Path:
     """A made-up g++."""
-    return program(path, GXX.format(version=version, about=about))
+    return program(path, GXX.format(version=version, about=about, machine=machine))
 
 
-def nvcc(version: str, error: str = "") -> str:
-    """The script of a made-up nvcc; with an error it compiles nothing and says that."""
-    body = f"echo '{error}' >&2; exit 2" if error else 'while [ "$1" != -o ]; do shift; done; : > "$2"'
-    release = ".".join(version.split(".")[:2])
-    return NVCC.format(version=version, release=release, body=body, works="nothing" if error else "all")
-
-
-def toolkit(version: str, error: str = "") -> dict[str, str]:
+def toolkit(version: str) -> dict[str, str]:
     """The files of a CUDA compiler, by their place in a CUDA_HOME."""
+    release = ".".join(version.split(".")[:2])
+    programs = ("bin/cudafe++", "bin/fatbinary", "bin/ptxas", "nvvm/bin/cicc")
     return {
-        "bin/nvcc": nvcc(version, error),
+        **dict.fromkeys(programs, "#!/bin/sh\n"),
+        "bin/nvcc": f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{version}'\n",
         "bin/nvcc.profile": "TOP = $(_HERE_)/..\n",
-        "bin/cudafe++": "#!/bin/sh\n",
-        "bin/fatbinary": "#!/bin/sh\n",
-        "bin/ptxas": "#!/bin/sh\n",
-        "nvvm/bin/cicc": "#!/bin/sh\n",
         "nvvm/libdevice/libdevice.10.bc": "BC",
         "include/cuda_runtime.h": "#pragma once\n",
         "include/crt/host_config.h": "#pragma once\n",
@@ -115,16 +93,9 @@ def package_files(
     return {**contents, f"{info}/RECORD": "\n".join([*lines, f"{info}/RECORD,,"]) + "\n"}
 
 
-def install_package(
-    site_packages: Path,
-    name: str,
-    version: str,
-    files: Mapping[str, str] | None = None,
-    requires: tuple[str, ...] = (),
-    extras: tuple[str, ...] = (),
-) -> None:
+def install_package(site_packages: Path, name: str, version: str, files: Mapping[str, str]) -> None:
     """Put a package into a folder as an installer does."""
-    write_tree(site_packages, package_files(name, version, files, requires, extras))
+    write_tree(site_packages, package_files(name, version, files))
 
 
 def change_installed(site_packages: Path, path: str, text: str) -> None:
