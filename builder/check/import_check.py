@@ -30,8 +30,7 @@ _IMPORT_SECONDS = 600  # torch and a wheel, from cold disks
 def inspect(*, contract: bool = False) -> dict[str, Any]:
     """Import everything, and return what happened; an error of an import is a finding and is not raised.
 
-    Args:
-        contract: See too that every name and call of the smoke test's `client_calls.json` is there.
+    With `contract`, see too that every name and call of the smoke test's `client_calls.py` is there.
     """
     distribution = importlib.metadata.distribution(PACKAGE)
     result: dict[str, Any] = {
@@ -69,11 +68,7 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
 
 
 def extension_modules(files: Sequence[str]) -> dict[str, bool]:
-    """Return the extensions' modules, sorted, and whether each has a shared library: `{"_fused": True}`.
-
-    Args:
-        files: Names of the distribution's files, as RECORD has them.
-    """
+    """Return the extensions among RECORD's files, and whether each has a shared library: `{"_fused": True}`."""
     names = {Path(file).name.split(".")[0] for file in files if Path(file).parent == Path(PACKAGE)}
     libraries = {
         path.name.split(".")[0]
@@ -101,12 +96,12 @@ def _operators(torch: Any) -> dict[str, str]:
 def check(
     command: Sequence[str | Path], folders: Sequence[Path] = (), *, contract: bool = False
 ) -> list[str]:
-    """Run this file with another Python, and return what it found as lines to print.
+    """Run this file with another Python, and return what was imported as lines to print.
 
     Args:
         command: What runs the interpreter: its path, perhaps after an emulator's.
         folders: Where torch and the unpacked wheel are; none if they are installed there.
-        contract: See too that clients find every name and can make every call of the smoke test's contract.
+        contract: As for `inspect`.
 
     Raises:
         AuditError: Something can't be imported, or the interpreter died over it.

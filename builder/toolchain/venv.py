@@ -21,7 +21,6 @@ from packaging.utils import canonicalize_name
 
 from builder.util import http, process
 from builder.util.errors import DownloadError, TorchEnvironmentError
-from builder.util.log import warn
 from builder.wheel.sbom import Component
 
 _INDEX_SECONDS = 10
@@ -135,8 +134,4 @@ def _files_of_wheel(record: str) -> dict[str, str]:
 
 
 def _uv(*arguments: str | Path) -> int:
-    try:
-        return process.show([sys.executable, "-m", "uv", *arguments])
-    except process.CommandError as error:
-        warn(error.message)
-        return 127
+    return process.show([sys.executable, "-m", "uv", *arguments])

@@ -1,7 +1,8 @@
-"""What is checked of the wheels of a build before they are stored."""
+"""What is checked of the wheels of a build before they are stored; qemu is a script."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,13 +10,14 @@ import pytest
 from fakes.audited import GOOD, NATIVE, Library, changed, raw_wheel
 from fakes.libraries import NAME
 from fakes.provenance import PROVENANCE
+from fakes.tools import program
 
-from builder.check.new_wheels import check_new
+from builder.check.new_wheels import check_new, find_emulator
 from builder.finish.embed import embed
 from builder.finish.store import IMPORTED
-from builder.target.machines import MACHINES
+from builder.target.machines import MACHINES, this_machine
 from builder.target.options import BuildOptions
-from builder.util.errors import AuditError
+from builder.util.errors import AuditError, ToolchainError
 
 OTHER = next(machine for machine in MACHINES if not machine.is_here)
 TARGET = replace(NATIVE, name=f"cp312-cu130-{OTHER.name}", platform_tag=f"manylinux_2_34_{OTHER.name}")
@@ -43,3 +45,25 @@ def test_a_wheel_that_fails_the_audit_is_an_error(tmp_path: Path) -> None:
     wheel = other_wheel(tmp_path, _fused=changed(needed=("libnobody.so.1",)))
     with pytest.raises(AuditError, match="needs libnobody"):
         check_new([wheel], TARGET, BuildOptions(cache_dir=tmp_path), tmp_path, contract=False)
+
+
+def test_qemu_runs_the_python_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def qemu(name: str, machine: str) -> Path:
+        script = f'#!/bin/sh\n[ "$1" = -L ] && [ -x "$3" ] && echo {machine} 3.11\n'
+        return program(tmp_path / "bin" / name, script)
+
+    root = tmp_path / "root"
+    python = program(root / "usr" / "bin" / "python3", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    options = BuildOptions(cache_dir=tmp_path)
+    assert find_emulator(TARGET, options) is None
+    options = replace(options, machine_root=root)
+    with pytest.raises(ToolchainError, match=f"There is no qemu-{OTHER.name}-static"):
+        find_emulator(TARGET, options)
+    path = qemu(f"qemu-{OTHER.name}", OTHER.name)
+    assert find_emulator(TARGET, options) == ((str(path), "-L", str(root), str(python)), "3.11")
+    qemu(f"qemu-{OTHER.name}-static", this_machine().name)
+    with pytest.raises(ToolchainError, match=f"no usr/bin/python3 in it that runs on {OTHER.name}"):
+        find_emulator(TARGET, options)
+    with pytest.raises(ToolchainError, match="is for this machine"):
+        find_emulator(NATIVE, options)

@@ -24,22 +24,18 @@ def homes(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "cache" / "toolchains").glob("[!.]*"))
 
 
-def test_packages_make_a_home(have: Callable[..., Toolchain], tmp_path: Path) -> None:
+def test_packages_make_a_home_once_which_outlives_them(
+    have: Callable[..., Toolchain], tmp_path: Path, site_packages: Path
+) -> None:
     made = have()
     home = made.cuda_home
     assert (made.nvcc_version, made.origin) == ("13.0.88", "packages")
     assert (home / "lib64" / "libcudart.so").resolve().name == "libcudart.so.13"
     assert (home / "lib").resolve() == (home / "lib64").resolve()
     assert not (home / "lib64" / "libcublas.so.13").exists()
-    assert homes(tmp_path) == [home]
-
-
-def test_a_home_is_made_once_and_outlives_its_environment(
-    have: Callable[..., Toolchain], site_packages: Path
-) -> None:
-    home = have().cuda_home
     inode = home.stat().st_ino
     assert have().cuda_home.stat().st_ino == inode
+    assert homes(tmp_path) == [home]
     shutil.rmtree(site_packages / "nvidia")
     version = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True, check=True)
     assert "V13.0.88" in version.stdout
@@ -54,38 +50,28 @@ def test_a_home_that_is_not_whole_is_made_anew(have: Callable[..., Toolchain], l
 
 
 def test_other_content_is_another_home_and_another_identity(
-    have: Callable[..., Toolchain], site_packages: Path
+    have: Callable[..., Toolchain], tmp_path: Path, site_packages: Path
 ) -> None:
     first = have()
-    change_installed(site_packages, "nvidia/cu13/include/cuda_runtime.h", "#pragma once // changed\n")
-    second = have()
-    assert second.cuda_home != first.cuda_home
-    assert second.identity != first.identity
-    assert (first.cuda_home / "include" / "cuda_runtime.h").exists()
-
-
-def test_the_host_compiler_is_part_of_the_identity(have: Callable[..., Toolchain], tmp_path: Path) -> None:
     gxx(tmp_path / "newer" / "g++", "13.1.0")
-    first, second = have(), have(path=tmp_path / "newer")
-    assert first.cuda_home == second.cuda_home
-    assert first.identity != second.identity
+    second = have(path=tmp_path / "newer")
+    assert second.cuda_home == first.cuda_home
+    change_installed(site_packages, "nvidia/cu13/include/cuda_runtime.h", "#pragma once // changed\n")
+    third = have()
+    assert third.cuda_home != first.cuda_home
+    assert len({first.identity, second.identity, third.identity}) == 3
 
 
-def test_packages_of_another_release_are_refused(
+def test_packages_that_make_no_such_compiler_are_refused(
     have: Callable[..., Toolchain], tmp_path: Path, site_packages: Path
 ) -> None:
     change_installed(site_packages, "nvidia/cu13/bin/nvcc", toolkit("13.1.5")["bin/nvcc"])
     with pytest.raises(ToolchainError, match=r"target is CUDA 13\.0, and its packages hold nvcc 13\.1\.5"):
         have()
-    assert homes(tmp_path) == []
-
-
-def test_an_environment_without_compiler_is_refused(
-    have: Callable[..., Toolchain], site_packages: Path
-) -> None:
     shutil.rmtree(site_packages / "nvidia_cuda_nvcc-13.0.88.dist-info")
     with pytest.raises(ToolchainError, match=r"don't make a compiler; missing: bin/nvcc, "):
         have()
+    assert homes(tmp_path) == []
 
 
 def test_what_the_packages_of_cuda_12_lack_comes_from_an_archive(

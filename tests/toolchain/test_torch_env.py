@@ -42,7 +42,11 @@ def versions(site: Path) -> dict[str, str]:
 
 
 def test_torch_comes_from_the_targets_index_and_the_compiler_from_the_default_one(
-    installing: Callable[..., str], site: Path, torch_index: StaticServer, capfd: pytest.CaptureFixture[str]
+    installing: Callable[..., str],
+    site: Path,
+    default_index: StaticServer,
+    torch_index: StaticServer,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert installing(torch_index.url) == "2.11.0+cu130"
     assert versions(site) == {
@@ -51,6 +55,9 @@ def test_torch_comes_from_the_targets_index_and_the_compiler_from_the_default_on
         "torch": "2.11.0+cu130",
     }
     assert "warning" not in capfd.readouterr().err
+    requests = len(default_index.requests) + len(torch_index.requests)
+    assert installing(torch_index.url) == "2.11.0+cu130"
+    assert len(default_index.requests) + len(torch_index.requests) == requests
 
 
 def test_what_torch_needs_is_installed_as_it_is_locked(
@@ -65,15 +72,6 @@ def test_what_torch_needs_is_installed_as_it_is_locked(
         wheel_of_package(torch_index.folder / "jinja2", "jinja2", version)
     installing(torch_index.url)
     assert versions(site)["jinja2"] == locked[1]
-
-
-def test_what_is_installed_needs_no_network(
-    installing: Callable[..., str], default_index: StaticServer, torch_index: StaticServer
-) -> None:
-    installing(torch_index.url)
-    requests = len(default_index.requests) + len(torch_index.requests)
-    assert installing(torch_index.url) == "2.11.0+cu130"
-    assert len(default_index.requests) + len(torch_index.requests) == requests
 
 
 def test_an_interrupted_install_and_other_inputs_make_the_folder_anew(
