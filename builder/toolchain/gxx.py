@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.target.architectures import major_minor
 from builder.target.machines import Machine, this_machine
 from builder.util.errors import HostCompilerError
 from builder.util.files import file_sha256
@@ -20,7 +21,7 @@ from builder.util.log import say
 from builder.util.process import output_of
 
 # From which CUDA version on which major version of g++ is the newest that nvcc accepts.
-_NEWEST = (((13, 0), 15), ((12, 8), 14), ((12, 4), 13), ((12, 0), 12), ((11, 0), 11))
+_NEWEST = {(13, 0): 15, (12, 8): 14, (12, 4): 13, (12, 0): 12, (0, 0): 11}
 # torch's headers are C++17 as g++ 9 has it (PyTorch's README asks for 9.4).
 OLDEST = 9
 
@@ -48,11 +49,7 @@ class Gxx:
 
 def newest_accepted(nvcc_version: str) -> int:
     """Return the newest major version of g++ that an nvcc accepts, or that the newest in the table does."""
-    major, minor = (int(part) for part in nvcc_version.split(".")[:2])
-    for cuda, newest in _NEWEST:
-        if (major, minor) >= cuda:
-            return newest
-    raise HostCompilerError(f"CUDA {major}.{minor} is too old to build with.", "Use CUDA 12 or newer.")
+    return next(newest for cuda, newest in _NEWEST.items() if major_minor(nvcc_version) >= cuda)
 
 
 def find_gxx(
@@ -70,22 +67,23 @@ def find_gxx(
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
     name = environ.get("CXX", "").strip()
     program = shutil.which(name or machine.gxx, path=path)
-    gxx = inspect(Path(program)) if program else None
-    if name:
-        remedy = "Set it to the name or path of a g++, without arguments, or unset it."
-        if gxx is None:
-            reason = "which is not a g++ that works" if program else "and there is no such program"
-            raise HostCompilerError(f"CXX is {name!r}, {reason}.", remedy)
-        makes = output_of([gxx.path, "-dumpmachine"]) or machine.name
-        if makes.partition("-")[0] != machine.name:
-            raise HostCompilerError(
-                f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
-                f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
-            )
+    gxx = _inspect(Path(program)) if program else None
+    if name and gxx is None:
+        reason = "which is not a g++ that works" if program else "and there is no such program"
+        raise HostCompilerError(
+            f"CXX is {name!r}, {reason}.",
+            "Set it to the name or path of a g++, without arguments, or unset it.",
+        )
+    makes = (name and gxx and output_of([gxx.path, "-dumpmachine"])) or machine.name
+    if makes.partition("-")[0] != machine.name:
+        raise HostCompilerError(
+            f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
+            f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
+        )
     if gxx and OLDEST <= gxx.major <= newest:
         return gxx
     for candidate in () if name else _versioned(path, newest, machine):
-        other = inspect(candidate)
+        other = _inspect(candidate)
         if other and OLDEST <= other.major <= newest:
             why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {machine.gxx}"
             say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {cuda}")
@@ -102,7 +100,7 @@ def find_gxx(
     )
 
 
-def inspect(path: Path) -> Gxx | None:
+def _inspect(path: Path) -> Gxx | None:
     """Return a g++ with its version; None if it is something else, or does not run."""
     about = output_of([path, "--version"])
     # Before g++ 7 there is only -dumpversion; a newer one answers the first of the two.

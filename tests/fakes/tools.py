@@ -74,21 +74,17 @@ def write_tree(root: Path, files: Mapping[str, str]) -> Path:
 def package_files(
     name: str,
     version: str,
-    files: Mapping[str, str] | None = None,
+    files: Mapping[str, str],
     requires: tuple[str, ...] = (),
     extras: tuple[str, ...] = (),
 ) -> dict[str, str]:
     """The files of a package: its own, and METADATA, WHEEL and RECORD."""
     info = f"{name.replace('-', '_')}-{version}.dist-info"
-    metadata = [
-        "Metadata-Version: 2.1",
-        f"Name: {name}",
-        f"Version: {version}",
-        *(f"Provides-Extra: {extra}" for extra in extras),
-        *(f"Requires-Dist: {requirement}" for requirement in requires),
-    ]
+    metadata = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    metadata += [*(f"Provides-Extra: {extra}" for extra in extras)]
+    metadata += [*(f"Requires-Dist: {requirement}" for requirement in requires)]
     wheel = "Wheel-Version: 1.0\nGenerator: made-up\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    contents = {**(files or {}), f"{info}/METADATA": "\n".join(metadata) + "\n", f"{info}/WHEEL": wheel}
+    contents = {**files, f"{info}/METADATA": "\n".join(metadata) + "\n", f"{info}/WHEEL": wheel}
     lines = [f"{path},sha256={_urlsafe_sha256(text)},{len(text)}" for path, text in contents.items()]
     return {**contents, f"{info}/RECORD": "\n".join([*lines, f"{info}/RECORD,,"]) + "\n"}
 
@@ -119,7 +115,7 @@ def wheel_of_package(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        for place, text in package_files(name, version, files, requires, extras).items():
+        for place, text in package_files(name, version, files or {}, requires, extras).items():
             archive.writestr(place, text)
     return path
 

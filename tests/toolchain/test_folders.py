@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +18,10 @@ def fill(new: Path) -> None:
     (new / "a").write_text("whole")
 
 
-def test_a_folder_is_made_once(tmp_path: Path) -> None:
+def test_a_folder_is_made_once_for_the_same_inputs(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "folder"
-    assert folders.make(folder, "1", fill)
-    assert not folders.make(folder, "1", fill)
-    assert folders.is_made(folder, "1")
-    assert folders.make(folder, "2", fill)
-    assert not folders.is_made(folder, "1")
+    assert [folders.make(folder, inputs, fill) for inputs in "1122"] == [True, False, True, False]
+    assert folders.is_made(folder, "2")
     (folder / ".made-from").unlink()
     (folder / "b").touch()
     assert folders.make(folder, "2", fill)
@@ -53,7 +48,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "folder")], cwd=ROOT) as process:
         assert wait_for((tmp_path / ".folder.part" / "b").exists)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     assert folders.make(tmp_path / "folder", "1", fill)
     assert {path.name for path in tmp_path.iterdir()} == {"folder", ".folder.lock"}
     assert not (tmp_path / "folder" / "b").exists()

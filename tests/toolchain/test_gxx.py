@@ -15,8 +15,6 @@ from builder.util.errors import HostCompilerError
 def test_newest_gcc_of_each_cuda() -> None:
     versions = ("12.0.140", "12.3.107", "12.4.131", "12.8.93", "12.9.86", "13.0.88", "14.0.0")
     assert [newest_accepted(version) for version in versions] == [12, 12, 13, 14, 14, 15, 15]
-    with pytest.raises(HostCompilerError, match="too old"):
-        newest_accepted("10.2.89")
 
 
 def test_gxx_on_path_is_taken_where_it_fits_and_else_a_fitting_one_beside_it(
