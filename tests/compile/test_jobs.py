@@ -3,76 +3,61 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from builder.compile.jobs import GIB, JOB_BYTES, available_memory_bytes, cores, plan_jobs
 
+KIB = GIB // 1024
+BUILD = "cgroup/pod/build"
 
-@pytest.fixture
-def write(tmp_path: Path) -> Callable[[str, object], None]:
-    """Write files below procfs and the cgroups' mount; the process is in the group /pod/build."""
 
-    def call(name: str, text: object) -> None:
+def limits(tmp_path: Path, files: dict[str, object]) -> tuple[int, float]:
+    """Return cores and GiB for a process in the group /pod/build, on a machine of 8 cores with 20 GiB free."""
+    machine = {
+        "proc/meminfo": f"MemTotal: {32 * KIB} kB\nMemAvailable: {20 * KIB} kB",
+        "proc/self/cgroup": "0::/pod/build",
+        "cgroup/cgroup.controllers": "cpu memory",
+    }
+    for name, text in {**machine, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
-
-    call("proc/meminfo", f"MemTotal: {32 << 20} kB\nMemAvailable: {20 << 20} kB")
-    call("proc/self/cgroup", "0::/pod/build")
-    call("cgroup/cgroup.controllers", "cpu memory")
-    return call
-
-
-def read(tmp_path: Path) -> tuple[int, float]:
-    """Cores, and GiB of memory."""
     proc, cgroup = tmp_path / "proc", tmp_path / "cgroup"
     return cores(proc, cgroup, 8), available_memory_bytes(proc, cgroup) / GIB
 
 
-def test_without_limits_the_affinity_and_the_kernels_figure_count(
-    tmp_path: Path, write: Callable[[str, object], None]
-) -> None:
-    assert read(tmp_path) == (8, 20)
-    write("cgroup/pod/build/cpu.max", "max 100000")
-    write("cgroup/pod/build/memory.max", "max")
-    write("cgroup/pod/build/memory.current", GIB)
-    assert read(tmp_path) == (8, 20)
-    kib = GIB // 1024
-    write("proc/meminfo", f"MemFree: {kib} kB\nBuffers: {kib} kB\nCached: {2 * kib} kB")  # a sandbox
-    assert read(tmp_path) == (8, 4)
+def test_without_limits_the_affinity_and_the_kernels_figure_count(tmp_path: Path) -> None:
+    assert limits(tmp_path, {}) == (8, 20)
+    unlimited = {"cpu.max": "max 100000", "memory.max": "max", "memory.current": GIB}
+    assert limits(tmp_path, {f"{BUILD}/{name}": text for name, text in unlimited.items()}) == (8, 20)
+    sandbox = f"MemFree: {KIB} kB\nBuffers: {KIB} kB\nCached: {2 * KIB} kB"
+    assert limits(tmp_path, {"proc/meminfo": sandbox}) == (8, 4)
 
 
 @pytest.mark.parametrize(("quota", "expected"), [("200000", 2), ("150000", 2), ("10000", 1), ("6400000", 8)])
-def test_a_quota_limits_the_cores(
-    tmp_path: Path, write: Callable[[str, object], None], quota: str, expected: int
-) -> None:
-    write("cgroup/pod/build/cpu.max", f"{quota} 100000")
-    assert read(tmp_path)[0] == expected
+def test_a_quota_limits_the_cores(tmp_path: Path, quota: str, expected: int) -> None:
+    assert limits(tmp_path, {f"{BUILD}/cpu.max": f"{quota} 100000"})[0] == expected
 
 
 # In a container the name can be the host's, which isn't there below the mount.
 @pytest.mark.parametrize("group", ["pod/build", "pod", ""])
-def test_the_limits_of_a_group_and_of_those_around_it_count(
-    tmp_path: Path, write: Callable[[str, object], None], group: str
-) -> None:
-    write(f"cgroup/{group}/cpu.max", "300000 100000")
-    write(f"cgroup/{group}/memory.high", 6 * GIB)
-    write(f"cgroup/{group}/memory.max", 8 * GIB)
-    write(f"cgroup/{group}/memory.current", 2 * GIB)
-    assert read(tmp_path) == (3, 4)
+def test_the_limits_of_a_group_and_of_those_around_it_count(tmp_path: Path, group: str) -> None:
+    files = {
+        "cpu.max": "300000 100000",
+        "memory.high": 6 * GIB,
+        "memory.max": 8 * GIB,
+        "memory.current": 2 * GIB,
+    }
+    assert limits(tmp_path, {f"cgroup/{group}/{name}": text for name, text in files.items()}) == (3, 4)
 
 
-def test_file_cache_counts_as_free(tmp_path: Path, write: Callable[[str, object], None]) -> None:
-    write("cgroup/pod/build/memory.max", 4 * GIB)
-    write("cgroup/pod/build/memory.current", 5 * GIB)
-    assert read(tmp_path)[1] == 0
-    stat = (
-        f"anon {GIB}\nactive_file {GIB // 2}\ninactive_file {GIB}\nslab_reclaimable {GIB // 2}\nshmem {GIB}"
-    )
-    write("cgroup/pod/build/memory.stat", stat)
-    assert read(tmp_path)[1] == 1
+def test_file_cache_counts_as_free(tmp_path: Path) -> None:
+    files: dict[str, object] = {f"{BUILD}/memory.max": 4 * GIB, f"{BUILD}/memory.current": 5 * GIB}
+    assert limits(tmp_path, files)[1] == 0
+    half = GIB // 2
+    stat = f"anon {GIB}\nactive_file {half}\ninactive_file {GIB}\nslab_reclaimable {half}\nshmem {GIB}"
+    assert limits(tmp_path, {**files, f"{BUILD}/memory.stat": stat})[1] == 1
 
 
 def test_the_real_machine_has_something() -> None:
