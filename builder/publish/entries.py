@@ -36,7 +36,7 @@ class IndexEntry:
 
     Attributes:
         filename: Its file name, from which its version, Python, CUDA and folder are read.
-        torch: Version specifier of the torch that it requires, `==2.11.*`, or empty.
+        torch: Version specifier of the torch that it requires, `==2.11.*` or `>2.8.9999`, or empty.
         requires_python: Its `Requires-Python`, or empty.
         summary: Its `Summary`, or empty.
         architectures: Compute capabilities that it holds code for.
@@ -80,7 +80,7 @@ class IndexEntry:
 
     @property
     def python(self) -> str:
-        """Python and ABI tag: `cp312`, or `cp310-abi3`."""
+        """Python and ABI tag: `cp312`, or `py3-none`."""
         label = self.label
         return label.python if label.abi == label.python else f"{label.python}-{label.abi}"
 
@@ -118,6 +118,15 @@ class IndexEntry:
         return (int(match[1]), True) if match and self.label.python == "py3" else None
 
     @property
+    def oldest_torch(self) -> tuple[int, bool] | None:
+        """The minor version of the oldest torch 2 that it is for, and whether it is for newer ones too.
+
+        `>2.8.9999` is for 2.9 and its pre-releases, such as NVIDIA's `2.9.0a0`, which `>=2.9` shuts out.
+        """
+        match = re.fullmatch(r"(==|>=|>)2\.(\d+)(\.\*|\.9999)?", self.torch)
+        return (int(match[2]) + (match[1] == ">"), match[1] != "==") if match else None
+
+    @property
     def human_python(self) -> str:
         """The Python versions that it is for: `3.12`, or `3.10 and newer`."""
         if self.oldest_python is None:
@@ -127,11 +136,11 @@ class IndexEntry:
 
     @property
     def human_torch(self) -> str:
-        """The torch versions that it is for: `2.11`, or `2.10 and newer`."""
-        match = re.fullmatch(r"(==|>=)(\d+\.\d+)(\.\*)?", self.torch)
-        if match is None:
+        """The torch versions that it is for: `2.11`, or `2.9 and newer`."""
+        if self.oldest_torch is None:
             return self.torch or "not stated"
-        return match[2] if match[1] == "==" else f"{match[2]} and newer"
+        minor, newer = self.oldest_torch
+        return f"2.{minor} and newer" if newer else f"2.{minor}"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `wheels.json` has it: with the parts of its file name."""
@@ -160,12 +169,14 @@ def human_size(size_bytes: int) -> str:
 
 
 def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
-    """Sort entries: the newest version first, then the newest CUDA version, then universal wheels."""
-    by_name = sorted(
-        entries,
-        key=lambda entry: (not entry.label.universal, -entry.label.revision, entry.python, entry.filename),
-    )
-    return sorted(by_name, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
+    """Sort entries: the newest version, CUDA version and revision first, universal wheels before others."""
+
+    def place(entry: IndexEntry) -> tuple[object, ...]:
+        label = entry.label
+        return not label.universal, -label.revision, entry.python, label.machine == "aarch64", entry.filename
+
+    ordered = sorted(entries, key=place)
+    return sorted(ordered, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
 
 
 def newest_of_each_cuda(entries: Iterable[IndexEntry]) -> list[IndexEntry]:

@@ -29,7 +29,7 @@ _GPUS = {
     "9.0a": "H100, H200, GH200",
     "12.0": "RTX 50 series, RTX PRO Blackwell, GB10",
 }
-# Python 3 minor versions that the picker offers for a wheel of the stable ABI.
+# The newest Python 3 that the picker offers for a wheel that is for newer ones too.
 _NEWEST_PYTHON_MINOR = 14
 
 
@@ -105,10 +105,10 @@ def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
     choices: list[dict[str, Any]] = []
     pythons: set[int] = set()
     for entry in offered:
-        torch = re.fullmatch(r"(==|>=)2\.(\d+)(\.\*)?", entry.torch)
-        if entry.oldest_python is None or torch is None:
+        if entry.oldest_python is None or entry.oldest_torch is None:
             continue
         oldest, newer = entry.oldest_python
+        torch, newer_torch = entry.oldest_torch
         pythons |= set(range(oldest, (_NEWEST_PYTHON_MINOR if newer else oldest) + 1))
         choices.append(
             {
@@ -117,8 +117,8 @@ def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
                 "requirement": f"{entry.project}=={entry.label.version}",
                 "python": oldest,
                 "newerPython": newer,
-                "torch": int(torch[2]),
-                "newerTorch": torch[1] == ">=",
+                "torch": torch,
+                "newerTorch": newer_torch,
                 "architectures": " ".join(entry.architectures),
             }
         )

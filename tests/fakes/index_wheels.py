@@ -12,13 +12,13 @@ from builder.wheel.label import WheelLabel
 from builder.wheel.sbom import Component, serialize
 from builder.wheel.write import write_wheel
 
-NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.whl"
-NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
-UNIVERSAL = "sageattention-2.2.0+cu130.universal-cp310-abi3-manylinux_2_34_x86_64.whl"
-UNIVERSAL_BASIC = "sageattention-2.2.0+cu130.universal-cp310-abi3-linux_x86_64.whl"
+NATIVE = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-manylinux_2_34_x86_64.whl"
+NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-linux_x86_64.whl"
+UNIVERSAL = "sageattention-2.2.0+cu130.universal.2-py3-none-manylinux_2_28_x86_64.whl"
+UNIVERSAL_BASIC = "sageattention-2.2.0+cu130.universal.2-py3-none-linux_x86_64.whl"
 UNIVERSAL_ARM = UNIVERSAL.replace("x86_64", "aarch64")
-OLDER_CUDA = "sageattention-2.2.0+cu128.torch2.10-cp311-cp311-manylinux_2_34_x86_64.whl"
-INCOMPLETE = "sageattention-2.2.0+cu130.torch2.11.sm89-cp312-cp312-manylinux_2_34_x86_64.whl"
+OLDER_CUDA = "sageattention-2.2.0+cu128.torch2.10.2-cp311-cp311-manylinux_2_34_x86_64.whl"
+INCOMPLETE = "sageattention-2.2.0+cu130.torch2.11.2.sm89-cp312-cp312-manylinux_2_34_x86_64.whl"
 
 
 def make_wheel(
@@ -54,7 +54,7 @@ def make_ours(
     wheels = []
     for filename in filenames:
         label = WheelLabel.parse(filename)
-        torch = f"torch=={label.torch}.*" if label.torch else "torch>=2.10"
+        torch = f"torch=={label.torch}.*" if label.torch else "torch>2.8.9999"
         python = ">=3.10" if label.universal else f"==3.{label.python[3:]}.*"
         properties = {"target": "cp312-cu130", "torch": torch, "architectures": "8.0 8.6 8.9 9.0a 12.0"}
         if not label.complete:

@@ -266,8 +266,8 @@ def test_what_is_not_this_releases_is_left_alone(
     ("published", "refused"),
     [
         (UNIVERSAL, True),
-        (UNIVERSAL.replace("cp310-abi3", "py3-none"), True),  # pip would prefer one of the two for ever
-        (UNIVERSAL.replace("universal", "universal.r2"), False),
+        (UNIVERSAL.replace("py3-none", "cp310-abi3"), True),  # pip would prefer one of the two for ever
+        (UNIVERSAL.replace("universal.2", "universal"), False),
         (UNIVERSAL.replace("x86_64", "aarch64"), False),
         (NATIVE.replace("cp312", "cp313"), False),
     ],
