@@ -32,21 +32,19 @@ class ForeignWheelError(UsageError):
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """A wheel in the index.
+    """A wheel in the index; texts that are not known are empty.
 
     Attributes:
-        filename: Its file name, from which its version, Python, CUDA and folder are read.
-        torch: Version specifier of the torch that it requires, `==2.11.*` or `>2.8.9999`, or empty.
-        requires_python: Its `Requires-Python`, or empty.
-        summary: Its `Summary`, or empty.
+        filename: From which its version, Python, CUDA and folder are read.
+        torch: Version specifier of the torch that it requires: `==2.11.*` or `>2.8.9999`.
         architectures: Compute capabilities that it holds code for.
         complete: Whether it holds all architectures of its target.
         verified: Whether its SBOM says that it was built from the verified release.
         metadata_sha256: The SHA-256 of its METADATA (PEP 658).
         smoke_test: Its `outcome` (`passed`, `failed` or `not run`), the report's one line as `detail`, and
             the GPU and the torch that it ran `on`.
-        url: Its address in the index, absolute or relative to the site; empty until it has one.
-        uploaded: When it was published, as PEP 700 writes a time: `2026-11-28T20:15:00Z`; empty if not known.
+        url: Its address in the index, absolute or relative to the site.
+        uploaded: When it was published, as PEP 700 writes a time: `2026-11-28T20:15:00Z`.
     """
 
     filename: str
@@ -129,18 +127,12 @@ class IndexEntry:
     @property
     def human_python(self) -> str:
         """The Python versions that it is for: `3.12`, or `3.10 and newer`."""
-        if self.oldest_python is None:
-            return self.python
-        minor, newer = self.oldest_python
-        return f"3.{minor} and newer" if newer else f"3.{minor}"
+        return _and_newer("3", self.oldest_python) or self.python
 
     @property
     def human_torch(self) -> str:
         """The torch versions that it is for: `2.11`, or `2.9 and newer`."""
-        if self.oldest_torch is None:
-            return self.torch or "not stated"
-        minor, newer = self.oldest_torch
-        return f"2.{minor} and newer" if newer else f"2.{minor}"
+        return _and_newer("2", self.oldest_torch) or self.torch or "not stated"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `wheels.json` has it: with the parts of its file name."""
@@ -150,14 +142,14 @@ class IndexEntry:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IndexEntry:
-        """Return what `as_json` returned.
-
-        Raises:
-            KeyError, TypeError, WheelError: It is something else.
-        """
+        """Return what `as_json` returned; anything else is a KeyError, TypeError or WheelError."""
         WheelLabel.parse(values["filename"])
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: values[name] for name in names if name in values})
+
+
+def _and_newer(major: str, oldest: tuple[int, bool] | None) -> str:
+    return f"{major}.{oldest[0]}{' and newer' * oldest[1]}" if oldest else ""
 
 
 def human_size(size_bytes: int) -> str:
@@ -206,20 +198,17 @@ def read_entry(path: Path) -> IndexEntry:
         ForeignWheelError: It is not a wheel, or not one of this project.
         UsageError: The report is not of this wheel.
     """
-    try:
-        with Wheel(path) as wheel:
-            label, headers = wheel.label, wheel.metadata
-    except WheelError as error:
-        raise ForeignWheelError(error.message) from None
-    provenance, sha256 = read_sbom(path), file_sha256(path)
-    torch = torch_requirement(headers.get("requires_dist"))
+    provenance = read_sbom(path)
+    with Wheel(path) as wheel:
+        headers = wheel.metadata
+    torch, sha256 = torch_requirement(headers.get("requires_dist")), file_sha256(path)
     return IndexEntry(
         filename=path.name,
         torch=str(torch.specifier) if torch else "",
         requires_python=headers.get("requires_python", ""),
         summary=headers.get("summary", ""),
         architectures=provenance.subject.properties.get("architectures", "").split(),
-        complete=label.complete,
+        complete=wheel.label.complete,
         verified=provenance.verified,
         sha256=sha256,
         size_bytes=path.stat().st_size,
@@ -229,9 +218,12 @@ def read_entry(path: Path) -> IndexEntry:
 
 
 def read_sbom(path: Path) -> sbom.Sbom:
-    """Return the SBOM of a wheel of this project; without one, ForeignWheelError is raised."""
-    with Wheel(path) as wheel:
-        provenance = sbom.read(wheel)
+    """Return the SBOM of a wheel of this project; of any other file, ForeignWheelError is raised."""
+    try:
+        with Wheel(path) as wheel:
+            provenance = sbom.read(wheel)
+    except WheelError as error:
+        raise ForeignWheelError(error.message) from None
     if provenance is None or not wheel.label.cuda:
         raise ForeignWheelError(f"{path} is not of this project: an SBOM, or a CUDA version, is missing.")
     return provenance
@@ -266,6 +258,5 @@ def _smoke_test(wheel: Path, sha256: str) -> dict[str, str]:
     elif exit_code == ExitCode.PASS and report.get("mode") != "import-only":
         outcome = "passed"
     torch = environment.get("torch")
-    parts = (environment.get("gpu"), f"torch {torch}" if torch else "")
-    on = ", ".join(part for part in parts if part)
+    on = ", ".join(part for part in (environment.get("gpu"), f"torch {torch}" if torch else "") if part)
     return {"outcome": outcome, "detail": report.get("headline") or "", "on": on}

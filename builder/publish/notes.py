@@ -15,12 +15,7 @@ def release_notes(
 ) -> str:
     """Return Markdown that says what a release holds, what it was made from, and how to check that.
 
-    Args:
-        entries: The release's wheels.
-        sboms: Their SBOMs.
-        repository: `owner/name`.
-        tag: The release's tag.
-        index_url: The package index's address; if it is empty, wheels are installed by their address.
+    Without the package index's address, the notes say to install a wheel by its own.
     """
     ordered = newest_first(entries)
     portable = [entry for entry in ordered if entry.portable]

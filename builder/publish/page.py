@@ -17,10 +17,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from packaging.version import Version
 
-from builder.publish.entries import IndexEntry, human_size, newest_first, newest_of_each_cuda
+from builder.publish.entries import IndexEntry, human_size, newest_of_each_cuda
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
-_TORCH_INDEX = "https://download.pytorch.org/whl/"
 # GPUs that people know by name, for the table's legend (NVIDIA's list of CUDA GPUs).
 _GPUS = {
     "8.0": "A100, A30",
@@ -59,12 +58,11 @@ def page_html(entries: Sequence[IndexEntry], *, site_url: str, repository: str) 
     """Return the page for people: a picker, the table of wheels, and how to check one.
 
     Args:
-        entries: With their addresses; at least one of them portable.
+        entries: With their addresses, in the order in which they are shown; at least one of them portable.
         site_url: The site's address, with a slash at its end, or empty.
         repository: `owner/name` of this project's repository, or empty.
     """
-    ordered = newest_first(entries)
-    offered = [entry for entry in ordered if entry.portable]
+    offered = [entry for entry in entries if entry.portable]
     css, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "picker.js"))
     architectures = {name for entry in offered for name in entry.architectures}
     return render(
@@ -78,7 +76,7 @@ def page_html(entries: Sequence[IndexEntry], *, site_url: str, repository: str) 
         data=_picker_data(offered),
         offered=offered,
         newest_of_each_cuda=newest_of_each_cuda(offered),
-        basic=[entry for entry in ordered if not entry.portable],
+        basic=[entry for entry in entries if not entry.portable],
         gpus={name: gpus for name, gpus in _GPUS.items() if name in architectures},
         human_size=human_size,
         smoke_detail=_smoke_detail,
@@ -102,30 +100,27 @@ def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
 
     Wheels with a tag or requirement of another form than this project's are only in the table.
     """
-    choices: list[dict[str, Any]] = []
-    pythons: set[int] = set()
-    for entry in offered:
-        if entry.oldest_python is None or entry.oldest_torch is None:
-            continue
-        oldest, newer = entry.oldest_python
-        torch, newer_torch = entry.oldest_torch
-        pythons |= set(range(oldest, (_NEWEST_PYTHON_MINOR if newer else oldest) + 1))
-        choices.append(
-            {
-                "cuda": entry.cuda,
-                "machine": entry.machine,
-                "requirement": f"{entry.project}=={entry.label.version}",
-                "python": oldest,
-                "newerPython": newer,
-                "torch": torch,
-                "newerTorch": newer_torch,
-                "architectures": " ".join(entry.architectures),
-            }
-        )
+    choices = [
+        {
+            "cuda": entry.cuda,
+            "machine": entry.machine,
+            "requirement": f"{entry.project}=={entry.label.version}",
+            "python": entry.oldest_python[0],
+            "newerPython": entry.oldest_python[1],
+            "torch": entry.oldest_torch[0],
+            "newerTorch": entry.oldest_torch[1],
+            "architectures": " ".join(entry.architectures),
+        }
+        for entry in offered
+        if entry.oldest_python and entry.oldest_torch
+    ]
+    pythons = {choice["python"] for choice in choices}
+    if any(choice["newerPython"] for choice in choices):
+        pythons |= set(range(min(pythons), _NEWEST_PYTHON_MINOR + 1))
     return {
         "wheels": choices,
         "machine": sorted({choice["machine"] for choice in choices}, reverse=True),
         "cuda": {entry.cuda: entry.label.cuda for entry in offered},
         "python": sorted(pythons, reverse=True),
-        "torchIndex": _TORCH_INDEX,
+        "torchIndex": "https://download.pytorch.org/whl/",
     }
