@@ -26,10 +26,6 @@ METADATA_SUFFIX = ".metadata"
 SMOKETEST_SUFFIX = ".smoketest.json"
 
 
-class ForeignWheelError(UsageError):
-    """A file that is not a wheel of this project."""
-
-
 @dataclass(frozen=True)
 class IndexEntry:
     """A wheel in the index; texts that are not known are empty.
@@ -195,8 +191,7 @@ def read_entry(path: Path) -> IndexEntry:
     """Read a wheel of this project, and the report of its smoke test.
 
     Raises:
-        ForeignWheelError: It is not a wheel, or not one of this project.
-        UsageError: The report is not of this wheel.
+        UsageError: It is not a wheel, or not one of this project, or the report is not of this wheel.
     """
     provenance = read_sbom(path)
     with Wheel(path) as wheel:
@@ -218,15 +213,16 @@ def read_entry(path: Path) -> IndexEntry:
 
 
 def read_sbom(path: Path) -> sbom.Sbom:
-    """Return the SBOM of a wheel of this project; of any other file, ForeignWheelError is raised."""
+    """Return the SBOM of a wheel of this project; of any other file, UsageError is raised."""
+    message = f"{path} is not of this project: an SBOM, or a CUDA version, is missing."
     try:
         with Wheel(path) as wheel:
             provenance = sbom.read(wheel)
+        if provenance is not None and wheel.label.cuda:
+            return provenance
     except WheelError as error:
-        raise ForeignWheelError(error.message) from None
-    if provenance is None or not wheel.label.cuda:
-        raise ForeignWheelError(f"{path} is not of this project: an SBOM, or a CUDA version, is missing.")
-    return provenance
+        message = error.message
+    raise UsageError(message, "Move it away, or name the wheels to publish.")
 
 
 def read_metadata(path: Path) -> bytes:

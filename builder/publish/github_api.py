@@ -12,6 +12,7 @@ import requests
 from github import Auth, BadAttributeException, Github, GithubException, GithubRetry
 from github.Requester import HTTPRequestsConnectionClass, HTTPSRequestsConnectionClass, Requester
 
+from builder.util.arguments import Parser, published_address
 from builder.util.errors import ReleaseError, UsageError
 
 API_URL = "https://api.github.com"
@@ -37,6 +38,12 @@ class _HttpsConnection(HTTPSRequestsConnectionClass):
 def token_from_environment() -> str | None:
     """Return the token from `GITHUB_TOKEN` or `GH_TOKEN`; None where neither is set."""
     return (os.environ.get("GITHUB_TOKEN") or os.environ.get("GH_TOKEN") or "").strip() or None
+
+
+def add_api_url(parser: Parser) -> None:
+    """Add `--api-url` to a command's arguments."""
+    default = os.environ.get("GITHUB_API_URL") or API_URL
+    parser.add_argument("--api-url", type=published_address, default=default, metavar="URL")
 
 
 def connect(url: str, token: str | None, *, longest_wait_seconds: float = 900) -> Github:

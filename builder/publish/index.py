@@ -36,7 +36,6 @@ from packaging.version import Version
 
 from builder.publish.entries import (
     METADATA_SUFFIX,
-    ForeignWheelError,
     IndexEntry,
     find_wheels,
     newest_first,
@@ -61,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     """Write the index of a wheelhouse, and return 0; where BuilderError is raised, nothing was written."""
     options = _parser().parse_args(argv)
     paths = find_wheels(options.wheels, options.wheelhouse)
-    entries = _read(paths, skip_foreign=not options.wheels)
+    entries = [read_entry(path) for path in paths]
     incomplete = [entry.filename for entry in entries if not entry.complete]
     if incomplete and not options.allow_incomplete:
         raise UsageError(
@@ -92,10 +91,6 @@ def main(argv: Sequence[str]) -> int:
             "There is no PEP 600 wheel (manylinux): only basic wheels were given.",
             "Build a target on a system whose glibc is no newer than the target's platform tag.",
         )
-    builds = {(entry.label.version, entry.python, entry.machine) for entry in offered}
-    for entry in entries:
-        if (entry.label.version, entry.python, entry.machine) not in builds:
-            warn(f"{entry.filename}: there is no PEP 600 wheel of this build, so only the page lists it.")
     page = page_html(entries, site_url=options.site_url or "", repository=options.repository or "")
     _write(options.out, page, entries, {path.name: path for path in paths})
     cuda_tags = sorted({entry.cuda for entry in offered})
@@ -106,49 +101,26 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="nox -s index --", description="Write the package index and its page.")
-    parser.add_argument(
-        "wheels", nargs="*", metavar="WHEEL", help="wheels to list (default: the wheelhouse's)"
-    )
+    help_ = "wheels to list (default: the wheelhouse's)"
+    parser.add_argument("wheels", nargs="*", metavar="WHEEL", help=help_)
     parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
     parser.add_argument("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site/")
-    parser.add_argument(
-        "--base-url",
-        type=published_address,
-        metavar="URL",
-        help="link to wheels under this address (a release's assets: "
+    for option, help_ in {
+        "--base-url": "link to wheels under this address (a release's assets: "
         "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index",
-    )
-    parser.add_argument(
-        "--previous",
-        metavar="URL|FILE",
-        help=f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)",
-    )
-    parser.add_argument(
-        "--uploaded",
-        type=_time,
-        default=datetime.now(timezone.utc).isoformat(),
-        metavar="TIME",
-        help="when the wheels that no earlier index has were published, such as 2026-11-28T20:15:00Z, the "
-        "release's time (default: now)",
-    )
-    parser.add_argument(
-        "--site-url",
-        type=published_address,
-        metavar="URL",
-        help="where the site will be, for the install lines",
-    )
-    parser.add_argument(
-        "--repository",
-        type=repository,
-        default=os.environ.get("GITHUB_REPOSITORY") or None,
-        metavar="OWNER/NAME",
-        help="for the page's links (default: GITHUB_REPOSITORY)",
-    )
-    parser.add_argument(
-        "--allow-incomplete",
-        action="store_true",
-        help="list wheels that lack some of their target's architectures",
-    )
+        "--site-url": "where the site will be, for the install lines",
+    }.items():
+        parser.add_argument(option, type=published_address, metavar="URL", help=help_)
+    help_ = f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)"
+    parser.add_argument("--previous", metavar="URL|FILE", help=help_)
+    now = datetime.now(timezone.utc).isoformat()
+    help_ = "when the wheels that no earlier index has were published: 2026-11-28T20:15:00Z (default: now)"
+    parser.add_argument("--uploaded", type=_time, default=now, metavar="TIME", help=help_)
+    name = os.environ.get("GITHUB_REPOSITORY") or None
+    help_ = "for the page's links (default: GITHUB_REPOSITORY)"
+    parser.add_argument("--repository", type=repository, default=name, metavar="OWNER/NAME", help=help_)
+    help_ = "list wheels that lack some of their target's architectures"
+    parser.add_argument("--allow-incomplete", action="store_true", help=help_)
     return parser
 
 
@@ -157,22 +129,6 @@ def _time(text: str) -> str:
     if time.tzinfo is None:
         raise argparse.ArgumentTypeError(f"{text!r} has no time zone, such as the Z at its end")
     return f"{time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
-
-
-def _read(paths: Sequence[Path], *, skip_foreign: bool) -> list[IndexEntry]:
-    entries = []
-    for path in paths:
-        try:
-            entries.append(read_entry(path))
-        except ForeignWheelError as error:
-            if not skip_foreign:
-                raise
-            warn(f"{error.message} It is left out.")
-    if not entries:
-        raise UsageError(
-            "None of the wheels is one of this project.", "Build one: `nox -l` lists the targets."
-        )
-    return entries
 
 
 def _previous(place: str) -> list[IndexEntry]:

@@ -1,7 +1,7 @@
-"""The page for people: which wheel fits, how to install it, and how to check it.
+"""What people read: the index's page, and the notes of a release.
 
-It is one file that needs nothing else. Without script it shows the table and the install lines, but not the
-picker. A content security policy with the hashes of its own style and script keeps all else out.
+The page is one file that needs nothing else. Without script it shows the table and the install lines, but not
+the picker. A content security policy with the hashes of its own style and script keeps all else out.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from packaging.version import Version
 
-from builder.publish.entries import IndexEntry, human_size, newest_of_each_cuda
+from builder.publish.entries import IndexEntry, human_size, newest_first, newest_of_each_cuda
+from builder.wheel.sbom import Sbom
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 # GPUs that people know by name, for the table's legend (NVIDIA's list of CUDA GPUs).
@@ -100,7 +102,7 @@ def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
 
     Wheels with a tag or requirement of another form than this project's are only in the table.
     """
-    choices = [
+    choices: list[dict[str, Any]] = [
         {
             "cuda": entry.cuda,
             "machine": entry.machine,
@@ -124,3 +126,41 @@ def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
         "python": sorted(pythons, reverse=True),
         "torchIndex": "https://download.pytorch.org/whl/",
     }
+
+
+def release_notes(
+    entries: Sequence[IndexEntry], sboms: Sequence[Sbom], *, repository: str, tag: str, index_url: str
+) -> str:
+    """Return Markdown that says what a release holds, what it was made from, and how to check that.
+
+    Without the package index's address, the notes say to install a wheel by its own.
+    """
+    ordered = newest_first(entries)
+    portable = [entry for entry in ordered if entry.portable]
+    basic = [entry for entry in ordered if not entry.portable]
+    patches = {
+        patch.name.rpartition("/")[2]: patch.properties.get("summary", "")
+        for sbom in sboms
+        for patch in sbom.of_kind("patch")
+    }
+    builds = set()
+    for sbom in sboms:
+        nvcc = next((tool.version for tool in sbom.of_kind("build-tool") if "nvcc" in tool.name), "")
+        target = sbom.subject.properties.get("target", "")
+        builds.add((target, sbom.tool_version("torch"), nvcc, sbom.tool_version("g++")))
+    return render(
+        "notes.md",
+        versions=", ".join(dict.fromkeys(entry.release for entry in ordered)),
+        machines=" and ".join(sorted({entry.machine for entry in ordered}, reverse=True)),
+        entries=ordered,
+        portable=portable,
+        basic=basic,
+        newest_of_each_cuda=newest_of_each_cuda(portable or basic),
+        human_size=human_size,
+        sources={sbom.source.url or sbom.source.sha256: sbom.source for sbom in sboms}.values(),
+        patches=patches,
+        builds=sorted(builds),
+        repository=repository,
+        address=f"https://github.com/{repository}/releases/download/{quote(tag)}/",
+        index_url=index_url,
+    )
