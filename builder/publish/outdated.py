@@ -121,7 +121,7 @@ def _commits(repository: Repository, file: str, release: Release) -> list[str]:
     if ahead == 0:
         return []
     newest = repository.get_commit("HEAD")
-    note = f"{ahead} not released, the newest: {newest.commit.message.splitlines()[0]}"
+    note = f"{ahead} not released: {newest.commit.message.splitlines()[0]}"
     return [f"{file}: commit: {release.commit[:12]} -> {newest.sha[:12]} ({note})"]
 
 

@@ -34,7 +34,6 @@ class FakeGitHub:
         self.failure: Callable[[Request], bool] = lambda request: False
         self.requests: list[str] = []
         self.uploads: list[str] = []
-        self.digests = True
         self.url = ""
 
     def add_release(self, **values: Any) -> dict[str, Any]:
@@ -47,7 +46,7 @@ class FakeGitHub:
 
     def add_asset(self, release: int, name: str, content: bytes, **values: Any) -> dict[str, Any]:
         number = 1000 + len(self.content)
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}" if self.digests else None
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         url = f"{self.url}/repos/{REPOSITORY}/releases/assets/{number}"
         asset = {"id": number, "url": url, "release": release, "name": name, "size": len(content)}
         self.assets[number] = {**asset, "state": "uploaded", "digest": digest, **values}
@@ -130,9 +129,6 @@ class Request(BaseHTTPRequestHandler):
     def remove(self, number: str) -> None:
         self.answer(204 if self.github.assets.pop(int(number), None) else 404, b"")
 
-    def download(self, number: str) -> None:
-        self.answer(200, self.github.content[int(number)])
-
 
 _ROUTES: dict[str, Callable[..., None]] = {
     "GET /releases": Request.list_releases,
@@ -142,7 +138,6 @@ _ROUTES: dict[str, Callable[..., None]] = {
     r"GET /releases/(\d+)/assets": Request.list_assets,
     r"POST /releases/(\d+)/assets": Request.upload,
     r"DELETE /releases/assets/(\d+)": Request.remove,
-    r"GET /releases/assets/(\d+)": Request.download,
 }
 
 

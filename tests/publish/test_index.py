@@ -20,7 +20,7 @@ from fakes.index_wheels import (
     make_wheel,
     write_report,
 )
-from fakes.site import WHEELS_URL, Links, files_of, write_site
+from fakes.site import WHEELS_URL, files_of, links, write_site
 from fakes.static_server import StaticServer
 
 from builder.publish import entries, index
@@ -84,7 +84,7 @@ def test_wheels_that_should_not_be_published_are_named(tmp_path: Path) -> None:
     refused("incomplete", re.escape(INCOMPLETE))
     assert not (tmp_path / "site").exists()
     site = write_site(tmp_path / "incomplete", tmp_path / "site", "--allow-incomplete")
-    assert Links(site / "cu130" / "sageattention" / "index.html").texts == [INCOMPLETE]
+    assert [*links(site / "cu130" / "sageattention")] == [INCOMPLETE]
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,10 @@ def test_the_wheels_of_an_earlier_index_are_kept_and_equal_names_replaced(
     make_ours(tmp_path / "new", NATIVE, code="fixed = True\n")
     options = ["--base-url", "https://example.invalid/v2/", "--previous", str(earlier / "wheels.json")]
     site = write_site(tmp_path / "new", tmp_path / "site", *options)
-    links = Links(site / "cu130" / "sageattention" / "index.html")
-    hrefs = zip(links.anchors, links.texts, strict=True)
-    assert {anchor["href"].split("/")[3]: text for anchor, text in hrefs} == {"v1": UNIVERSAL, "v2": NATIVE}
+    folders = {
+        name: link["href"].split("/")[3] for name, link in links(site / "cu130" / "sageattention").items()
+    }
+    assert folders == {UNIVERSAL: "v1", NATIVE: "v2"}
     assert (site / "cu128" / "sageattention" / "index.html").is_file()
     assert NATIVE in capsys.readouterr().err
     assert len(json.loads((site / "wheels.json").read_text())["wheels"]) == 5
