@@ -148,14 +148,6 @@ def _and_newer(major: str, oldest: tuple[int, bool] | None) -> str:
     return f"{major}.{oldest[0]}{' and newer' * oldest[1]}" if oldest else ""
 
 
-def human_size(size_bytes: int) -> str:
-    """Return a size for people, in decimal units: `20.7 MB`."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size_bytes >= scale:
-            return f"{size_bytes / scale:.1f} {unit}"
-    return f"{size_bytes} bytes"
-
-
 def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
     """Sort entries: the newest version, CUDA version and revision first, universal wheels before others."""
 
@@ -165,14 +157,6 @@ def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
 
     ordered = sorted(entries, key=place)
     return sorted(ordered, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
-
-
-def newest_of_each_cuda(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
-    """Return the first entry of each CUDA version; give the newest ones first."""
-    newest: dict[str, IndexEntry] = {}
-    for entry in entries:
-        newest.setdefault(entry.cuda, entry)
-    return list(newest.values())
 
 
 def find_wheels(names: Sequence[str], wheelhouse: Path) -> list[Path]:

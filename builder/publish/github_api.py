@@ -49,13 +49,7 @@ def add_api_url(parser: Parser) -> None:
 def connect(url: str, token: str | None, *, longest_wait_seconds: float = 900) -> Github:
     """Return a session with the API. It retries no POST, which would make a second release or asset.
 
-    Args:
-        url: `https://api.github.com`, or `https://HOST/api/v3`.
-        token: Sent with each request; None for requests without one.
-        longest_wait_seconds: A longer wait for the end of a rate limit is an error.
-
-    Raises:
-        UsageError: The token would be sent over an unencrypted connection.
+    A longer wait for the end of a rate limit is an error, and so is a token over an unencrypted connection.
     """
     parts = urlsplit(url)
     if token and parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):

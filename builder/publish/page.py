@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from packaging.version import Version
 
-from builder.publish.entries import IndexEntry, human_size, newest_first, newest_of_each_cuda
+from builder.publish.entries import IndexEntry, newest_first
 from builder.wheel.sbom import Sbom
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -77,10 +77,8 @@ def page_html(entries: Sequence[IndexEntry], *, site_url: str, repository: str) 
         newest=max((entry.release for entry in offered), key=Version),
         data=_picker_data(offered),
         offered=offered,
-        newest_of_each_cuda=newest_of_each_cuda(offered),
         basic=[entry for entry in entries if not entry.portable],
         gpus={name: gpus for name, gpus in _GPUS.items() if name in architectures},
-        human_size=human_size,
         smoke_detail=_smoke_detail,
         site=site_url or "ADDRESS-OF-THIS-PAGE/",
         repository=repository,
@@ -155,8 +153,6 @@ def release_notes(
         entries=ordered,
         portable=portable,
         basic=basic,
-        newest_of_each_cuda=newest_of_each_cuda(portable or basic),
-        human_size=human_size,
         sources={sbom.source.url or sbom.source.sha256: sbom.source for sbom in sboms}.values(),
         patches=patches,
         builds=sorted(builds),

@@ -27,7 +27,6 @@ from builder.publish.entries import (
     SMOKETEST_SUFFIX,
     IndexEntry,
     find_wheels,
-    human_size,
     read_entry,
     read_metadata,
     read_sbom,
@@ -90,14 +89,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist"
     )
-    default = os.environ.get("GITHUB_REPOSITORY")
+    name, metavar, help_ = os.environ.get("GITHUB_REPOSITORY"), "OWNER/NAME", "default: GITHUB_REPOSITORY"
     parser.add_argument(
-        "--repository",
-        type=repository,
-        default=default,
-        required=not default,
-        metavar="OWNER/NAME",
-        help="default: GITHUB_REPOSITORY",
+        "--repository", type=repository, default=name, required=not name, metavar=metavar, help=help_
     )
     github_api.add_api_url(parser)
     help_ = "the package index's address, for the notes"
@@ -194,8 +188,7 @@ def _retried(act: Callable[[], _Result]) -> _Result:
 def _find(remote: Repository, tag: str, files: Mapping[Path, str]) -> GitRelease | None:
     """Return the release of a tag, a published one before a draft; None if there is none.
 
-    Raises:
-        ReleaseError: The release of another tag has other content for one of these wheels.
+    A release of another tag that has other content for one of these wheels is an error.
     """
     wheels = {_build(path.name): sha256 for path, sha256 in files.items() if path.suffix == ".whl"}
     releases = []
@@ -248,7 +241,7 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
                 continue
             if path.name in assets:
                 assets[path.name].delete_asset()
-            say(f"  sending: {path.name} ({human_size(path.stat().st_size)})")
+            say(f"  sending: {path.name} ({path.stat().st_size / 1e6:.1f} MB)")
             kind = {".whl": "application/zip", ".json": "application/json"}.get(path.suffix, "text/plain")
             with path.open("rb") as file:
                 asset = release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
@@ -268,13 +261,8 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
 def _plan(
     files: Mapping[Path, str], assets: Mapping[str, GitReleaseAsset], *, replace: bool
 ) -> dict[Path, str]:
-    """Return what to do about each file: `keep`, `upload`, or `replace` what is there.
-
-    Raises:
-        ReleaseError: The release has files with a different SHA-256, and `replace` is false; names all.
-    """
-    actions = {}
-    different = []
+    """Return what to do about each file: `keep`, `upload`, or `replace` what is there, if allowed."""
+    actions, different = {}, []
     for path, sha256 in files.items():
         asset = assets.get(path.name)
         if asset is None:

@@ -13,7 +13,6 @@ from fakes.static_server import StaticServer
 
 from builder.publish import github_api, outdated
 from builder.target.targets import load_targets
-from builder.util.errors import TargetError
 
 COMMIT, SHA = "e" * 40, "a" * 64
 ARCHIVE = "cuda_nvcc/linux-x86_64/cuda_nvcc-linux-x86_64-12.8.93-archive.tar.xz"
@@ -188,12 +187,6 @@ def test_a_source_that_did_not_answer_is_never_up_to_date(
         assert sum(line.startswith("NO ANSWER") for line in lines) == 1
         assert sum(line.startswith("up to date") for line in lines) == (kind in ("torch", "packages"))
     assert sources.run(*others, "--ignore", kind) == 0
-
-
-def test_a_wrong_target_is_an_error_of_its_own(sources: Sources) -> None:
-    sources.pin("targets/cp312-cu130.toml", "torch = 1\n")
-    with pytest.raises(TargetError):
-        sources.run()
 
 
 def test_the_targets_of_this_checkout_can_be_asked_about() -> None:

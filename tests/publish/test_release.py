@@ -157,21 +157,13 @@ def test_what_was_made_although_the_answer_was_lost_is_not_made_twice(github: Fa
     assert only(github)["draft"] is False
 
 
-@pytest.mark.parametrize("count", [1, 99])
-def test_an_upload_with_a_different_digest_never_stays(
-    github: FakeGitHub, run: Run, wheelhouse: Path, count: int
-) -> None:
+def test_an_upload_with_a_different_digest_never_stays(github: FakeGitHub, run: Run) -> None:
     def corrupt(request: Request) -> bool:
         if request.upload_name == NATIVE:
             request.body = request.body[:-1] + b"!"
-        return request.upload_name == NATIVE
+        return False
 
-    damaged = times(count, corrupt)
-    github.failure = lambda request: damaged(request) and False
-    if count == 1:
-        run()
-        assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
-        return
+    github.failure = corrupt
     with pytest.raises(ReleaseError, match=re.escape(NATIVE)):
         run()
     assert NATIVE not in github.files()
