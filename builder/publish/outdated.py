@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from github import Github
 from github.Repository import Repository
 from packaging.requirements import Requirement
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from builder.publish.github_api import add_api_url, connect, github_errors, token_from_environment
 from builder.target.targets import TARGETS_DIR, TOOLCHAINS, Target, load_targets
@@ -104,15 +104,9 @@ def _releases(repository: Repository, file: str, release: Release) -> list[str]:
         changes.append(
             f"{file}: commit: {release.commit} -> {tags[release.tag]} (the tag was moved: see why)"
         )
-    newest, newest_tag = Version(release.version), ""
-    for tag in tags:
-        try:
-            version = Version(tag)
-        except InvalidVersion:
-            continue
-        if version > newest and not version.is_prerelease:
-            newest, newest_tag = version, tag
-    return [*changes, f"{file}: tag: {release.tag} -> {newest_tag}"] if newest_tag else changes
+    finals = [tag for tag in tags if re.fullmatch(r"v?\d+(\.\d+)*", tag)]
+    newest = max([release.tag, *finals], key=Version)
+    return [*changes, f"{file}: tag: {release.tag} -> {newest}"] if newest != release.tag else changes
 
 
 def _commits(repository: Repository, file: str, release: Release) -> list[str]:
