@@ -36,17 +36,7 @@ KINDS = ("releases", "commits", "torch", "packages", "archives")
 
 def main(argv: Sequence[str]) -> int:
     """Ask every source, print what to change, and return 0, 20 or 21 (see the module)."""
-    parser = Parser(
-        prog="nox -s outdated --",
-        description="List what is newer than what this checkout pins.",
-        epilog="Exit status: 0 nothing is newer, 20 something is newer, 21 some source did not answer.",
-    )
-    parser.add_argument("--targets", type=Path, default=TARGETS_DIR, metavar="DIR")
-    parser.add_argument("--patches", type=Path, default=PATCHES_DIR, metavar="DIR")
-    add_api_url(parser)
-    help_ = "omit a kind of source; may be given more than once"
-    parser.add_argument("--ignore", choices=KINDS, action="append", default=[], help=help_)
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
     targets = load_targets(options.targets, options.patches)
     github = connect(options.api_url, token_from_environment(), longest_wait_seconds=30)
     changes: list[str] = []
@@ -68,6 +58,20 @@ def main(argv: Sequence[str]) -> int:
     for change in dict.fromkeys(changes):
         say(f"  {change}")
     return NEWER if changes else NO_ANSWER if unanswered else UP_TO_DATE
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="nox -s outdated --",
+        description="List what is newer than what this checkout pins.",
+        epilog="Exit status: 0 nothing is newer, 20 something is newer, 21 some source did not answer.",
+    )
+    parser.add_argument("--targets", type=Path, default=TARGETS_DIR, metavar="DIR")
+    parser.add_argument("--patches", type=Path, default=PATCHES_DIR, metavar="DIR")
+    add_api_url(parser)
+    help_ = "omit a kind of source; may be given more than once"
+    parser.add_argument("--ignore", choices=KINDS, action="append", default=[], help=help_)
+    return parser
 
 
 def _sources(
