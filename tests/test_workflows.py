@@ -89,7 +89,8 @@ def test_every_session_that_is_called_is_there() -> None:
     assert {item["session"] for item in json.loads(listed.stdout)} == called
 
 
-def test_every_option_that_is_given_is_known() -> None:
+def test_every_option_that_is_given_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/wheels")  # as a runner does
     parsers = {"release": release._parser(), "index": index._parser(), "outdated": outdated._parser()}
     parsed = set()
     for words in commands():
