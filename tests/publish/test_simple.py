@@ -44,6 +44,20 @@ def test_a_folder_for_each_cuda_version_offers_its_pep_600_wheels_alone(
     assert (metadata.parent / NATIVE).read_bytes() == (wheelhouse / NATIVE).read_bytes()
 
 
+def test_the_newest_revision_comes_first(tmp_path: Path) -> None:
+    names = [
+        UNIVERSAL.replace("universal.2", "universal.10"),
+        UNIVERSAL,
+        UNIVERSAL.replace(".2-", "-"),
+        NATIVE,
+    ]
+    make_ours(tmp_path / "wheelhouse", *names)
+    site = write_site(tmp_path / "wheelhouse", tmp_path / "site")
+    assert [*links(site / "cu130" / "sageattention")] == names, (
+        "and the page's picker takes the first that fits"
+    )
+
+
 def test_the_json_pages_say_what_the_html_pages_say(wheelhouse: Path, tmp_path: Path) -> None:
     site = write_site(wheelhouse, tmp_path / "site", "--base-url", WHEELS_URL)
     assert {path.suffix for path in site.rglob("*.*")} == {".html", ".json", ".v1_json"}, "nothing is copied"
