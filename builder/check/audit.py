@@ -7,10 +7,14 @@ It finds mistakes, not forgeries: who writes a whole wheel anew passes. The chec
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from builder.check.checks import contents, gpu_code, metadata, sbom_and_licence, shared_libraries
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, NOTE, WARNING, AuditedWheel, Found
@@ -158,7 +162,10 @@ def _rows(report: AuditReport, notes: bool) -> Iterator[str]:
             interface = f"{facts['unstable_symbols']} symbols of libtorch's C++ interface"
         yield f"      size           {packed}, {unpacked} installed"
         yield f"      symbols        fit {facts['reached_tag'] or 'no manylinux tag'}"
-        yield f"      torch          {facts['torch_requirement'] or 'not required'}; {interface}"
+        torch = facts["torch_requirement"]
+        if oldest := oldest_torch(Requirement(torch).specifier) if torch else "":
+            torch = f"{oldest} and newer ({torch})"
+        yield f"      torch          {torch or 'not required'}; {interface}"
         for name, architectures in facts["architectures"].items():
             yield f"      {name:<14} {' '.join(architectures) or 'no GPU code'}"
         needs = [f"{soname} ({owner})" for soname, owner in facts["needs"].items()]
@@ -170,6 +177,21 @@ def _rows(report: AuditReport, notes: bool) -> Iterator[str]:
             yield f"  {finding.level:<8} {check:<14} {finding.message}"
         if not shown and notes:
             yield f"  ok       {check}"
+
+
+def oldest_torch(specifier: SpecifierSet) -> str:
+    """Return the series that a requirement such as `>=2.9` or `>2.8.9999` begins with; else empty.
+
+    The latter is how a universal wheel says `2.9 and newer`: it allows the pre-releases of 2.9 that NVIDIA's
+    containers bring, and takes none from an index, as `>=2.9.0a0` does.
+    """
+    for clause in specifier:
+        before = re.fullmatch(r"(\d+)\.(\d+)\.9999", clause.version)
+        if clause.operator == ">" and before:
+            return f"{before[1]}.{int(before[2]) + 1}"
+        if clause.operator == ">=":
+            return clause.version
+    return ""
 
 
 def target_of(path: Path, targets: Iterable[Target]) -> Target | None:

@@ -3,7 +3,8 @@
 Each result is of a clean environment with one Python, one torch and the wheel. There every extension is
 loaded, the operators must have the same schemas as in the first environment, and what can be called without
 a GPU is called (`compatibility_probe`). With each Triton that these torches bring, every Triton kernel is
-compiled for each GPU (`triton_limits`). What could not be tested is listed, and never counts as a pass.
+compiled for each GPU (`triton_limits`). For a Python that is not on this machine, pip and uv say whether they
+would install the wheel. What could not be tested is listed, and never counts as a pass.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,7 +31,7 @@ from packaging.tags import platform_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.check.pythons import find_python, minor_of, version_of
+from builder.check.pythons import by_version, find_python, minor_of, minor_version
 from builder.target.machines import machine_of
 from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import files, http
@@ -43,7 +45,7 @@ from builder.wheel.wheelfile import Wheel
 NOTHING_TESTED = 40
 _HERE = Path(__file__).parent
 _DEFAULT_INDEX = "https://pypi.org/simple"
-_PYTHONS = [f"3.{minor}" for minor in range(10, 16)]
+_PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15"]
 _PROBE_SECONDS = 900
 _TRITON_SECONDS = 3600  # some 700 compilations of a second each, on as many cores as there are
 
@@ -55,6 +57,7 @@ class Status(str, Enum):
     """The result with one Python and one torch."""
 
     OK = "ok"
+    RESOLVED = "resolved, not imported"
     FAILED = "FAILED"
     NO_TORCH = "no such torch"
     NO_PYTHON = "no such Python"
@@ -105,11 +108,14 @@ class WheelResults:
         """Return why the wheel does not claim to be for a pair; empty where it does."""
         tagged = re.fullmatch(r"cp3(\d+)", self.label.python)
         oldest = f"3.{tagged[1]}" if tagged else python
+        number = python.rstrip("t")
         if self.label.abi not in ("abi3", "none") and python != oldest:
             return f"the wheel's tag is for Python {oldest}"
-        if Version(python) < Version(oldest):
+        if self.label.abi == "abi3" and python != number:
+            return "the wheel's ABI, abi3, is for Pythons with the GIL"
+        if by_version(python) < by_version(oldest):
             return f"the wheel's tag is for Python {oldest} and later"
-        if not self.python.contains(python) and not self.python.contains(f"{python}.99"):
+        if not self.python.contains(number) and not self.python.contains(f"{number}.99"):
             return f"the wheel requires Python {self.python}"
         if not self.torch.contains(torch) and not self.torch.contains(f"{torch}.99"):
             return f"the wheel requires torch{self.torch}"
@@ -134,14 +140,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     pythons, absent = _find_pythons(options.python)
     say("Pythons: " + (", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none"))
     if absent:
-        say(f"not on this machine, so not tested: Python {', '.join(absent)}")
-    # A Python that was not asked for by name and is not here has no column.
-    columns = sorted([*pythons, *(absent if options.python else ())], key=Version)
+        say(f"not on this machine, so nothing is imported: Python {', '.join(absent)}")
     # Wheels for one CUDA version take turns in an environment.
     for torch_index, group in groupby(wheels, lambda wheel: wheel.label.torch_index):
         together = list(group)
         index, versions = _torch_versions(options.torch_index or torch_index)
         environments = Environments(pythons, index, versions, options.keep)
+        # A Python that was not asked for by name, is not here and has no torch has no column.
+        more = [python for python in absent if options.python or python in versions]
+        columns = sorted([*pythons, *more], key=by_version)
         torches = options.torch or _newest_of_each_minor(together, versions, columns)
         for torch, python in product(torches, columns):
             _try(together, torch, python, environments)
@@ -194,7 +201,7 @@ def _versions_or_paths(text: str) -> list[str]:
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for part in parts:
         try:
-            Version("0" if "/" in part else part)
+            Version("0" if "/" in part else part.rstrip("t"))
         except InvalidVersion:
             raise argparse.ArgumentTypeError(f"{part!r} is not a version") from None
     if not parts:
@@ -232,14 +239,14 @@ def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[
     absent = []
     for entry in entries or _PYTHONS:
         if "/" in entry:
-            if not (version := version_of(Path(entry))):
+            if not (version := minor_version(Path(entry))):
                 raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
-            pythons[minor_of(version)] = Path(entry).resolve()
+            pythons[version] = Path(entry).absolute()
         elif (python := find_python(entry)) is not None:
             pythons[minor_of(entry)] = python
         else:
             absent.append(minor_of(entry))
-    return dict(sorted(pythons.items(), key=lambda item: Version(item[0]))), absent
+    return dict(sorted(pythons.items(), key=lambda item: by_version(item[0]))), absent
 
 
 def _torch_versions(index: str | None) -> tuple[str | None, TorchVersions]:
@@ -265,7 +272,7 @@ def torch_versions(page: str) -> dict[str, set[Version]]:
         except (InvalidWheelFilename, InvalidVersion):
             continue
         for tag in tags:
-            exact = re.fullmatch(r"cp3(\d+)", tag.abi)
+            exact = re.fullmatch(r"cp3(\d+t?)", tag.abi)
             here = "linux" in tag.platform and tag.platform.endswith(platform.machine())
             if exact and here and not version.is_prerelease:
                 versions.setdefault(f"3.{exact[1]}", set()).add(Version(version.public))
@@ -291,15 +298,20 @@ def _try(wheels: Sequence[WheelResults], torch: str, python: str, environments: 
     versions = environments.versions.get(python, set())
     fitting = [version for version in versions if torch in (str(version), minor_of(str(version)))]
     status, reason = Status.NOT_TESTED, ""
-    if python not in environments.pythons:
-        status, reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
-    elif not environments.versions:
+    absent = python not in environments.pythons
+    if not environments.versions:
         reason = "no index says which torches there are"
     elif not fitting:
         status, reason = Status.NO_TORCH, f"the index has no torch {torch} for Python {python}"
+    if absent and reason:
+        status, reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
     for _, result in claimed:
         result.status, result.reason = status, reason
     if reason or not claimed:
+        return
+    if absent:
+        for wheel, result in claimed:
+            _resolve(wheel.path, result, f"torch=={max(fitting)}", environments.index)
         return
     venv = files.ROOT / "build" / "compatibility" / f"torch{torch}-py{python}-{os.getpid()}"
     try:
@@ -315,6 +327,34 @@ def _try(wheels: Sequence[WheelResults], torch: str, python: str, environments: 
     finally:
         if not environments.keep:
             shutil.rmtree(venv, ignore_errors=True)
+
+
+def _resolve(wheel: Path, result: Result, torch: str, index: str | None) -> None:
+    """Ask pip and uv whether they would install a wheel for a Python that is not here.
+
+    pip is asked for the wheel alone, since it downloads a torch to resolve it; uv knows no free-threaded
+    Python that is not there.
+    """
+    uv = [sys.executable, "-m", "uv"]
+    number = result.python.rstrip("t")
+    options = ["--dry-run", "--only-binary", ":all:", "--python-version", number]
+    options += ["--target", str(files.ROOT / "build" / "compatibility" / "nothing")]
+    abi = f"cp{result.python.replace('.', '')}"
+    pip = [*uv, "tool", "run", "pip", "install", *options, "--no-deps", "--ignore-installed", "--abi", abi]
+    commands = {"pip": [*pip, *(f"--platform={tag}" for tag in platform_tags()), wheel]}
+    if number == result.python:
+        more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
+        commands["uv"] = [*uv, "pip", "install", *options, *more, "--no-deps", wheel, torch]
+    for command in commands.values():
+        try:
+            run(command)
+        except BuilderError as error:
+            result.status, result.reason = Status.FAILED, error.message
+            return
+    result.status = Status.RESOLVED
+    result.reason = (
+        f"Python {result.python} is not on this machine: {' and '.join(commands)} would install it"
+    )
 
 
 def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:

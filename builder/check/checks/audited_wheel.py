@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +16,7 @@ from builder.check.checks.symbols import build_paths, owner_of_copy, stem, unsta
 from builder.target.architectures import Architecture
 from builder.target.machines import X86_64
 from builder.target.targets import Target
+from builder.target.upstream import PATCHES_DIR, build_constants
 from builder.util.errors import AuditError, RepairError
 from builder.wheel import sbom
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf
@@ -32,13 +33,14 @@ ERROR, HOUSE_RULE, WARNING, NOTE = "error", "house rule", "warning", "note"
 Found = Iterator[tuple[str, str]]
 """What a check yields: a level and a sentence each."""
 
-# What each extension is compiled for, as the sources are written: the Hopper kernels need what only
-# 9.0a has, the fp8 kernels need 8.9, the others run everywhere.
-LEAST = {"_qattn_sm80": "8.0", "_qattn_sm89": "8.9", "_fused": "8.0"}
-ONLY = {"_qattn_sm90": "9.0a"}
+# Each extension and the architecture from which on it is compiled, or for which alone.
+_BUILD = build_constants(max(path.parent for path in PATCHES_DIR.glob("*/upstream.toml")))
+LEAST: Mapping[str, str] = _BUILD["LEAST"]
+ONLY: Mapping[str, str] = _BUILD["ONLY"]
+EXTENSIONS = LEAST.keys() | ONLY.keys()
 
-# A wheel without a platform promise is compared with what this project's own promise.
-_DEFAULT_POLICY = "manylinux_2_34"
+# A wheel without a platform promise is compared with the oldest that this project's own promise.
+_DEFAULT_POLICY = "manylinux_2_28"
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class AuditedWheel:
     def extensions(self) -> dict[str, Content]:
         """Name -> each library of the package that has GPU code, or the name of one of SageAttention's."""
         parts = {name: self.contents[name] for name in self.libraries if not _is_bundled(name)}
-        return {name: part for name, part in parts.items() if part.codes or stem(name) in LEAST | ONLY}
+        return {name: part for name, part in parts.items() if part.codes or stem(name) in EXTENSIONS}
 
     @cached_property
     def architectures(self) -> frozenset[Architecture]:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, LEAST, ONLY, WARNING, AuditedWheel, Found
+from builder.check.checks.audited_wheel import (
+    ERROR,
+    EXTENSIONS,
+    HOUSE_RULE,
+    LEAST,
+    ONLY,
+    WARNING,
+    AuditedWheel,
+    Found,
+)
 from builder.check.checks.symbols import stem
 from builder.target.architectures import Architecture, join
 from builder.util.errors import ArchitectureError
@@ -44,8 +53,8 @@ def architectures(audited: AuditedWheel) -> Found:
     if missing := claimed - audited.architectures:
         yield ERROR, f"no extension has a cubin for {join(sorted(missing))}"
     present = {stem(name) for name in audited.extensions}
-    wanted = {name for name in LEAST | ONLY if expected_architectures(name, claimed)}
-    for name in sorted(wanted - present) if present & (LEAST | ONLY).keys() else ():
+    wanted = {name for name in EXTENSIONS if expected_architectures(name, claimed)}
+    for name in sorted(wanted - present) if present & EXTENSIONS else ():
         yield ERROR, f"the extension {name} is missing"
 
 

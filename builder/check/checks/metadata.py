@@ -73,9 +73,11 @@ def requirement(audited: AuditedWheel) -> Found:
     elif torch is None and not audited.unstable:
         yield HOUSE_RULE, "METADATA requires no torch"
     for name, library in audited.named_libraries:
+        level = ERROR if audited.stable else HOUSE_RULE
         if symbols := python_symbols(library):
-            level = ERROR if audited.stable else HOUSE_RULE
             yield level, f"{name} uses symbols of CPython, so it is for one Python: {listed(symbols)}"
+        if "libtorch_python.so" in library.needed:
+            yield level, f"{name} needs libtorch_python.so, which is built for one Python"
     if audited.stable:
         yield from _stable(audited)
     elif audited.unstable:
@@ -135,9 +137,6 @@ def _stable(audited: AuditedWheel) -> Found:
     for name, symbols in sorted(audited.unstable.items()):
         where = "libtorch's C++ interface, which a stable wheel may not use"
         yield ERROR, f"{name} uses symbols of {where}: {listed(symbols)}"
-    for name, library in audited.named_libraries:
-        if "libtorch_python.so" in library.needed:
-            yield ERROR, f"{name} needs libtorch_python.so, which is built for one Python"
     torch = audited.torch
     if torch is not None and not any(clause.operator in _FLOORS for clause in torch.specifier):
         yield ERROR, f"requires {torch}, without the oldest torch whose stable interface it uses"
@@ -160,6 +159,8 @@ def _python(audited: AuditedWheel) -> Found:
         return  # a problem of METADATA
     if audited.stable and "3.99" not in allowed:
         yield ERROR, f"Requires-Python: {text} excludes newer Pythons, which its ABI is for"
+    if "py3" in audited.label.python.split(".") and "3.0" in allowed:
+        yield HOUSE_RULE, "neither Requires-Python nor the tag py3 says which Python is the oldest"
     for number in re.findall(r"cp3(\d+)", audited.label.python):
         if f"3.{number}" not in allowed:
             yield ERROR, f"Requires-Python: {text} excludes the Python of its own tag, cp3{number}"

@@ -8,10 +8,9 @@ from pathlib import PurePosixPath
 
 from builder.check.checks.audited_wheel import (
     ERROR,
+    EXTENSIONS,
     HOUSE_RULE,
-    LEAST,
     NOTE,
-    ONLY,
     WARNING,
     AuditedWheel,
     Found,
@@ -85,7 +84,7 @@ def bundled(audited: AuditedWheel) -> Found:
             level = WARNING if owner is TORCH_CUDA else ERROR
             yield level, f"it contains its own copy of {owner.name}: {', '.join(copies)}: {owner.why}"
     for name in audited.libraries:
-        if stem(name) not in LEAST | ONLY and owner_of_copy(name) is None:
+        if stem(name) not in EXTENSIONS and owner_of_copy(name) is None:
             yield HOUSE_RULE, f"{name} is not a library of SageAttention"
 
 
