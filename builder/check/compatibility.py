@@ -43,9 +43,9 @@ from builder.wheel.label import WheelLabel, torch_requirement
 from builder.wheel.wheelfile import Wheel
 
 NOTHING_TESTED = 40
-_HERE = Path(__file__).parent
-_DEFAULT_INDEX = "https://pypi.org/simple"
-_PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15"]
+_FOLDER = files.ROOT / "build" / "compatibility"
+_UV = (sys.executable, "-m", "uv")
+_PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
 _PROBE_SECONDS = 900
 _TRITON_SECONDS = 3600  # some 700 compilations of a second each, on as many cores as there are
 
@@ -79,16 +79,6 @@ class Result:
     seconds: float = 0.0
     cudart: list[str] = field(default_factory=list)  # two for a PEP 600 wheel, which brings its own
     operators: dict[str, str] = field(default_factory=dict)  # name -> schema
-
-
-@dataclass(frozen=True)
-class Environments:
-    """What environments are made of: Pythons by minor version, the index for torch, and what it has."""
-
-    pythons: Mapping[str, Path]
-    index: str | None
-    versions: TorchVersions
-    keep: bool
 
 
 class WheelResults:
@@ -145,13 +135,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     for torch_index, group in groupby(wheels, lambda wheel: wheel.label.torch_index):
         together = list(group)
         index, versions = _torch_versions(options.torch_index or torch_index)
-        environments = Environments(pythons, index, versions, options.keep)
         # A Python that was not asked for by name, is not here and has no torch has no column.
         more = [python for python in absent if options.python or python in versions]
         columns = sorted([*pythons, *more], key=by_version)
-        torches = options.torch or _newest_of_each_minor(together, versions, columns)
-        for torch, python in product(torches, columns):
-            _try(together, torch, python, environments)
+        every = sorted({version for python in columns for version in versions.get(python, ())})
+        claimed = [version for version in every if any(wheel.torch.contains(version) for wheel in together)]
+        newest = {minor_of(str(version)): str(version) for version in claimed}  # of each minor version
+        for torch, python in product(options.torch or newest.values(), columns):
+            pairs = [(wheel, Result(torch, python)) for wheel in together]
+            for wheel, result in pairs:
+                wheel.results.append(result)
+                if reason := wheel.why_not(torch, python):
+                    result.status, result.reason = Status.NOT_CLAIMED, reason
+            claims = [(wheel, result) for wheel, result in pairs if result.status != Status.NOT_CLAIMED]
+            if claims:
+                _try(claims, pythons.get(python), index, versions, keep=options.keep)
     for wheel in wheels:
         agree(wheel.results)
         say("\n".join(["", wheel.path.name, *table(wheel.results)]))
@@ -176,15 +174,13 @@ def _parser() -> Parser:
         description="Load a wheel with every torch and Python that it claims, in clean environments.",
         allow_abbrev=False,
     )
+    torches = "torch versions; each minor version there is by default"
+    pythons = "versions or paths; those here"
     add = parser.add_argument
     add("--wheel", action="append", default=[], metavar="PATH", help="this wheel (repeatable)")
     add("--wheelhouse", default=files.ROOT / "wheelhouse", metavar="DIR", help="its universal wheels")
-    torches, pythons = (
-        "torch versions; each minor version there is by default",
-        "versions or paths; those here",
-    )
     add("--torch", type=_versions, metavar="A,B", help=torches)
-    add("--python", type=_versions_or_paths, metavar="A,B", help=pythons)
+    add("--python", type=_versions, metavar="A,B", help=pythons)
     add("--torch-index", metavar="URL", help="package index to take torch from")
     add("--keep", action="store_true", help="keep the environments in build/compatibility")
     add("--json", metavar="FILE", help="write all findings there")
@@ -192,18 +188,9 @@ def _parser() -> Parser:
 
 
 def _versions(text: str) -> list[str]:
-    if "/" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a version")
-    return _versions_or_paths(text)
-
-
-def _versions_or_paths(text: str) -> list[str]:
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    for part in parts:
-        try:
-            Version("0" if "/" in part else part.rstrip("t"))
-        except InvalidVersion:
-            raise argparse.ArgumentTypeError(f"{part!r} is not a version") from None
+    if wrong := [part for part in parts if "/" not in part and not re.fullmatch(r"\d+(\.\d+)*t?", part)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not a version")
     if not parts:
         raise argparse.ArgumentTypeError("the value is empty")
     return parts
@@ -234,7 +221,7 @@ def why_not_here(label: WheelLabel) -> str:
 
 
 def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[str]]:
-    """Return the Pythons by minor version, and the minor versions that are not here."""
+    """The Pythons by minor version, and the minor versions that are not here."""
     pythons: dict[str, Path] = {}
     absent = []
     for entry in entries or _PYTHONS:
@@ -250,111 +237,97 @@ def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[
 
 
 def _torch_versions(index: str | None) -> tuple[str | None, TorchVersions]:
-    """Return the package index that torch comes from, None for the default one, and what it has."""
-    default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or _DEFAULT_INDEX
+    """The package index that torch comes from, None for the default one, and what it has for this machine."""
+    default = (
+        os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or "https://pypi.org/simple"
+    )
+    versions: dict[str, set[Version]] = {}
     for name, address in ((index, index), (None, default)):
         try:
-            page = http.get(f"{address.rstrip('/')}/torch/") if address else b""
+            page = http.get(f"{address.rstrip('/')}/torch/").decode("utf-8", "replace") if address else ""
         except DownloadError as error:
             say(f"torch can't come from {address}: {error.message}")
             continue
-        if versions := torch_versions(page.decode("utf-8", "replace")):
+        for wheel in set(re.findall(r"torch-[\w.+%!-]+?\.whl", page)):
+            try:
+                _, version, _, tags = parse_wheel_filename(unquote(wheel))
+            except (InvalidWheelFilename, InvalidVersion):
+                continue
+            for tag in tags:
+                exact = re.fullmatch(r"cp3(\d+t?)", tag.abi)
+                here = "linux" in tag.platform and tag.platform.endswith(platform.machine())
+                if exact and here and not version.is_prerelease:
+                    versions.setdefault(f"3.{exact[1]}", set()).add(Version(version.public))
+        if versions:
             return name, versions
     return None, {}
 
 
-def torch_versions(page: str) -> dict[str, set[Version]]:
-    """Return the releases of torch for this machine by Python, from an index's page in HTML or JSON."""
-    versions: dict[str, set[Version]] = {}
-    for name in set(re.findall(r"torch-[\w.+%!-]+?\.whl", page)):
-        try:
-            _, version, _, tags = parse_wheel_filename(unquote(name))
-        except (InvalidWheelFilename, InvalidVersion):
-            continue
-        for tag in tags:
-            exact = re.fullmatch(r"cp3(\d+t?)", tag.abi)
-            here = "linux" in tag.platform and tag.platform.endswith(platform.machine())
-            if exact and here and not version.is_prerelease:
-                versions.setdefault(f"3.{exact[1]}", set()).add(Version(version.public))
-    return versions
-
-
-def _newest_of_each_minor(
-    wheels: Iterable[WheelResults], versions: TorchVersions, pythons: Iterable[str]
-) -> list[str]:
-    every = sorted({version for python in pythons for version in versions.get(python, ())})
-    claimed = [version for version in every if any(wheel.torch.contains(version) for wheel in wheels)]
-    return list({minor_of(str(version)): str(version) for version in claimed}.values())
-
-
-def _try(wheels: Sequence[WheelResults], torch: str, python: str, environments: Environments) -> None:
-    """Try wheels with one torch and one Python, and add to their results."""
-    claimed = []
-    for wheel in wheels:
-        result = Result(torch, python, Status.NOT_CLAIMED, wheel.why_not(torch, python))
-        wheel.results.append(result)
-        if not result.reason:
-            claimed.append((wheel, result))
-    versions = environments.versions.get(python, set())
-    fitting = [version for version in versions if torch in (str(version), minor_of(str(version)))]
+def _try(
+    claims: Sequence[tuple[WheelResults, Result]],
+    interpreter: Path | None,
+    index: str | None,
+    versions: TorchVersions,
+    *,
+    keep: bool,
+) -> None:
+    """Try wheels with one torch and one Python that they claim to be for."""
+    torch, python = claims[0][1].torch, claims[0][1].python
+    fitting = [each for each in versions.get(python, ()) if torch in (str(each), minor_of(str(each)))]
     status, reason = Status.NOT_TESTED, ""
-    absent = python not in environments.pythons
-    if not environments.versions:
+    if interpreter is None and not fitting:
+        status, reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
+    elif not versions:
         reason = "no index says which torches there are"
     elif not fitting:
         status, reason = Status.NO_TORCH, f"the index has no torch {torch} for Python {python}"
-    if absent and reason:
-        status, reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
-    for _, result in claimed:
+    for _, result in claims:
         result.status, result.reason = status, reason
-    if reason or not claimed:
+    if reason:
         return
-    if absent:
-        for wheel, result in claimed:
-            _resolve(wheel.path, result, f"torch=={max(fitting)}", environments.index)
+    requirement = f"torch=={max(fitting)}"
+    if interpreter is None:
+        for wheel, result in claims:
+            _resolve(wheel.path, result, requirement, index)
         return
-    venv = files.ROOT / "build" / "compatibility" / f"torch{torch}-py{python}-{os.getpid()}"
+    venv = _FOLDER / f"torch{torch}-py{python}-{os.getpid()}"
     try:
         with step(f"torch {torch}, Python {python}"):
-            requirement = f"torch=={max(fitting)}"
-            inside = make_clean_venv(venv, environments.pythons[python], [requirement], environments.index)
-            for wheel, result in claimed:
+            inside = make_clean_venv(venv, interpreter, [requirement], index)
+            for wheel, result in claims:
                 _try_wheel(wheel, result, inside)
                 say(f"  {result.status.value}: {result.reason or wheel.path.name}")
     except BuilderError as error:
-        for _, result in claimed:
+        for _, result in claims:
             result.reason = result.reason or error.message
     finally:
-        if not environments.keep:
+        if not keep:
             shutil.rmtree(venv, ignore_errors=True)
 
 
 def _resolve(wheel: Path, result: Result, torch: str, index: str | None) -> None:
     """Ask pip and uv whether they would install a wheel for a Python that is not here.
 
-    pip is asked for the wheel alone, since it downloads a torch to resolve it; uv knows no free-threaded
-    Python that is not there.
+    pip is asked for the wheel alone, since it downloads a torch to resolve it; uv can't be asked for a
+    free-threaded Python.
     """
-    uv = [sys.executable, "-m", "uv"]
-    number = result.python.rstrip("t")
-    options = ["--dry-run", "--only-binary", ":all:", "--python-version", number]
-    options += ["--target", str(files.ROOT / "build" / "compatibility" / "nothing")]
-    abi = f"cp{result.python.replace('.', '')}"
-    pip = [*uv, "tool", "run", "pip", "install", *options, "--no-deps", "--ignore-installed", "--abi", abi]
-    commands = {"pip": [*pip, *(f"--platform={tag}" for tag in platform_tags()), wheel]}
+    number, abi = result.python.rstrip("t"), f"cp{result.python.replace('.', '')}"
+    options = ["--dry-run", "--only-binary=:all:", f"--target={_FOLDER / 'nothing'}", "--no-deps"]
+    options += [f"--python-version={number}", str(wheel)]
+    platforms = (f"--platform={tag}" for tag in platform_tags())
+    commands = {"pip": [*_UV, "tool", "run", "pip", "install", *options, f"--abi={abi}", *platforms]}
     if number == result.python:
-        more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
-        commands["uv"] = [*uv, "pip", "install", *options, *more, "--no-deps", wheel, torch]
-    for command in commands.values():
-        try:
+        more = [f"--index={index}", "--index-strategy=unsafe-best-match"] if index else []
+        commands["uv"] = [*_UV, "pip", "install", *options, *more, torch]
+    try:
+        for command in commands.values():
             run(command)
-        except BuilderError as error:
-            result.status, result.reason = Status.FAILED, error.message
-            return
+    except BuilderError as error:
+        result.status, result.reason = Status.FAILED, error.message
+        return
+    tools = " and ".join(commands)
     result.status = Status.RESOLVED
-    result.reason = (
-        f"Python {result.python} is not on this machine: {' and '.join(commands)} would install it"
-    )
+    result.reason = f"Python {result.python} is not on this machine: {tools} would install the wheel"
 
 
 def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
@@ -362,20 +335,20 @@ def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
     # No GPU, so that the result is the same wherever there is one. Isolated: neither this file's folder nor
     # a PYTHONPATH stands in for what is installed.
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    command: list[str | Path] = [python, "-I", _HERE / "compatibility_probe.py"]
+    command: list[str | Path] = [python, "-I", Path(__file__).with_name("compatibility_probe.py")]
     try:
         install_wheel(python, wheel.path)
         done = run(command, env=env, cwd=python.parent, timeout_seconds=_PROBE_SECONDS, check=False)
-        judge(result, found := read_probe(done, python), wheel.label)
+        judge(result, answer := read_probe(done, python), wheel.label)
     except BuilderError as error:
         result.status, result.reason = Status.FAILED, _short_paths(error.message, python)
         return
     finally:
         result.seconds = round(time.monotonic() - start, 1)
-    triton = found.get("triton")
+    triton = answer.get("triton")
     if triton and all(kernels["triton"] != triton for kernels in wheel.triton):
         with step(f"Compiling the kernels with Triton {triton}"):
-            command[-1] = _HERE / "triton_limits.py"
+            command[-1] = Path(__file__).with_name("triton_limits.py")
             done = run(command, timeout_seconds=_TRITON_SECONDS, check=False)
         try:
             kernels = json.loads(done.output)
@@ -386,7 +359,7 @@ def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
 
 def _short_paths(text: str, python: Path) -> str:
     """Return text without the part of its paths that only says where the environment lies."""
-    return re.sub(rf"{re.escape(str(python.parent.parent))}/(lib/python[\d.]+/site-packages/)?", "", text)
+    return re.sub(rf"{re.escape(str(python.parent.parent))}/(lib/python[\d.]+t?/site-packages/)?", "", text)
 
 
 def read_probe(done: Finished, python: Path) -> dict[str, Any]:
@@ -403,14 +376,14 @@ def read_probe(done: Finished, python: Path) -> dict[str, Any]:
     return answer
 
 
-def judge(result: Result, found: Mapping[str, Any], label: WheelLabel) -> None:
+def judge(result: Result, answer: Mapping[str, Any], label: WheelLabel) -> None:
     """Fill in a result from what the probe found; whether the schemas agree is seen later."""
-    torch = found.get("torch") or {}
+    torch = answer.get("torch") or {}
     result.installed, result.cuda = str(torch.get("version", "")), str(torch.get("cuda") or "")
-    result.python_version = str(found.get("python", ""))
-    result.operators = dict(found.get("operators", {}))
-    result.cudart = [path for path in found.get("libraries", ()) if "libcudart" in path]
-    problems = faults(found)
+    result.python_version = str(answer.get("python", ""))
+    result.operators = dict(answer.get("operators", {}))
+    result.cudart = [path for path in answer.get("libraries", ()) if "libcudart" in path]
+    problems = [text.splitlines()[0] for text in answer["problems"]]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     result.status = Status.FAILED if problems else Status.OK
     result.reason = f"{problems[0]}{more}" if problems else ""
@@ -421,24 +394,6 @@ def judge(result: Result, found: Mapping[str, Any], label: WheelLabel) -> None:
         seen = f"with it: {result.reason}" if problems else "it loads, which shows nothing"
         result.status = Status.NOT_TESTED
         result.reason = f"the index's torch is built {built}, the wheel for CUDA {wanted}; {seen}"
-
-
-def faults(found: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong in what the probe found, one line each."""
-    if problems := [text.splitlines()[0] for text in found.get("problems", ())]:
-        return problems
-    if not found.get("operators"):
-        return ["no operator is registered"]
-    for name, extension in found["extensions"].items():
-        if extension["library"] and not extension["loaded"]:
-            problems.append(f"{name}: loaded in part only")
-    for name in found["operators"]:
-        if not found["kernels"].get(name):
-            problems.append(f"{name}: no code for CUDA is registered")
-        for what, code in (("fake", "its fake implementation"), ("host", "its host code")):
-            if error := found[what].get(name, "it was not called"):
-                problems.append(f"{name}: {code}: {error}")
-    return problems
 
 
 def agree(results: Sequence[Result]) -> None:
@@ -483,6 +438,7 @@ def worst(results: Iterable[Result]) -> int:
 
 def _as_json(wheel: WheelResults, absent: Sequence[str]) -> dict[str, Any]:
     first = next((result for result in wheel.results if result.status is Status.OK), None)
+    counts = Counter(result.status for result in wheel.results)
     cells = [{**asdict(result), "status": result.status.value} for result in wheel.results]
     for cell in cells:
         if cell["status"] == Status.OK.value:
@@ -493,7 +449,7 @@ def _as_json(wheel: WheelResults, absent: Sequence[str]) -> dict[str, Any]:
         "schemas": first.operators if first else {},
         "schemas_of": f"torch {first.torch}, Python {first.python}" if first else "",
         "pythons_not_here": list(absent),
-        "counts": {status.value: sum(cell["status"] == status.value for cell in cells) for status in Status},
+        "counts": {status.value: counts[status] for status in Status},
         "cells": cells,
         "triton": wheel.triton,
     }

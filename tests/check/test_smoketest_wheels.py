@@ -178,7 +178,7 @@ def test_what_this_machine_can_not_run() -> None:
 def test_a_python_of_pyenv_stands_in_for_a_shim_that_does_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path, lines in (("bin/python3.99", "exit 1"), ("versions/3.99.2/bin/python", "echo 3.99.2")):
+    for path, lines in (("bin/python3.99", "exit 1"), ("versions/3.99.2/bin/python", "echo 3.99")):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(f"#!/bin/sh\n{lines}\n")
         (tmp_path / path).chmod(0o755)
