@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fakes.source import make_checkout
 
-from builder.check.audit import CHECKS
+from builder.check.checks import CHECKS
 from builder.source.content import differences
 from builder.source.series import load_series
 from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target

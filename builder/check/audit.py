@@ -17,12 +17,12 @@ from packaging.requirements import Requirement
 
 from builder.check.audited_wheel import AuditedWheel, stable_torch_symbols, stem
 from builder.check.checks import CHECKS, ERROR, HOUSE_RULE, NOTE, WARNING
-from builder.target.targets import Target, load_targets
+from builder.target.targets import Target
 from builder.util.arguments import Parser
 from builder.util.errors import AuditError, BuilderError, UsageError
 from builder.util.files import ROOT
 from builder.util.log import say
-from builder.wheel import fatbin, sbom
+from builder.wheel import fatbin
 from builder.wheel.libraries import SYSTEM, owner_of
 from builder.wheel.manylinux import reached_tag
 from builder.wheel.wheelfile import Wheel
@@ -60,7 +60,7 @@ class AuditReport:
 
 
 def audit_wheel(path: Path, *, expect: Target | None = None) -> AuditReport:
-    """Check a wheel, for the target that it should be for; None goes by what it says about itself.
+    """Check a wheel, for the target that it should be for; without one for that which its SBOM names.
 
     A file that is not a wheel, or a damaged one, gives a report with that as its error.
     """
@@ -68,7 +68,7 @@ def audit_wheel(path: Path, *, expect: Target | None = None) -> AuditReport:
     try:
         with Wheel(path) as wheel:
             audited = AuditedWheel(wheel, expect)
-            house_rule = ERROR if expect is not None or audited.ours else WARNING
+            house_rule = ERROR if audited.expect or audited.ours else WARNING
             for name, check in CHECKS.items():
                 try:
                     for level, text in check(audited):
@@ -145,17 +145,6 @@ def _torch(requirement: str) -> str:
     return requirement or "not required"
 
 
-def target_of(path: Path, targets: Iterable[Target]) -> Target | None:
-    """Return the target that a wheel of this project was built for, by its SBOM; None where none fits."""
-    try:
-        with Wheel(path) as wheel:
-            stated = sbom.read(wheel)
-    except AuditError:
-        return None
-    name = stated.subject.properties.get("target") if stated else None
-    return next((target for target in targets if target.name == name), None)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m builder audit [PATH...]`: check wheels and print what was found.
 
@@ -181,8 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wheels += sorted(path.glob("*.whl")) if path.is_dir() else [path] * (".whl." not in path.name)
     if not wheels:
         raise UsageError("There is no wheel to check.", "Build one, or name one: nox -s audit -- PATH.")
-    targets = load_targets().values()
-    reports = [audit_wheel(wheel, expect=target_of(wheel, targets)) for wheel in wheels]
+    reports = [audit_wheel(wheel) for wheel in wheels]
     failed = sum(not report.passed for report in reports)
     if options.json:
         values = [{**asdict(report), "path": str(report.path), "passed": report.passed} for report in reports]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from packaging.metadata import ExceptionGroup, InvalidMetadata, Metadata
 
 from builder.target.architectures import Architecture
 from builder.target.machines import X86_64
-from builder.target.targets import Target
+from builder.target.targets import Target, load_targets
 from builder.target.upstream import PATCHES_DIR, build_constants
 from builder.util.errors import AuditError, RepairError
 from builder.wheel import sbom
@@ -72,7 +72,7 @@ class AuditedWheel:
     """What the checks look at.
 
     Attributes:
-        expect: The target that it should be for; None goes by what it says about itself.
+        expect: The target that it should be for; None for a wheel of no target.
         unreadable: Why a library can't be read, a sentence each.
         named_libraries: The shared libraries by name without folders, as messages say it.
         extensions: Name -> each library with GPU code, or with the name of one of SageAttention's.
@@ -83,7 +83,8 @@ class AuditedWheel:
     """
 
     def __init__(self, wheel: Wheel, expect: Target | None) -> None:
-        self.wheel, self.label, self.expect = wheel, wheel.label, expect
+        self.wheel, self.label = wheel, wheel.label
+        self.expect = expect or load_targets().get(self.stated.get("target", ""))
         self.unreadable: list[str] = []
         self.contents = {name: self._read(name) for name in sorted(wheel.names)}
         self.libraries = {name: part.library for name, part in self.contents.items() if part.library}
@@ -138,6 +139,11 @@ class AuditedWheel:
         with suppress(AuditError):
             return sbom.read(self.wheel)
         return None
+
+    @property
+    def stated(self) -> Mapping[str, str]:
+        """What the SBOM says of the wheel itself: `target`, `architectures` and more."""
+        return self.sbom.subject.properties if self.sbom else {}
 
     def metadata_problems(self, *fields: str) -> list[str]:
         """Return what packaging refuses of METADATA, by the beginnings of the fields' names."""

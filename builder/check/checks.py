@@ -160,9 +160,8 @@ def bundled(audited: AuditedWheel) -> Findings:
 def architectures(audited: AuditedWheel) -> Findings:
     """Each extension is there, and contains the cubins for the architectures that the wheel claims."""
     # What it says it is for: by its version, its SBOM, its target, or at last its cubins.
-    stated = audited.sbom.subject.properties.get("architectures", "") if audited.sbom else ""
     claimed = {Architecture.parse(f"sm_{number}") for number in audited.label.architectures}
-    claimed = claimed or set(map(Architecture.parse, stated.split()))
+    claimed = claimed or set(map(Architecture.parse, audited.stated.get("architectures", "").split()))
     claimed = claimed or set(audited.expect.architectures if audited.expect else audited.architectures)
     if not audited.extensions:
         yield ERROR, "no library in it contains GPU code"

@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from packaging.specifiers import SpecifierSet
-from packaging.tags import platform_tags
+from packaging.tags import compatible_tags, cpython_tags, platform_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
@@ -96,15 +96,11 @@ class WheelResults:
 
     def why_not(self, torch: str, python: str) -> str:
         """Return why the wheel does not claim to be for a pair; empty where it does."""
-        tagged = re.fullmatch(r"cp3(\d+)", self.label.python)
-        oldest = f"3.{tagged[1]}" if tagged else python
         number = python.rstrip("t")
-        if self.label.abi not in ("abi3", "none") and python != oldest:
-            return f"the wheel's tag is for Python {oldest}"
-        if self.label.abi == "abi3" and python != number:
-            return "the wheel's ABI, abi3, is for Pythons with the GIL"
-        if by_version(python) < by_version(oldest):
-            return f"the wheel's tag is for Python {oldest} and later"
+        version = tuple(map(int, number.split(".")))
+        fitting = {*cpython_tags(version, [f"cp{python.replace('.', '')}"]), *compatible_tags(version)}
+        if not fitting & self.label.tags:
+            return f"the wheel's tag, {self.label.python}-{self.label.abi}, is not for Python {python}"
         if not self.python.contains(number) and not self.python.contains(f"{number}.99"):
             return f"the wheel requires Python {self.python}"
         if not self.torch.contains(torch) and not self.torch.contains(f"{torch}.99"):
