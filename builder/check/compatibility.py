@@ -31,7 +31,7 @@ from packaging.tags import compatible_tags, cpython_tags, platform_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.check.pythons import by_version, find_python, minor_of, minor_version
+from builder.check.pythons import find_python, minor_of, minor_version
 from builder.target.machines import machine_of
 from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import files, http
@@ -44,6 +44,7 @@ from builder.wheel.wheelfile import Wheel
 
 NOTHING_TESTED = 40
 _FOLDER = files.ROOT / "build" / "compatibility"
+_DEFAULT_INDEX = "https://pypi.org/simple"
 _UV = (sys.executable, "-m", "uv")
 _PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
 _PROBE_SECONDS = 900
@@ -133,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         index, versions = _torch_versions(options.torch_index or torch_index)
         # A Python that was not asked for by name, is not here and has no torch has no column.
         more = [python for python in absent if options.python or python in versions]
-        columns = sorted([*pythons, *more], key=by_version)
+        columns = sorted([*pythons, *more], key=lambda each: (Version(each.rstrip("t")), each))
         every = sorted({version for python in columns for version in versions.get(python, ())})
         claimed = [version for version in every if any(wheel.torch.contains(version) for wheel in together)]
         newest = {minor_of(str(version)): str(version) for version in claimed}  # of each minor version
@@ -176,16 +177,20 @@ def _parser() -> Parser:
     add("--wheel", action="append", default=[], metavar="PATH", help="this wheel (repeatable)")
     add("--wheelhouse", default=files.ROOT / "wheelhouse", metavar="DIR", help="its universal wheels")
     add("--torch", type=_versions, metavar="A,B", help=torches)
-    add("--python", type=_versions, metavar="A,B", help=pythons)
+    add("--python", type=_pythons, metavar="A,B", help=pythons)
     add("--torch-index", metavar="URL", help="package index to take torch from")
     add("--keep", action="store_true", help="keep the environments in build/compatibility")
     add("--json", metavar="FILE", help="write all findings there")
     return parser
 
 
-def _versions(text: str) -> list[str]:
+def _pythons(text: str) -> list[str]:
+    return _versions(text, r"\d+\.\d+(\.\d+)?t?|.*/.*")
+
+
+def _versions(text: str, pattern: str = r"\d+(\.\d+)*") -> list[str]:
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if wrong := [part for part in parts if "/" not in part and not re.fullmatch(r"\d+(\.\d+)*t?", part)]:
+    if wrong := [part for part in parts if not re.fullmatch(pattern, part)]:
         raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not a version")
     if not parts:
         raise argparse.ArgumentTypeError("the value is empty")
@@ -221,22 +226,19 @@ def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[
     pythons: dict[str, Path] = {}
     absent = []
     for entry in entries or _PYTHONS:
-        if "/" in entry:
-            if not (version := minor_version(Path(entry))):
-                raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
-            pythons[version] = Path(entry).absolute()
-        elif (python := find_python(entry)) is not None:
-            pythons[minor_of(entry)] = python
-        else:
+        python = Path(entry).absolute() if "/" in entry else find_python(entry)
+        if "/" not in entry and python is None:
             absent.append(minor_of(entry))
-    return dict(sorted(pythons.items(), key=lambda item: by_version(item[0]))), absent
+        elif python is not None and (minor := minor_version(python)):
+            pythons[minor] = python
+        else:
+            raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
+    return pythons, absent
 
 
 def _torch_versions(index: str | None) -> tuple[str | None, TorchVersions]:
     """The package index that torch comes from, None for the default one, and what it has for this machine."""
-    default = (
-        os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or "https://pypi.org/simple"
-    )
+    default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or _DEFAULT_INDEX
     versions: dict[str, set[Version]] = {}
     for name, address in ((index, index), (None, default)):
         try:

@@ -6,22 +6,17 @@ import os
 import sys
 from pathlib import Path
 
-from packaging.version import Version
-
 from builder.util.process import output_of
 
-_MINOR = "import sys, sysconfig; v = sys.version_info; t = sysconfig.get_config_var('Py_GIL_DISABLED')"
-_MINOR += "; print(f'{v.major}.{v.minor}' + 't' * bool(t))"
+_PRINT_MINOR = """
+import sys, sysconfig
+print("{}.{}".format(*sys.version_info), end="t" * bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
+"""
 
 
 def minor_of(version: str) -> str:
     """Return the minor version: `3.12` of `3.12.1`, `3.14t` of a free-threaded `3.14.2t`."""
     return ".".join(version.rstrip("t").split(".")[:2]) + "t" * version.endswith("t")
-
-
-def by_version(version: str) -> tuple[Version, str]:
-    """Return a key to sort by: `3.14t` is after `3.14`."""
-    return Version(version.rstrip("t")), version
 
 
 def find_python(version: str) -> Path | None:
@@ -39,4 +34,4 @@ def find_python(version: str) -> Path | None:
 
 def minor_version(python: Path) -> str:
     """Return the minor version of a Python; empty if it does not run."""
-    return output_of([python, "-I", "-c", _MINOR]) or ""
+    return output_of([python, "-I", "-c", _PRINT_MINOR]) or ""

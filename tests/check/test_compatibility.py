@@ -183,7 +183,14 @@ def test_no_wheel_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--wheel", "no.whl"], ["--torch", "newest"], ["--torch", ","], ["--python", "/no/such/python"], ["x"]],
+    [
+        ["--wheel", "no.whl"],
+        ["--torch", "newest"],
+        ["--torch", ","],
+        ["--torch", "/2.9"],
+        ["--python", "/no/such/python"],
+        ["x"],
+    ],
 )
 def test_bad_arguments_are_usage_errors(tmp_path: Path, arguments: list[str]) -> None:
     raw_wheel(tmp_path, name=STABLE_NAME)
