@@ -15,8 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
+from packaging.utils import canonicalize_name, canonicalize_version
+from packaging.version import Version
 
 from builder.check.audited_wheel import (
     EXTENSIONS,
@@ -75,11 +75,7 @@ def names(audited: AuditedWheel) -> Findings:
         yield ERROR, f"METADATA has the name {name!r} and the file name has {label.distribution!r}"
     if wheel.dist_info != f"{label.distribution}-{label.version}.dist-info":
         yield ERROR, f"the folder {wheel.dist_info} is not named for the file"
-    try:
-        differ = Version(version) != Version(label.version.replace("_", "+", 1))
-    except InvalidVersion:
-        differ = True
-    if differ:
+    if canonicalize_version(version) != canonicalize_version(label.version.replace("_", "+", 1)):
         yield ERROR, f"METADATA has the version {version} and the file name has {label.version}"
     tags = {str(tag) for tag in wheel.wheel_metadata.get_all("Tag", [])}
     if tags != {str(tag) for tag in label.tags}:
@@ -320,9 +316,8 @@ def sbom(audited: AuditedWheel) -> Findings:
     for problem in problems(audited.sbom, {name: part.sha256 for name, part in contents.items()}):
         yield ERROR, problem
     kinds = {component.path: component.kind for component in audited.sbom.components}
-    for name in audited.libraries:
-        if kinds.get(name) == "file":
-            yield ERROR, f"the SBOM doesn't say what library {name} is"
+    for name in (name for name in audited.libraries if kinds.get(name) == "file"):
+        yield ERROR, f"the SBOM doesn't say what library {name} is"
     source = audited.sbom.source
     if not source.name:
         yield ERROR, "the SBOM names no source"

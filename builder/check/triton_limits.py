@@ -183,10 +183,10 @@ def _compile(key: tuple[Any, ...]) -> dict[str, Any]:
         file.flush()
         output = subprocess.check_output([tool, "--dump-resource-usage", file.name], text=True)
     values = dict(re.findall(r"\b(REG|STACK):(\d+)", output))  # the stack is what registers spill to
-    usage = {"shared_bytes": compiled.metadata.shared}
-    usage |= {"registers": int(values["REG"]), "stack_bytes": int(values["STACK"])}
-    limits = {"shared_bytes": SHARED_BYTES[gpu]}
-    limits["registers"] = REGISTERS_OF_A_BLOCK // (32 * compiled.metadata.num_warps)
+    shared = compiled.metadata.shared
+    usage = {"shared_bytes": shared, "registers": int(values["REG"]), "stack_bytes": int(values["STACK"])}
+    registers = REGISTERS_OF_A_BLOCK // (32 * compiled.metadata.num_warps)
+    limits = {"shared_bytes": SHARED_BYTES[gpu], "registers": registers}
     broken = [f"{usage[what]:,} {what} of {most:,}" for what, most in limits.items() if usage[what] > most]
     return usage | {"problem": f"needs {', '.join(broken)}" if broken else ""}
 
