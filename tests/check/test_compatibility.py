@@ -36,7 +36,7 @@ from builder.wheel.label import WheelLabel
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 OTHER = next(machine.name for machine in MACHINES if not machine.is_here)
 NATIVE_NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
-PY3 = "sageattention-2.2.0+cu130.universal.2-py3-none-linux_x86_64.whl"
+PY3 = STABLE_NAME  # py3-none
 ABI3 = PY3.replace("py3-none", "cp310-abi3")
 LABEL = WheelLabel.parse(STABLE_NAME)
 NAME = "sageattention::attend"

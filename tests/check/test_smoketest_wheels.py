@@ -23,7 +23,7 @@ from builder.wheel.label import WheelLabel
 TARGETS = load_targets()
 TARGET = next(target for target in TARGETS.values() if target.stable and target.cuda == "12.8")
 NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.whl"
-UNIVERSAL = f"sageattention-2.2.0+cu128.universal-{TARGET.wheel_tag('linux_x86_64')}.whl"
+UNIVERSAL = f"sageattention-2.2.0+cu128.universal.2-{TARGET.wheel_tag('linux_x86_64')}.whl"
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 CODES = {"good": 0, "failing": 1, "other_gpu": 22, "dead": -6}
 

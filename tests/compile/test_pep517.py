@@ -56,7 +56,7 @@ def test_the_settings_are_those_that_the_sources_build_file_documents(tmp_path: 
         "torch": ".toolchain/torch",
         "jobs": 4,
         "launcher": ["/bin/ccache"],
-        "local_version": "cu130.torch2.11.sm89.sm90a",
+        "local_version": "cu130.torch2.11.2.sm89.sm90a",
         "requirement": "torch==2.11.*",
         "abi": "native",
     }
