@@ -63,10 +63,7 @@ def test_a_good_wheel_passes_with_nothing_to_say(tmp_path: Path) -> None:
 def test_a_good_universal_wheel_passes(tmp_path: Path) -> None:
     report = audit_wheel(universal(tmp_path), expect=STABLE)
     assert findings(report) == findings(report, "warning") == []
-    metadata = ["Requires-Dist: torch>2.8.9999", "Requires-Python: >=3.10"]
-    assert "torch          2.9 and newer (torch>2.8.9999); " in table(
-        [audit_wheel(universal(tmp_path, metadata))]
-    )
+    assert "torch          2.9 and newer (torch>2.8.9999); " in table([report])
 
 
 def test_a_good_pep_600_wheel_passes(tmp_path: Path) -> None:
@@ -327,7 +324,9 @@ def test_a_wheel_for_some_architectures_says_so(tmp_path: Path) -> None:
     some = {stem: replace(GOOD[stem], fatbin=fatbin("89", ptx="89")) for stem in names}
     provenance = replace(PROVENANCE, architectures=(Architecture(8, 9),))
     silent = embed(raw_wheel(tmp_path, some), provenance, tmp_path / "ours")
-    expected = "version: the version 2.2.0+cu130.torch2.11.2 should end in +cu130.torch2.11.2.sm89, by its target"
+    expected = (
+        "version: the version 2.2.0+cu130.torch2.11.2 should end in +cu130.torch2.11.2.sm89, by its target"
+    )
     (error,) = findings(audit_wheel(silent, expect=NATIVE))
     assert error.startswith(expected)
     name = NAME.replace("torch2.11.2", "torch2.11.2.sm89")
