@@ -43,7 +43,11 @@ ARCHITECTURES = {
     "12.1": (12, 9),
 }
 
-# Their PTX goes along, for GPUs that are newer than all of these: the fp16 kernels' and the fp8 kernels'.
+# Extension -> what it is compiled for: architectures from one on, or one alone.
+LEAST = {"_qattn_sm80": "8.0", "_qattn_sm89": "8.9", "_fused": "8.0"}
+ONLY = {"_qattn_sm90": "9.0a"}  # its code uses what only 9.0a has
+
+# The PTX of these goes along, for GPUs that are newer than all: the fp16 kernels' and the fp8 kernels'.
 WITH_PTX = ("8.0", "8.9")
 
 # The C functions of torch that this version's headers call are there from torch 2.7 on.
@@ -80,17 +84,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Library:
-    """One extension; `least` and `only` say for which of the build's architectures it is compiled."""
+    """One extension."""
 
     name: str
     units: tuple
-    least: str = "8.0"
-    only: str = ""
 
     def architectures(self, wanted):
-        if self.only:
-            return [arch for arch in wanted if arch == self.only]
-        return [arch for arch in wanted if _order(arch) >= _order(self.least)]
+        if self.name in ONLY:
+            return [arch for arch in wanted if arch == ONLY[self.name]]
+        return [arch for arch in wanted if _order(arch) >= _order(LEAST[self.name])]
 
 
 def _sm80(entry, seconds, shared=("8.0", "8.6", "8.9", "9.0a")):
@@ -136,7 +138,6 @@ LIBRARIES = (
             _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf", 30),
             _sm89("sm89_qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf", 30),
         ),
-        least="8.9",
     ),
     Library(
         "_qattn_sm90",
@@ -145,7 +146,6 @@ LIBRARIES = (
             *_preparation("sm90"),
             Unit("csrc/qattn/qk_int_sv_f8_cuda_sm90.cu", 10),
         ),
-        only="9.0a",
     ),
     Library(
         "_fused",
