@@ -60,7 +60,14 @@ def main(argv: Sequence[str]) -> int:
     """Write the index of a wheelhouse, and return 0; where BuilderError is raised, nothing was written."""
     options = _parser().parse_args(argv)
     paths = find_wheels(options.wheels, options.wheelhouse)
-    entries = [read_entry(path) for path in paths]
+    entries: list[IndexEntry] = []
+    for path in paths:
+        try:
+            entries.append(read_entry(path))
+        except UsageError as error:
+            if options.wheels:
+                raise
+            warn(f"Left out: {error.message}")  # somebody's wheel, in the wheelhouse as a whole
     incomplete = [entry.filename for entry in entries if not entry.complete]
     if incomplete and not options.allow_incomplete:
         raise UsageError(
@@ -88,7 +95,7 @@ def main(argv: Sequence[str]) -> int:
     offered = [entry for entry in entries if entry.portable]
     if not offered:
         raise UsageError(
-            "There is no PEP 600 wheel (manylinux): only basic wheels were given.",
+            "There is no PEP 600 wheel (manylinux) of this project to list.",
             "Build a target on a system whose glibc is no newer than the target's platform tag.",
         )
     page = page_html(entries, site_url=options.site_url or "", repository=options.repository or "")

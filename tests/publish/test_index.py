@@ -74,17 +74,27 @@ def test_wheels_that_should_not_be_published_are_named(tmp_path: Path) -> None:
             write_site(tmp_path / name, tmp_path / "site")
 
     refused("nowhere", "There is no wheel in")
-    make_wheel(tmp_path / "foreign", "torch-2.11.0+cu130-cp312-cp312-manylinux_2_28_x86_64.whl")
-    refused("foreign", "torch-2.11.0.* is not of this project")
-    make_ours(tmp_path / "damaged", NATIVE)[0].write_bytes(b"half a whe")
-    refused("damaged", re.escape(NATIVE))
     make_ours(tmp_path / "basic", NATIVE_BASIC)
-    refused("basic", "only basic wheels")
+    refused("basic", "no PEP 600 wheel")
     make_ours(tmp_path / "incomplete", INCOMPLETE)
     refused("incomplete", re.escape(INCOMPLETE))
     assert not (tmp_path / "site").exists()
     site = write_site(tmp_path / "incomplete", tmp_path / "site", "--allow-incomplete")
     assert [*links(site / "cu130" / "sageattention")] == [INCOMPLETE]
+
+
+def test_a_wheel_of_others_is_left_out_of_the_wheelhouses_index_and_refused_by_name(
+    wheelhouse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = files_of(write_site(wheelhouse, tmp_path / "before", "--uploaded", "2026-11-01T10:00:00Z"))
+    others = "torch-2.11.0+cu130-cp312-cp312-manylinux_2_28_x86_64.whl"
+    make_wheel(wheelhouse, others)
+    (wheelhouse / "sageattention-9-py3-none-any.whl").write_bytes(b"half a whe")
+    after = files_of(write_site(wheelhouse, tmp_path / "after", "--uploaded", "2026-11-01T10:00:00Z"))
+    assert after == before
+    assert f"{others} is not of this project" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="not of this project"):
+        index.main([str(wheelhouse / others), "--out", str(tmp_path / "site")])
 
 
 @pytest.mark.parametrize(
