@@ -13,10 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.target.architectures import Architecture, join, major_minor
+from builder.target.architectures import Architecture, Selection, join, major_minor
 from builder.target.machines import MACHINES, X86_64, Machine, machine_of
-from builder.target.pins import Archive, Pins
-from builder.target.selection import Selection
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util import toml
 from builder.util.errors import TargetError, UsageError
@@ -24,6 +22,31 @@ from builder.util.files import ROOT
 
 TARGETS_DIR = ROOT / "targets"
 TOOLCHAINS = "toolchains"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that is downloaded for a toolchain; `name` is what it holds, in short: `cuda_nvcc`."""
+
+    name: str
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What a toolchain consists of.
+
+    Attributes:
+        packages: Pinned requirements that hold the CUDA compiler.
+        archives: What the packages lack.
+        runtime: Pinned requirements that hold the CUDA runtime of another machine, to build for it.
+    """
+
+    packages: tuple[str, ...]
+    archives: tuple[Archive, ...] = ()
+    runtime: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

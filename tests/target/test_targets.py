@@ -13,9 +13,8 @@ import pytest
 from packaging.tags import parse_tag
 from packaging.version import Version
 
-from builder.target.architectures import join
+from builder.target.architectures import join, select
 from builder.target.machines import AARCH64
-from builder.target.selection import select
 from builder.target.targets import TARGETS_DIR, Target, find_target, load_target, load_targets, local_version
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util.errors import TargetError, UsageError
