@@ -1,7 +1,7 @@
 """Reads a series of patches and applies it to the scratch copy of upstream's tree.
 
 `patches/<version>/series` lists the patches in order. A patch, `NNNN-name.toml`, adds files of this project,
-then replaces text by regular expressions, each with the number of matches that it expects. It starts with
+then replaces text by regular expressions, each with the number of matches that it expects. It says what
 is wrong, how it shows (why), where upstream discusses it, and the test that fails without the patch.
 """
 

@@ -94,13 +94,7 @@ class Target:
     @property
     def cuda_tag(self) -> str:
         """The CUDA version as PyTorch writes it: `cu130`."""
-        return cuda_tag(self.cuda)
-
-    @property
-    def python_tag(self) -> str:
-        """The wheel's Python and ABI tags: `cp312-cp312`, or `py3-none` where the ABI is stable."""
-        tag = f"cp{self.python.replace('.', '')}"
-        return "py3-none" if self.stable else f"{tag}-{tag}"
+        return "cu" + self.cuda.replace(".", "")
 
     @property
     def torch_series(self) -> str:
@@ -120,8 +114,9 @@ class Target:
         return f"torch>{major}.{minor - 1}.9999"
 
     def wheel_tag(self, platform: str) -> str:
-        """Return the whole compatibility tag for a platform: `cp312-cp312-linux_x86_64`."""
-        return f"{self.python_tag}-{platform}"
+        """Return the whole tag: `cp312-cp312-linux_x86_64`, or `py3-none-linux_x86_64` with a stable ABI."""
+        python = f"cp{self.python.replace('.', '')}"
+        return f"py3-none-{platform}" if self.stable else f"{python}-{python}-{platform}"
 
     def describe(self) -> str:
         """Return what its wheels are for, in one line: Python, CUDA, torch, and the machine if not x86_64."""
@@ -131,11 +126,6 @@ class Target:
             python, torch = f"Python {self.python}", f"torch {self.torch_series}"
         machine = "" if self.machine == X86_64 else f", {self.machine.name}"
         return f"{python}, CUDA {self.cuda}, {torch}{machine}"
-
-
-def cuda_tag(cuda: str) -> str:
-    """Return a CUDA version as PyTorch writes it: `13.0` is `cu130`."""
-    return "cu" + cuda.replace(".", "")
 
 
 def local_version(target: Target, selection: Selection) -> str:
@@ -169,13 +159,9 @@ def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
 
 
 def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
-    """Read and check one target's file; `toolchains/` is looked for beside it.
-
-    Raises:
-        TargetError: It, or what it names, is wrong; the message says which file and key.
-    """
+    """Read and check one target's file; `toolchains/` is looked for beside it."""
     values = toml.load(path, TargetError)
-    shared = path.parent / TOOLCHAINS / f"{cuda_tag(str(values.get('cuda')))}.toml"
+    shared = path.parent / TOOLCHAINS / f"cu{str(values.get('cuda')).replace('.', '')}.toml"
     pins = toml.convert(Pins, toml.load(shared, TargetError), shared, TargetError)
     target = toml.convert(
         Target,
