@@ -28,9 +28,8 @@ from builder.check.audited_wheel import (
     stem,
 )
 from builder.finish.store import read_record, record_path
-from builder.target.architectures import Architecture, join
+from builder.target.architectures import Architecture, Selection, join
 from builder.target.machines import machine_of
-from builder.target.selection import Selection
 from builder.target.targets import local_version
 from builder.util.errors import RepairError
 from builder.util.files import file_sha256

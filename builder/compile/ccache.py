@@ -30,8 +30,7 @@ from tempfile import TemporaryFile
 
 from builder.target.options import BuildOptions
 from builder.util import process
-from builder.util.http import public_address
-from builder.util.log import warn
+from builder.util.log import public_address, warn
 
 # ccache's counters (manual, "Cache statistics") that don't say how a compile ended: its storage, its sizes,
 # details of a hit or miss that another counter counts, and calls that compile nothing.

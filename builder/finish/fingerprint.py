@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from builder.source.obtain import Source
+from builder.target.architectures import Selection
 from builder.target.options import BuildOptions
 from builder.target.project import Project
-from builder.target.selection import Selection
 from builder.target.targets import Target
 from builder.target.upstream import Release
 from builder.util.files import ROOT, file_sha256

@@ -13,10 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.target.architectures import Architecture, join, major_minor
+from builder.target.architectures import Architecture, Selection, join, major_minor
 from builder.target.machines import MACHINES, X86_64, Machine, machine_of
-from builder.target.pins import Archive, Pins
-from builder.target.selection import Selection
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util import toml
 from builder.util.errors import TargetError, UsageError
@@ -24,6 +22,31 @@ from builder.util.files import ROOT
 
 TARGETS_DIR = ROOT / "targets"
 TOOLCHAINS = "toolchains"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that is downloaded for a toolchain; `name` is what it holds, in short: `cuda_nvcc`."""
+
+    name: str
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What a toolchain consists of.
+
+    Attributes:
+        packages: Pinned requirements that hold the CUDA compiler.
+        archives: What the packages lack.
+        runtime: Pinned requirements that hold the CUDA runtime of another machine, to build for it.
+    """
+
+    packages: tuple[str, ...]
+    archives: tuple[Archive, ...] = ()
+    runtime: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,13 +94,7 @@ class Target:
     @property
     def cuda_tag(self) -> str:
         """The CUDA version as PyTorch writes it: `cu130`."""
-        return cuda_tag(self.cuda)
-
-    @property
-    def python_tag(self) -> str:
-        """The wheel's Python and ABI tags: `cp312-cp312`, or `py3-none` where the ABI is stable."""
-        tag = f"cp{self.python.replace('.', '')}"
-        return "py3-none" if self.stable else f"{tag}-{tag}"
+        return "cu" + self.cuda.replace(".", "")
 
     @property
     def torch_series(self) -> str:
@@ -97,8 +114,9 @@ class Target:
         return f"torch>{major}.{minor - 1}.9999"
 
     def wheel_tag(self, platform: str) -> str:
-        """Return the whole compatibility tag for a platform: `cp312-cp312-linux_x86_64`."""
-        return f"{self.python_tag}-{platform}"
+        """Return the whole tag: `cp312-cp312-linux_x86_64`, or `py3-none-linux_x86_64` with a stable ABI."""
+        python = f"cp{self.python.replace('.', '')}"
+        return f"py3-none-{platform}" if self.stable else f"{python}-{python}-{platform}"
 
     def describe(self) -> str:
         """Return what its wheels are for, in one line: Python, CUDA, torch, and the machine if not x86_64."""
@@ -108,11 +126,6 @@ class Target:
             python, torch = f"Python {self.python}", f"torch {self.torch_series}"
         machine = "" if self.machine == X86_64 else f", {self.machine.name}"
         return f"{python}, CUDA {self.cuda}, {torch}{machine}"
-
-
-def cuda_tag(cuda: str) -> str:
-    """Return a CUDA version as PyTorch writes it: `13.0` is `cu130`."""
-    return "cu" + cuda.replace(".", "")
 
 
 def local_version(target: Target, selection: Selection) -> str:
@@ -146,13 +159,9 @@ def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
 
 
 def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
-    """Read and check one target's file; `toolchains/` is looked for beside it.
-
-    Raises:
-        TargetError: It, or what it names, is wrong; the message says which file and key.
-    """
+    """Read and check one target's file; `toolchains/` is looked for beside it."""
     values = toml.load(path, TargetError)
-    shared = path.parent / TOOLCHAINS / f"{cuda_tag(str(values.get('cuda')))}.toml"
+    shared = path.parent / TOOLCHAINS / f"cu{str(values.get('cuda')).replace('.', '')}.toml"
     pins = toml.convert(Pins, toml.load(shared, TargetError), shared, TargetError)
     target = toml.convert(
         Target,

@@ -56,11 +56,7 @@ class Release:
 
 @lru_cache
 def load_release(patches_dir: Path) -> Release:
-    """Return the release that a folder of patches, such as `patches/v2.2.0`, is for.
-
-    Raises:
-        TargetError: `upstream.toml` or `upstream.sha256` is missing or wrong; the message says where.
-    """
+    """Return the release that a folder of patches, such as `patches/v2.2.0`, is for."""
     path = patches_dir / FILE_NAME
     values = toml.load(path, TargetError)
     return toml.convert(Release, values, path, TargetError, files=read_sums(patches_dir / SUMS_NAME))

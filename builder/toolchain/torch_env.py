@@ -24,8 +24,7 @@ from builder.toolchain import folders
 from builder.toolchain.venv import pip_install, why_not_index
 from builder.util.errors import ToolchainError, TorchEnvironmentError
 from builder.util.files import ROOT, file_sha256
-from builder.util.http import public_address
-from builder.util.log import say, warn
+from builder.util.log import public_address, say, warn
 
 PACKAGES = Path(sys.prefix) / "packages"
 _LOCK = ROOT / "builder" / "requirements.txt"

@@ -13,8 +13,7 @@ import pytest
 from fakes.tools import target, wait_for
 
 from builder.compile.pep517 import environment, failure, run_build, write_settings
-from builder.target.architectures import Architecture
-from builder.target.selection import Selection
+from builder.target.architectures import Architecture, Selection
 from builder.toolchain.cuda_home import Toolchain
 from builder.toolchain.gxx import Gxx
 from builder.util.errors import CompileError, OutOfMemoryError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -13,9 +14,8 @@ import pytest
 from packaging.tags import parse_tag
 from packaging.version import Version
 
-from builder.target.architectures import join
-from builder.target.machines import AARCH64
-from builder.target.selection import select
+from builder.target.architectures import join, select
+from builder.target.machines import AARCH64, MACHINES, X86_64, machine_of
 from builder.target.targets import TARGETS_DIR, Target, find_target, load_target, load_targets, local_version
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util.errors import TargetError, UsageError
@@ -133,21 +133,6 @@ def test_a_wrong_file_is_refused_by_name_and_key(targets: Path, text: str, messa
     assert str(targets.parent) in str(caught.value) or "v9.9" in message
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("packages = []\nextra = 1", "extra: unknown key"),
-        ("packages = []\n[[archives]]\nname = 'a'", "archives 1: url: missing"),
-        ("packages = []\narchives = ['a']", "archives 1: 'a' is not a table"),
-    ],
-)
-def test_a_wrong_toolchain_is_refused_by_its_own_name(targets: Path, text: str, message: str) -> None:
-    (targets / "toolchains" / "cu130.toml").write_text(text)
-    with pytest.raises(TargetError) as caught:
-        load_target(write(targets, NATIVE))
-    assert f"toolchains/cu130.toml: {message}" in caught.value.message
-
-
 def test_a_target_is_found_by_name_or_the_names_are_said(targets: Path) -> None:
     assert find_target("cp312-cu130").name == "cp312-cu130"
     with pytest.raises(UsageError) as caught:
@@ -171,3 +156,28 @@ def test_targets_load_without_anything_heavy_and_fast() -> None:
     start = time.perf_counter()
     load_targets()
     assert time.perf_counter() - start < 0.1
+
+
+@pytest.mark.parametrize(
+    ("tag", "machine"),
+    [
+        ("linux_x86_64", X86_64),
+        ("manylinux_2_34_aarch64", AARCH64),
+        ("manylinux2014_x86_64", X86_64),
+        ("win_arm64", None),
+        ("any", None),
+    ],
+)
+def test_the_machine_of_a_tag(tag: str, machine: object) -> None:
+    assert machine_of(tag) is machine
+
+
+def test_the_compiler_for_another_machine_is_a_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert [machine.gxx for machine in MACHINES] == ["g++", "aarch64-linux-gnu-g++"]
+    assert "`apt install g++-aarch64-linux-gnu`" in AARCH64.how_to_install_gxx
+    assert "`dnf install gcc-c++-aarch64-linux-gnu`" in AARCH64.how_to_install_gxx
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert [machine.gxx for machine in MACHINES] == ["x86_64-linux-gnu-g++", "g++"]
+    assert "`apt install g++-x86-64-linux-gnu`" in X86_64.how_to_install_gxx
+    assert "`apt install g++`" in AARCH64.how_to_install_gxx
