@@ -21,13 +21,11 @@ from builder.finish.embed import Provenance, embed, runtime_license_text
 from builder.finish.repair import repair
 from builder.finish.store import locked, make_fingerprint, store, up_to_date
 from builder.source.obtain import Source, obtain
-from builder.source.patches import apply_series
-from builder.source.series import Series, files_of, load_series
+from builder.source.patches import Series, apply_series, files_of, load_series
 from builder.target import architectures
-from builder.target.gpu import local_gpus
+from builder.target.architectures import Selection, local_gpus, select
 from builder.target.options import BuildOptions, parse_build_options
 from builder.target.project import Project, load_project
-from builder.target.selection import Selection, select
 from builder.target.targets import Target, find_target
 from builder.target.upstream import FILE_NAME, PATCHES_DIR, SUMS_NAME, Release, build_constants, load_release
 from builder.toolchain import torch_env

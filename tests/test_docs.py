@@ -13,7 +13,7 @@ from fakes.source import make_checkout
 
 from builder.check.audit import CHECKS
 from builder.source.content import differences
-from builder.source.series import load_series
+from builder.source.patches import load_series
 from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target
 from builder.target.upstream import PATCHES_DIR, load_release, read_sums
 from builder.util.files import ROOT

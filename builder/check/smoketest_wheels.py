@@ -20,7 +20,7 @@ from typing import Any
 from builder.check.compatibility import why_not_here
 from builder.check.pythons import find_python
 from builder.smoketest.report import ENDINGS, ExitCode
-from builder.target.gpu import local_gpus
+from builder.target.architectures import local_gpus
 from builder.target.targets import Target, find_target, load_targets
 from builder.toolchain.venv import make_clean_venv
 from builder.util import files

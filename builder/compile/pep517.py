@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.compile import kill_tree
-from builder.target.selection import Selection
+from builder.target.architectures import Selection
 from builder.target.targets import Target, local_version
 from builder.toolchain.cuda_home import Toolchain
 from builder.util.errors import CompileError, OutOfMemoryError

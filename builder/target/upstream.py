@@ -31,6 +31,7 @@ class Release:
 
     Attributes:
         version: As upstream's `setup.py` has it.
+        revision: Of the patches beside this file: raised when what a wheel does changes.
         commit: The commit that `tag` names.
         url: Address of the source archive, and `sha256` its digest.
         mirrors: Further addresses of it, or with `{sha256}` in it, of each of its files.
@@ -41,6 +42,7 @@ class Release:
     """
 
     version: str
+    revision: int
     tag: str
     commit: str
     url: str

@@ -326,7 +326,7 @@ def test_symbols_beyond_the_tag(tmp_path: Path) -> None:
     ("old", "new", "error"),
     [
         ("cp312-cp312", "cp311-cp311", "names: the file WHEEL has the tags cp312-cp312-linux_x86_64, unlike"),
-        ("cu130", "cu128", "names: METADATA has the version 2.2.0+cu130.torch2.11 and the file name has"),
+        ("cu130", "cu128", "names: METADATA has the version 2.2.0+cu130.torch2.11.2 and the file name has"),
         ("linux_x86_64", "manylinux_9_9_x86_64", "tag: manylinux_9_9_x86_64 is not a platform tag that"),
         ("linux_x86_64", "macosx_11_0_x86_64", "tag: it has shared libraries for Linux, and the tag says"),
     ],
@@ -340,7 +340,7 @@ def test_a_renamed_wheel(tmp_path: Path, old: str, new: str, error: str) -> None
 def test_a_wheel_of_another_target(tmp_path: Path) -> None:
     errors = findings(audit_wheel(ours(tmp_path), expect=STABLE))
     for start in (
-        "tag: the target abi3-cu130 makes wheels tagged",
+        "tag: the target universal-cu130 makes wheels tagged",
         "version: the version",
         "requirement: requires",
     ):
@@ -362,14 +362,16 @@ def test_a_wheel_for_some_architectures_says_so(tmp_path: Path) -> None:
     some = {stem: replace(GOOD[stem], fatbin=fatbin("89", ptx="89")) for stem in names}
     provenance = replace(PROVENANCE, architectures=(Architecture(8, 9),))
     silent = embed(raw_wheel(tmp_path, some), provenance, tmp_path / "ours")
-    expected = "version: the version 2.2.0+cu130.torch2.11 should end in +cu130.torch2.11.sm89, by its target"
+    expected = (
+        "version: the version 2.2.0+cu130.torch2.11.2 should end in +cu130.torch2.11.2.sm89, by its target"
+    )
     (error,) = findings(audit_wheel(silent, expect=NATIVE))
     assert error.startswith(expected)
-    name = NAME.replace("torch2.11", "torch2.11.sm89")
+    name = NAME.replace("torch2.11.2", "torch2.11.2.sm89")
     honest = embed(raw_wheel(tmp_path, some, name=name), provenance, tmp_path / "ours")
     assert audit_wheel(honest, expect=NATIVE).passed
     assert audit_wheel(honest).passed
-    errors = errors_of(raw_wheel(tmp_path, some, name=NAME.replace("torch2.11", "torch2.11.sm89.sm90a")))
+    errors = errors_of(raw_wheel(tmp_path, some, name=NAME.replace("torch2.11.2", "torch2.11.2.sm89.sm90a")))
     assert "architectures: no extension has a cubin for 9.0a" in errors
     assert "architectures: the extension _qattn_sm90 is missing" in errors
 

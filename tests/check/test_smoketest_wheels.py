@@ -31,7 +31,9 @@ from builder.wheel.label import WheelLabel
 
 TARGETS = load_targets()
 NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.whl"
-UNIVERSAL = f"sageattention-2.2.0+cu128.universal-{TARGETS['abi3-cu128'].wheel_tag('linux_x86_64')}.whl"
+UNIVERSAL = (
+    f"sageattention-2.2.0+cu128.universal.2-{TARGETS['universal-cu128'].wheel_tag('linux_x86_64')}.whl"
+)
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -84,8 +86,8 @@ def test_no_wheel_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["--wheelhouse", str(tmp_path)]) == ExitCode.NO_WHEEL
     assert "nothing was tested" in capsys.readouterr().out
     (tmp_path / NATIVE).touch()
-    assert main(["abi3-cu130", "--wheelhouse", str(tmp_path)]) == ExitCode.NO_WHEEL
-    assert "No wheel of abi3-cu130" in capsys.readouterr().out
+    assert main(["universal-cu130", "--wheelhouse", str(tmp_path)]) == ExitCode.NO_WHEEL
+    assert "No wheel of universal-cu130" in capsys.readouterr().out
     with pytest.raises(UsageError, match="No such wheel"):
         main(["--wheel", str(tmp_path / "absent.whl")])
 
@@ -107,7 +109,7 @@ def test_the_test_runs_with_the_wheels_python_and_nothing_else(
     monkeypatch.setattr(smoketest_wheels, "local_gpus", lambda: ("9.0",))
     monkeypatch.setattr(smoketest_wheels, "make_clean_venv", lambda *arguments: Path("/venv/python"))
     monkeypatch.setattr(smoketest_wheels, "show", show)
-    arguments = ["abi3-cu128", "--wheelhouse", str(wheel.parent), "--quick", "--seed", "4"]
+    arguments = ["universal-cu128", "--wheelhouse", str(wheel.parent), "--quick", "--seed", "4"]
     assert main(arguments) == ExitCode.FAILURES
     report = Path(f"{wheel}.smoketest.json")
     assert commands[0][0] == "/venv/python"
@@ -132,13 +134,13 @@ def test_a_file_that_is_no_wheel_is_a_failure(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_wheels_and_their_targets() -> None:
-    for name, expected in ((NATIVE, "cp312-cu130"), (UNIVERSAL, "abi3-cu128")):
+    for name, expected in ((NATIVE, "cp312-cu130"), (UNIVERSAL, "universal-cu128")):
         label = WheelLabel.parse(name)
         assert [target.name for target in TARGETS.values() if belongs_to(label, target)] == [expected]
 
 
 def test_our_wheel_gets_its_targets_torch_not_the_newest_that_it_allows(tmp_path: Path) -> None:
-    target = TARGETS["abi3-cu128"]
+    target = TARGETS["universal-cu128"]
     assert torch_for(tmp_path / UNIVERSAL) == (f"torch=={target.torch}", target.torch_index)
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes.tools import program
 from fakes.object_servers import WebObjects, needs_redis, redis_server, web_server
+from fakes.tools import program
 
 from builder.compile import ccache
 from builder.compile.ccache import CompilerCache, Stats, open_cache

@@ -139,8 +139,8 @@ def built(
 
 def test_two_wheels_with_their_records(built: list[Path], options: BuildOptions) -> None:
     assert [wheel.name for wheel in built] == [
-        "sageattention-2.2.0+cu130.torch2.11.sm80.sm90a-cp312-cp312-linux_x86_64.whl",
-        "sageattention-2.2.0+cu130.torch2.11.sm80.sm90a-cp312-cp312-manylinux_2_34_x86_64.whl",
+        "sageattention-2.2.0+cu130.torch2.11.2.sm80.sm90a-cp312-cp312-linux_x86_64.whl",
+        "sageattention-2.2.0+cu130.torch2.11.2.sm80.sm90a-cp312-cp312-manylinux_2_34_x86_64.whl",
     ]
     assert sorted(path.name for path in options.wheelhouse.iterdir()) == sorted(
         name for wheel in built for name in (wheel.name, wheel.name + ".json")
@@ -185,7 +185,7 @@ def test_metadata_requires_the_torch_series(built: list[Path]) -> None:
         with zipfile.ZipFile(wheel) as archive:
             [name] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
             metadata = Parser().parsestr(archive.read(name).decode())
-        assert metadata["Version"] == "2.2.0+cu130.torch2.11.sm80.sm90a"
+        assert metadata["Version"] == "2.2.0+cu130.torch2.11.2.sm80.sm90a"
         assert metadata.get_all("Requires-Dist") == ["torch==2.11.*"]
 
 
@@ -324,5 +324,5 @@ def test_two_builds_under_different_conditions_are_equal(
     arguments = ["--source", source, "--arch", ARCHITECTURES, "--cache-dir", str(cache), "--jobs", "2"]
     assert reproduce.main(["cp312-cu130", *arguments]) == 0
     said = capsys.readouterr().out
-    assert said.count("equal: sageattention-2.2.0+cu130.torch2.11.sm80.sm90a-cp312-cp312-") == 2
+    assert said.count("equal: sageattention-2.2.0+cu130.torch2.11.2.sm80.sm90a-cp312-cp312-") == 2
     assert "compiler cache" not in said

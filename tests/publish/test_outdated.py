@@ -35,6 +35,7 @@ upstream = "v2.2.0"
 
 UPSTREAM = f"""
 version = "2.2.0"
+revision = 2
 tag = "v2.2.0"
 commit = "{COMMIT}"
 url = "https://github.com/thu-ml/SageAttention/archive/refs/tags/v2.2.0.tar.gz"

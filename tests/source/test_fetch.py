@@ -9,7 +9,7 @@ import pytest
 from fakes.source import pack, release, sums
 from fakes.static_server import StaticServer
 
-from builder.source.fetch import fetch_release
+from builder.source.obtain import fetch_release
 from builder.util.errors import DownloadError
 from builder.util.files import file_sha256
 

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from builder.source.series import load_series
+from builder.source.patches import load_series
 from builder.target.upstream import build_constants, load_release
 
 PATCHES = Path(__file__).resolve().parents[2] / "patches"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.target import gpu
+from builder.target import architectures
 
 
 def ask(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> tuple[str, ...] | None:
@@ -14,12 +14,12 @@ def ask(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> tuple[str
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    return gpu.local_gpus()
+    return architectures.local_gpus()
 
 
 def test_no_nvidia_smi_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu.local_gpus() == ()
+    assert architectures.local_gpus() == ()
 
 
 def test_each_capability_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_a_driver_that_does_not_answer_is_said(
     script: str,
     message: str,
 ) -> None:
-    monkeypatch.setattr(gpu, "NVIDIA_SMI_SECONDS", 0.2)
+    monkeypatch.setattr(architectures, "NVIDIA_SMI_SECONDS", 0.2)
     assert ask(tmp_path, monkeypatch, script) is None
     warning = capsys.readouterr().err
     assert warning.startswith("warning: the NVIDIA driver does not answer: ")

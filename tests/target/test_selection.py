@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from builder.target.architectures import Architecture, join
-from builder.target.selection import Selection
-from builder.target.selection import select as select_with_ptx
+from builder.target.architectures import Architecture, Selection, join
+from builder.target.architectures import select as select_with_ptx
 from builder.util.errors import ArchitectureError
 
 TARGET = tuple(Architecture.parse(text) for text in ("8.0", "8.6", "8.9", "9.0a", "12.0"))

@@ -13,9 +13,8 @@ import pytest
 from packaging.tags import parse_tag
 from packaging.version import Version
 
-from builder.target.architectures import join
+from builder.target.architectures import join, select
 from builder.target.machines import AARCH64
-from builder.target.selection import select
 from builder.target.targets import TARGETS_DIR, Target, find_target, load_target, load_targets, local_version
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util.errors import TargetError, UsageError
@@ -53,14 +52,12 @@ def test_the_shipped_targets_become_the_right_wheels() -> None:
         name: (target.python, target.torch, target.torch_requirement, target.wheel_tag(target.platform_tag))
         for name, target in targets.items()
     } == {
-        "abi3-cu128": ("3.11", "2.10.0", "torch>=2.7", "cp310-abi3-manylinux_2_34_x86_64"),
-        "abi3-cu130": ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-manylinux_2_34_x86_64"),
-        "abi3-cu130-aarch64": ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-manylinux_2_34_aarch64"),
+        "universal-cu128": ("3.11", "2.10.0", "torch>2.6.9999", "py3-none-manylinux_2_28_x86_64"),
+        "universal-cu130": ("3.12", "2.11.0", "torch>2.8.9999", "py3-none-manylinux_2_28_x86_64"),
+        "universal-cu130-aarch64": ("3.12", "2.11.0", "torch>2.8.9999", "py3-none-manylinux_2_28_aarch64"),
         "cp311-cu128": ("3.11", "2.10.0", "torch==2.10.*", "cp311-cp311-manylinux_2_34_x86_64"),
         "cp312-cu130": ("3.12", "2.11.0", "torch==2.11.*", "cp312-cp312-manylinux_2_34_x86_64"),
     }
-    assert targets["cp312-cu130"].python_tag == "cp312"
-    assert targets["abi3-cu130"].python_tag == "cp310-abi3"
     for target in targets.values():
         assert len(parse_tag(target.wheel_tag(target.platform_tag))) == 1
         # A GPU of 8.6 runs the code of 8.0.
@@ -94,13 +91,14 @@ def _local_version(target: Target, arch: str | None) -> str:
 
 
 def test_local_versions_say_what_the_wheel_is_for() -> None:
-    native, stable = load_targets()["cp312-cu130"], load_targets()["abi3-cu130"]
-    assert _local_version(native, None) == "cu130.torch2.11"
-    assert _local_version(stable, "all") == "cu130.universal"
-    assert _local_version(native, "9.0;8.9") == "cu130.torch2.11.sm89.sm90a"
-    assert _local_version(stable, "12.0") == "cu130.universal.sm120"
-    # pip prefers the universal one
-    assert Version("2.2.0+cu130.universal") > Version("2.2.0+cu130.torch2.11")
+    native, stable = load_targets()["cp312-cu130"], load_targets()["universal-cu130"]
+    assert _local_version(native, None) == "cu130.torch2.11.2"
+    assert _local_version(stable, "all") == "cu130.universal.2"
+    assert _local_version(native, "9.0;8.9") == "cu130.torch2.11.2.sm89.sm90a"
+    assert _local_version(stable, "12.0") == "cu130.universal.2.sm120"
+    # pip prefers the universal one, and a later revision, also the tenth.
+    versions = ["torch2.11.2", "universal", "universal.2", "universal.10"]
+    assert versions == sorted(versions, key=lambda label: Version(f"2.2.0+cu130.{label}"))
 
 
 def change(key: str, value: str) -> str:
@@ -153,7 +151,10 @@ def test_a_target_is_found_by_name_or_the_names_are_said(targets: Path) -> None:
     assert find_target("cp312-cu130").name == "cp312-cu130"
     with pytest.raises(UsageError) as caught:
         find_target("cp399-cu130")
-    assert "abi3-cu128, abi3-cu130, abi3-cu130-aarch64, cp311-cu128, cp312-cu130" in caught.value.remedy
+    assert (
+        "cp311-cu128, cp312-cu130, universal-cu128, universal-cu130, universal-cu130-aarch64"
+        in caught.value.remedy
+    )
     with pytest.raises(TargetError, match="no target file"):
         load_targets(targets)
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes.tools import target, torch_wheel, wheel_of_package
 from fakes.static_server import StaticServer, serving
+from fakes.tools import target, torch_wheel, wheel_of_package
 
 from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions

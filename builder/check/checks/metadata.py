@@ -11,7 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, AuditedWheel, Found, listed
 from builder.check.checks.symbols import python_symbols, stable_torch_symbols, torch_functions
-from builder.target.selection import Selection
+from builder.target.architectures import Selection
 from builder.target.targets import local_version
 
 _OTHERS = {"torch", "triton", "nvidia", "numpy"}
