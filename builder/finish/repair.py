@@ -17,8 +17,7 @@ from builder.util.errors import RepairError
 from builder.util.files import file_sha256
 from builder.util.log import say
 from builder.wheel.elf import read_elf
-from builder.wheel.libraries import RUNTIME_LICENSE, SYSTEM, owner_of
-from builder.wheel.manylinux import load_policy, too_new, way_out
+from builder.wheel.libraries import RUNTIME_LICENSE, SYSTEM, load_policy, owner_of, too_new, way_out
 from builder.wheel.sbom import Component
 from builder.wheel.wheelfile import Wheel
 

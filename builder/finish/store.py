@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from builder.source.obtain import Source
+from builder.target.architectures import Selection
 from builder.target.options import BuildOptions
 from builder.target.project import Project
-from builder.target.architectures import Selection
 from builder.target.targets import Target
 from builder.target.upstream import Release
 from builder.util import files

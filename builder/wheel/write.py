@@ -42,10 +42,8 @@ def write_wheel(path: Path, content: Mapping[str, bytes], *, epoch: int) -> Path
     (Fedora's, uv's) have zlib-ng instead, whose output differs. With the same version of `deflate` the bytes
     are the same with every Python on every x86_64 machine.
 
-    Args:
-        path: The wheel.
-        content: Archive name -> bytes of each file but RECORD, which is made here.
-        epoch: The members' time, seconds since 1970 (SOURCE_DATE_EPOCH); before 1980 counts as 1980.
+    The content is archive name -> bytes of each file but RECORD, which is made here. The epoch is the
+    members' time, seconds since 1970 (SOURCE_DATE_EPOCH); before 1980 counts as 1980.
     """
     dist_info = next(name.partition("/")[0] for name in content if ".dist-info/" in name)
     members = sorted(content.items(), key=lambda member: (member[0].startswith(f"{dist_info}/"), member[0]))

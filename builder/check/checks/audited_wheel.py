@@ -21,8 +21,7 @@ from builder.wheel import sbom
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf
 from builder.wheel.fatbin import Code, cubin_architectures, read_fatbin
 from builder.wheel.label import torch_requirement
-from builder.wheel.libraries import TORCH
-from builder.wheel.manylinux import load_policy
+from builder.wheel.libraries import TORCH, load_policy
 from builder.wheel.wheelfile import Wheel
 
 # The levels of what a check finds. Error: the wheel breaks, or doesn't run where its tag says. House rule:

@@ -20,8 +20,18 @@ from builder.check.checks.audited_wheel import (
 from builder.check.checks.symbols import owner_of_copy, stem
 from builder.target.machines import machine_of
 from builder.util.errors import RepairError
-from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, owner_of
-from builder.wheel.manylinux import load_policy, reached_tag, too_new, way_out
+from builder.wheel.libraries import (
+    CUDA_RUNTIME,
+    DRIVER,
+    PYTHON,
+    TORCH,
+    TORCH_CUDA,
+    load_policy,
+    owner_of,
+    reached_tag,
+    too_new,
+    way_out,
+)
 
 _EXTENSION_SUFFIX = re.compile(r"\.cpython-(?P<number>\d+)(?:-[\w-]+)?\.so")
 
