@@ -28,11 +28,7 @@ class WheelLabel:
     The local version is read as this project, PyTorch and others write it: `cu130.torch2.11.2.sm89`,
     `cu128torch2.8.0`, `cu130`. Parts that are not known are ignored.
 
-    Attributes:
-        distribution: As it is written: `sageattention`.
-        version: As it is written: `2.2.0+cu130.torch2.11.2`.
-        python, abi, platform: The tag's parts; each can be several, joined by dots.
-        build: The build tag; empty without one.
+    All parts are as they are written; those of the tag can each be several, joined by dots.
     """
 
     distribution: str
@@ -44,11 +40,7 @@ class WheelLabel:
 
     @classmethod
     def parse(cls, file_name: str) -> WheelLabel:
-        """Return the parts of a file name.
-
-        Raises:
-            WheelError: It is not the name of a wheel.
-        """
+        """Return the parts of a file name; WheelError if it is not the name of a wheel."""
         try:
             # packaging takes any character in a tag, and letters of any script in a name.
             if re.fullmatch(r"[\w.+!-]+", file_name, re.ASCII) is None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fakes.provenance import RELEASE, SOURCE, TARGET
 
-from builder.finish.fingerprint import BUILDER, code_digests, make_fingerprint
+from builder.finish.store import BUILDER, code_digests, make_fingerprint
 from builder.target.architectures import Architecture, Selection
 from builder.target.options import BuildOptions
 from builder.target.project import Project

@@ -83,8 +83,10 @@ def test_the_runtime_is_bundled_and_torch_and_the_driver_are_not(
 def test_a_wheel_for_every_python_and_older_systems(tmp_path: Path) -> None:
     target = replace(TARGET, platform_tag="manylinux_2_28_x86_64")
     torch = library(tmp_path / "torch", "libtorch_cpu.so", "shim")
-    extension = compile_library(tmp_path / "_fused.so", "extern int shim(); int go() { return shim(); }", torch)
-    name = NAME.replace("torch2.11-cp312-cp312", "universal.2-py3-none")
+    extension = compile_library(
+        tmp_path / "_fused.so", "extern int shim(); int go() { return shim(); }", torch
+    )
+    name = NAME.replace("torch2.11.2-cp312-cp312", "universal.2-py3-none")
     wheel = pack_wheel(tmp_path / "in", {"sageattention/lib/_fused.so": extension.read_bytes()}, name=name)
     repaired, _ = repair(wheel, target, tmp_path / "out", tmp_path)
     assert repaired.name == name.replace("linux_x86_64", "manylinux_2_28_x86_64")
