@@ -141,7 +141,7 @@ def test_what_shares_ptx_names_its_lowest_architecture(build: ModuleType) -> Non
 
 
 def test_no_two_objects_have_one_name(build: ModuleType) -> None:
-    units = {unit for library in build.LIBRARIES for unit in library.units} | {build.COMMON}
+    units = {unit for library in build.LIBRARIES for unit in library.units} | set(build.COMMON)
     assert len({unit.object for unit in units}) == len({unit.name for unit in units}) == len(units)
 
 
