@@ -20,21 +20,10 @@ from builder.util.log import say, warn
 def check_new(
     wheels: Sequence[Path], target: Target, options: BuildOptions, scratch: Path, *, contract: bool
 ) -> list[str]:
-    """Audit wheels, and import each with the session's torch and nothing else.
+    """Audit wheels, and import each with the session's torch and nothing else; return what was checked.
 
-    Args:
-        wheels: All wheels of a build.
-        target: What was built.
-        options: `torch_index` and `machine_root` count.
-        scratch: Where the wheels are unpacked.
-        contract: Whether other projects' names and calls have to be there.
-
-    Returns:
-        What was checked. `store.IMPORTED` is not in it where this machine can't run the wheels.
-
-    Raises:
-        AuditError: A wheel failed, or can't be imported.
-        TorchEnvironmentError: The other machine's torch can't be installed.
+    `store.IMPORTED` is not in it where this machine can't run the wheels. With `contract`, other projects'
+    names and calls have to be there.
     """
     checks: set[str] = set()
     for wheel in wheels:

@@ -1,8 +1,6 @@
 """Sets up the project's own compiler cache: ccache.
 
-ccache runs the compiler as its own child, so a compile's CPU time and memory are counted with the build. It
-needs no server, and a hit costs a few hundredths of a second: it does not even preprocess. Three things make
-its hits right and frequent:
+A hit costs a few hundredths of a second: ccache does not even preprocess. Three things make its hits right:
 
 - nvcc preprocesses a source once for the host and once for each architecture, and these passes may include
   different files. ccache sees only one of them, and would miss a change that another one sees. So it runs
@@ -49,24 +47,14 @@ _REMOTE = "{url} helper=_builtin_ connect-timeout=2000 operation-timeout=10000 r
 
 @dataclass(frozen=True)
 class Stats:
-    """What a cache did for one build.
-
-    Attributes:
-        hits: Compiles that were answered from the cache, this machine's own or the remote one.
-        misses: Compiles that were run and stored.
-        uncached: Compiles that were run and can't be cached, or could not be stored.
-        reasons: Why, by ccache's own names.
-        remote_hits: Those of the hits that came from the remote cache.
-        remote: The remote cache's address, without secrets; empty if there was none. With one, the machine's
-            own cache may hold what an earlier build took from it.
-    """
+    """What a cache did for one build, in compiles."""
 
     hits: int = 0
     misses: int = 0
-    uncached: int = 0
-    reasons: tuple[str, ...] = ()
-    remote_hits: int = 0
-    remote: str = ""
+    uncached: int = 0  # run, and not stored
+    reasons: tuple[str, ...] = ()  # why, by ccache's own names
+    remote_hits: int = 0  # those of the hits that came from the remote cache
+    remote: str = ""  # its address, without secrets; empty for none
 
     def __str__(self) -> str:
         remote = f" ({self.remote_hits} from {self.remote})" if self.remote else ""
@@ -77,17 +65,11 @@ class Stats:
 
 @dataclass(frozen=True)
 class CompilerCache:
-    """ccache, ready for one build; without arguments, no cache.
+    """ccache, ready for one build; without arguments, no cache."""
 
-    Attributes:
-        launcher: What to put before a compiler's command; empty for nothing.
-        env: The environment variables that a build needs in addition.
-        remote: The remote cache's address, without secrets; empty for none.
-    """
-
-    launcher: tuple[str, ...] = ()
-    env: Mapping[str, str] = field(default_factory=dict)
-    remote: str = ""
+    launcher: tuple[str, ...] = ()  # goes before a compiler's command
+    env: Mapping[str, str] = field(default_factory=dict)  # what a build needs in addition
+    remote: str = ""  # as in `Stats`
 
     def stats(self) -> Stats:
         """Return what the cache has done for this build until now; warn of failures of the remote one."""
@@ -102,9 +84,7 @@ class CompilerCache:
         for name in ("error", "timeout"):
             if count := counts.get(f"remote_storage_{name}", 0):
                 warn(f"remote compiler cache {self.remote}: {count} {name}{'s' * (count != 1)}")
-        results = {
-            name: count for name, count in counts.items() if count and not _NOT_A_RESULT.fullmatch(name)
-        }
+        results = {name: n for name, n in counts.items() if n and not _NOT_A_RESULT.fullmatch(name)}
         hits = sum(results.pop(name, 0) for name in ("direct_cache_hit", "preprocessed_cache_hit"))
         misses = results.pop("cache_miss", 0)
         remote_hits = counts.get("remote_storage_hit", 0)
@@ -112,21 +92,16 @@ class CompilerCache:
 
 
 def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCache:
-    """Return the compiler cache that a build asks for.
+    """Return the compiler cache that a build asks for, or with a warning none, where it can't be used.
 
-    If it can't be used (no ccache, or its folder can't be written), this warns and returns one that does
-    nothing; a build never fails for it.
-
-    Args:
-        options: `cache`, and all that begin with it.
-        identity: `Toolchain.identity`.
-        tree: The source tree, in which the compilers run.
+    `identity` is the toolchain's, `tree` the source tree in which the compilers run.
     """
     if not options.cache:
         return CompilerCache()
     # What comes from other machines is kept apart, so that a build without it has nothing of it.
     objects = options.cache_dir / "ccache" / ("objects-shared" if options.cache_remote else "objects")
-    folder, ccache = tree / _FOLDER, installed_ccache()
+    # One on PATH is the user's own.
+    folder, ccache = tree / _FOLDER, Path(sysconfig.get_path("scripts")) / "ccache"
     config = folder / "ccache.conf"
     try:
         # It has to start, and be able to write: better found out here than in each compile.
@@ -145,13 +120,8 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
     return CompilerCache((str(ccache),), {"CCACHE_CONFIGPATH": str(config)}, remote)
 
 
-def installed_ccache() -> Path:
-    """Return the ccache of this Python's environment; one on `PATH` is the user's own and is not used."""
-    return Path(sysconfig.get_path("scripts")) / "ccache"
-
-
 def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Path) -> str:
-    """Return ccache's configuration file for a build (ccache manual, "Configuration options")."""
+    """Return ccache's configuration file (ccache manual, "Configuration options")."""
     read_only = str(options.cache_remote_read_only).lower()
     # In a Redis server's address, `:password@` is understood without the colon alone.
     url = options.cache_remote.replace("://:", "://")

@@ -41,19 +41,12 @@ _NO_MEMORY = re.compile(
 
 @dataclass(frozen=True)
 class Compiled:
-    """A finished PEP 517 build.
-
-    Attributes:
-        wheel: The wheel that the build backend wrote.
-        seconds: Wall time of the build.
-        cpu_seconds: User and system time of the build's processes.
-        peak_memory_bytes: Largest resident set of one process of the build.
-    """
+    """A finished PEP 517 build: the wheel, and what it cost."""
 
     wheel: Path
-    seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int
+    seconds: float  # wall time
+    cpu_seconds: float  # of all processes
+    peak_memory_bytes: int  # largest resident set of one process
 
 
 def write_settings(
@@ -94,10 +87,7 @@ def write_settings(
 def environment(
     tools: Toolchain, environ: Mapping[str, str], *, settings: Path, machine: str, epoch: int, hash_seed: int
 ) -> dict[str, str]:
-    """Return the environment variables that a build runs with, but for those of the compiler cache.
-
-    Of the user's (`environ`) only those pass that can't change what is built.
-    """
+    """Return the environment variables of a build, but for the compiler cache's; few of the user's pass."""
     return {
         **{name: environ[name] for name in _PASSED_ON if name in environ},
         "PATH": tools.path(),
@@ -116,17 +106,8 @@ def run_build(
 ) -> Compiled:
     """Build a wheel of a source tree with `python -m build`, without isolation.
 
-    Args:
-        tree: The patched source tree.
-        out_dir: Where the wheel goes; must be empty.
-        log: File that gets all output, of which ninja's lines are printed.
-        env: The build's whole environment.
-        jobs: Compiler processes at once; for the message where memory ran out.
-        echo: Print all output.
-
-    Raises:
-        OutOfMemoryError: A compiler process was killed.
-        CompileError: Any other failure.
+    All output goes to the log, and ninja's lines to the user, or with `echo` all. `env` is the build's whole
+    environment; `jobs` is for the message of OutOfMemoryError. Any other failure is a CompileError.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -175,10 +156,7 @@ def run_build(
 
 
 def failure(log: Path, returncode: int, jobs: int) -> CompileError:
-    """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines.
-
-    `returncode` is negative for a signal, as `subprocess` has it.
-    """
+    """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines."""
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
         remedy = (

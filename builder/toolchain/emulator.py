@@ -15,14 +15,7 @@ from builder.util.process import output_of
 
 
 def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...], str] | None:
-    """Return the command that runs Python of a target's machine, and that Python's version, `3.11`.
-
-    Returns:
-        None where `--machine-root` is not given.
-
-    Raises:
-        ToolchainError: It can't be run, or the target is for this machine.
-    """
+    """Return the command that runs Python of a target's machine, and its version; None without a root."""
     root, machine = options.machine_root, target.machine
     if root is None:
         return None

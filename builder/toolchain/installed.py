@@ -25,17 +25,11 @@ _INSTALLERS_OWN = {"INSTALLER", "RECORD", "REQUESTED", "direct_url.json"}
 
 @dataclass(frozen=True)
 class Installed:
-    """An installed package.
-
-    Attributes:
-        name: Normalised: `nvidia-cuda-nvcc`.
-        version: `13.0.88`.
-        files: The files of its wheel: path in site-packages -> SHA-256, sorted.
-    """
+    """An installed package; its name is normalised: `nvidia-cuda-nvcc`."""
 
     name: str
     version: str
-    files: Mapping[str, str]
+    files: Mapping[str, str]  # of its wheel: path in site-packages -> SHA-256, sorted
 
     @property
     def sha256(self) -> str:

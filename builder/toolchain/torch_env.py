@@ -38,17 +38,10 @@ def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
 
 
 def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str:
-    """Install the target's torch, and the packages of its CUDA compiler unless there is a `--cuda-home`.
+    """Install torch, and the CUDA compiler unless there is a `--cuda-home`; return torch's own version.
 
     For another machine, that machine's torch and CUDA runtime are unpacked beside the compiler: nothing of
     them runs here, but a build compiles with their headers and links with their libraries.
-
-    Returns:
-        torch's own version: `2.11.0+cu130`.
-
-    Raises:
-        ToolchainError: The target's toolchain names no CUDA runtime for other machines.
-        TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
     """
     if not target.machine.is_here and not target.toolchain_runtime:
         raise ToolchainError(
@@ -105,12 +98,8 @@ def _fill(
 ) -> str:
     """Fill a folder with packages, unless it is so already; returns the version of torch in it, if any.
 
-    Args:
-        site: The folder.
-        steps: The requirements, and options, of each `uv pip install`.
-        target: Its platform tag says for which machine and glibc.
-        options: `torch_index` counts.
-        python: The target's machine's Python that they are for, `3.12`; empty for this Python.
+    `steps` are the requirements, and options, of each `uv pip install`; `python` is the version of the
+    target's machine's Python that they are for, or empty for this Python.
     """
     has_torch = any(f"torch=={target.torch}" in step for step in steps)
 
@@ -178,8 +167,7 @@ def _check_torch(site: Path, target: Target) -> str:
         return version
     is_for = f"for CUDA {cuda}" if cuda else "without CUDA"
     raise TorchEnvironmentError(
-        f"The torch that was installed does not fit: it is torch {version or 'of no known version'}, built "
-        f"{is_for}, and the target is torch {target.torch} for CUDA {target.cuda}.",
-        f"Name an index of builds for CUDA {target.cuda} with --torch-index URL (the target's is "
-        f"{target.torch_index}).",
+        f"torch {version or 'of no known version'}, built {is_for}, was installed, and the target is torch "
+        f"{target.torch} for CUDA {target.cuda}.",
+        f"Name an index of such builds with --torch-index URL (the target's is {target.torch_index}).",
     )

@@ -143,7 +143,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(
     assert open_cache(options, "abc", tmp_path) == CompilerCache()
     assert "compiling without it" in capsys.readouterr().err
     broken = program(tmp_path / "ccache", "#!/bin/sh\nexit 3\n")
-    monkeypatch.setattr(ccache, "installed_ccache", lambda: broken)
+    monkeypatch.setattr(ccache.sysconfig, "get_path", lambda _: str(broken.parent))
     assert open_cache(replace(options, cache_dir=tmp_path / "other"), "abc", tmp_path) == CompilerCache()
     assert "compiling without it" in capsys.readouterr().err
 
