@@ -3,9 +3,9 @@
     python -I -S import_check.py [--contract] [FOLDER...]
 
 The folders, with torch and with an unpacked wheel, come first on the path; without any, the environment's
-own packages are imported, and `-S` is left out. The interpreter may be of a clean environment, or of another
-machine, so all but `check` uses the standard library only, and the smoke test's `client_calls.py`. A front may
-treat kernels whose import fails as unavailable, so each extension is imported here explicitly.
+own packages are imported, and `-S` is left out. The interpreter may be another machine's, so all but `check`
+uses the standard library only, and the smoke test's `client_calls.py`. A front may treat kernels whose import
+fails as unavailable, so each extension is imported here explicitly.
 """
 
 from __future__ import annotations

@@ -59,10 +59,10 @@ def write_settings(
     jobs: int,
     launcher: Sequence[str],
 ) -> Path:
-    """Write what `patches/v2.2.0/files/build_extensions.py` builds, into the source tree; returns the file.
+    """Write what `build_extensions.py` is to build into the source tree; its docstring explains the keys.
 
-    That module's docstring says what the keys mean. Folders outside the tree are named by links in it, so
-    that neither the compiler cache nor a wheel depends on where they are.
+    Folders outside the tree are named by links in it, so that neither the compiler cache nor a wheel depends
+    on where they are.
     """
     links = tree / ".toolchain"
     links.mkdir()
@@ -159,12 +159,9 @@ def failure(log: Path, returncode: int, jobs: int) -> CompileError:
     """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines."""
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
-        remedy = (
-            f"Run again with fewer compiler processes (--jobs {max(1, jobs // 2)}; it ran {jobs}), "
-            "or give the machine or container more memory."
-            if jobs > 1
-            else "Even one compiler process needs more memory than is free: give the machine more memory."
-        )
+        remedy = "Even one compiler process needs more memory than is free."
+        if jobs > 1:
+            remedy = f"Run again with --jobs {jobs // 2}; it ran {jobs}. Or give the machine more memory."
         return OutOfMemoryError(
             f"A compiler process was killed: the machine ran out of memory.\n{end}", f"{remedy} Log: {log}"
         )

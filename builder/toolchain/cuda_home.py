@@ -24,7 +24,7 @@ from builder.target.pins import Archive
 from builder.target.targets import Target
 from builder.toolchain import folders
 from builder.toolchain.gxx import Gxx, find_gxx
-from builder.toolchain.installed import Installed, installed_packages
+from builder.toolchain.torch_env import Installed, installed_packages
 from builder.util import http, process
 from builder.util.archive import unpack
 from builder.util.errors import DownloadError, ToolchainError

@@ -88,7 +88,7 @@ def find_gxx(
             return other
     if gxx is None:
         what = f"{program} is not a g++ that works" if program else f"No {machine.gxx} was found"
-        raise HostCompilerError(f"{what}, and nvcc needs one.", f"Install it: {machine.how_to_install_gxx}.")
+        raise HostCompilerError(f"{what}.", f"Install it: {machine.how_to_install_gxx}.")
     relation, limit = ("newer", newest) if gxx.major > newest else ("older", OLDEST)
     raise HostCompilerError(
         f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",

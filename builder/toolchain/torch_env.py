@@ -10,13 +10,20 @@ that `--torch-index` names is the one that is used. Either way the torch that wa
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import importlib.metadata
 import json
 import platform
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
@@ -26,9 +33,11 @@ from builder.util.errors import ToolchainError, TorchEnvironmentError
 from builder.util.files import ROOT, file_sha256
 from builder.util.http import public_address
 from builder.util.log import say, warn
+from builder.wheel.sbom import Component
 
 PACKAGES = Path(sys.prefix) / "packages"
 _LOCK = ROOT / "builder" / "requirements.txt"
+_INSTALLERS_OWN = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_")
 
 
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
@@ -171,3 +180,50 @@ def _check_torch(site: Path, target: Target) -> str:
         f"{target.torch} for CUDA {target.cuda}.",
         f"Name an index of such builds with --torch-index URL (the target's is {target.torch_index}).",
     )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An installed package; its name is normalised: `nvidia-cuda-nvcc`."""
+
+    name: str
+    version: str
+    files: Mapping[str, str]  # of its wheel: path in site-packages -> SHA-256, sorted
+
+    @property
+    def sha256(self) -> str:
+        """In place of its wheel's digest: that of the lines `<sha256>  <path>`; empty without files."""
+        lines = "".join(f"{sha256}  {path}\n" for path, sha256 in self.files.items())
+        return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
+
+    def component(self) -> Component:
+        """Return the package as a build tool."""
+        purl = f"pkg:pypi/{self.name}@{self.version}"
+        return Component("build-tool", self.name, self.version, self.sha256, purl)
+
+
+def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
+    """Return every package installed in a folder, sorted by name."""
+    packages = []
+    for distribution in importlib.metadata.distributions(path=[str(site_packages)]):
+        # A folder left behind by an aborted uninstallation has no metadata, and so no name.
+        if "Name" in distribution.metadata:
+            name = canonicalize_name(distribution.metadata["Name"])
+            files = _recorded(distribution.read_text("RECORD") or "")
+            packages.append(Installed(name, distribution.version, files))
+    return tuple(sorted(packages, key=lambda package: package.name))
+
+
+def _recorded(text: str) -> dict[str, str]:
+    """Return the files that a wheel brought, without what installers write, each in its own way.
+
+    That is notes in the .dist-info folder, scripts (in `bin/` with `--target`) and byte code, without digests.
+    """
+    files = {}
+    for path, digest, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
+        folder, _, name = path.rpartition("/")
+        own = folder.endswith(".dist-info") and name.startswith(_INSTALLERS_OWN)
+        algorithm, _, value = digest.partition("=")
+        if algorithm == "sha256" and not path.startswith(("../", "/", "bin/")) and not own:
+            files[path] = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
+    return dict(sorted(files.items()))

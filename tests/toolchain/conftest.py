@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fakes.tools import gxx, install_package, target, toolkit, torch_wheel, wheel_of_package
 from fakes.static_server import StaticServer, serving
+from fakes.tools import gxx, install_package, target, toolkit, torch_wheel, wheel_of_package
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target

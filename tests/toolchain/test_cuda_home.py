@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakes.tools import change_installed, gxx, install_package, make_archive, target, toolkit, write_tree
 from fakes.static_server import serving
+from fakes.tools import change_installed, gxx, install_package, make_archive, target, toolkit, write_tree
 
 from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions
