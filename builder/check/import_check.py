@@ -106,10 +106,9 @@ def check(
     arguments += [*([CONTRACT] if contract else []), *folders]
     try:
         done = run([*command, *arguments], timeout_seconds=_IMPORT_SECONDS, check=False)
+        result = json.loads(done.output.strip().rpartition("\n")[2])
     except CommandError as error:
         raise AuditError(f"import {PACKAGE}: {error.message}") from None
-    try:
-        result = json.loads(done.output.strip().rpartition("\n")[2])
     except json.JSONDecodeError:
         ended = f"Importing {PACKAGE} ended the interpreter ({done.ending}):{done.last_lines()}"
         raise AuditError(ended) from None

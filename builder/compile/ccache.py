@@ -2,17 +2,14 @@
 
 A hit costs a few hundredths of a second: ccache does not even preprocess. Three things make its hits right:
 
-- nvcc preprocesses a source once for the host and once for each architecture, and these passes may include
-  different files. ccache sees only one of them, and would miss a change that another one sees. So it runs
-  in its depend mode, which uses nvcc's own list of included files. `-MD` makes that list, of all passes.
+- nvcc preprocesses a source once for the host and once for each architecture, and ccache sees only one of
+  these passes. So it runs in its depend mode, which uses nvcc's own list of files that all passes include.
 - The compiler is identified by a digest of all programs that a compile runs (cicc and ptxas among them),
   not by the size and time of nvcc alone.
 - The same compile has to be found again from a different folder, environment and machine. So commands name
-  no path outside the tree, but links in it (`pep517.write_settings`), and paths are taken relative to it
-  (`base_dir`). nvcc finds its own headers beside the path that it is called by, so it is called by a link.
+  no path outside the tree, but links in it (`pep517.write_settings`), and paths are relative (`base_dir`).
 
-Objects are shared with other machines by ccache's own remote storage. A server that fails or does not answer
-in time costs that time in each compile, and fails no build.
+Objects are shared with other machines by ccache's own remote storage, which fails no build.
 """
 
 from __future__ import annotations
@@ -112,7 +109,10 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         (folder / _STATS).write_bytes(b"")
         config.touch(mode=0o600)  # the remote cache's address may hold a password
-        config.write_text(_configuration(options, objects, identity, tree.absolute()), encoding="utf-8")
+        settings = _settings(options, objects, identity, tree.absolute())
+        # A `$` would start the name of a variable.
+        lines = [f"{name} = {value.replace('$', '$$')}\n" for name, value in settings.items()]
+        config.write_text("".join(lines), encoding="utf-8")
     except (OSError, process.CommandError) as error:
         warn(f"the compiler cache in {objects} can't be used ({error}); compiling without it")
         return CompilerCache()
@@ -120,13 +120,11 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
     return CompilerCache((str(ccache),), {"CCACHE_CONFIGPATH": str(config)}, remote)
 
 
-def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Path) -> str:
-    """Return ccache's configuration file (ccache manual, "Configuration options")."""
-    read_only = str(options.cache_remote_read_only).lower()
+def _settings(options: BuildOptions, objects: Path, identity: str, tree: Path) -> dict[str, str]:
+    """Return ccache's settings (ccache manual, "Configuration options")."""
     # In a Redis server's address, `:password@` is understood without the colon alone.
-    url = options.cache_remote.replace("://:", "://")
-    remote = _REMOTE.format(url=url, read_only=read_only) if url else ""
-    settings = {
+    url, read_only = options.cache_remote.replace("://:", "://"), options.cache_remote_read_only
+    return {
         "cache_dir": str(objects),
         "temporary_dir": str(tree / _FOLDER / "tmp"),
         "stats_log": str(tree / _FOLDER / _STATS),
@@ -137,7 +135,5 @@ def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Pa
         "hash_dir": "false",
         # The tree is this build's own copy, just written: young files don't mean that anything changes them.
         "sloppiness": "include_file_ctime, include_file_mtime",
-        "remote_storage": remote,
+        "remote_storage": _REMOTE.format(url=url, read_only=str(read_only).lower()) if url else "",
     }
-    # A `$` would start the name of a variable.
-    return "".join(f"{name} = {value.replace('$', '$$')}\n" for name, value in settings.items())

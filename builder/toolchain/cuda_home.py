@@ -122,38 +122,34 @@ def resolve(
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
     """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use."""
-    where = f"{options.cuda_home_from or '--cuda-home'} is {home}"
-    without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
-    instead = f"{without} to build with the target's own CUDA {target.cuda} packages"
+    reason, allow = "", ""
     if not target.machine.is_here:
-        raise ToolchainError(
-            f"{where}, which can't be used to build for {target.machine.name}.", f"{instead}."
-        )
-    if not os.access(home / "bin" / "nvcc", os.X_OK):
+        reason = f"it can't build for {target.machine.name}"
+    elif not os.access(home / "bin" / "nvcc", os.X_OK):
         reason = "there is no bin/nvcc in it" if home.is_dir() else "there is no such folder"
-        raise ToolchainError(f"{where}, and {reason}.", f"{instead}, or give a CUDA {target.cuda} toolkit.")
-    version = nvcc_version(home.resolve() / "bin" / "nvcc")
-    own, wanted = major_minor(version), major_minor(target.cuda)
-    if own == wanted or (own[0] == wanted[0] and options.allow_cuda_minor):
-        return version
-    reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}"
-    allow = ", or use it nevertheless with --allow-cuda-minor"
-    if own[0] != wanted[0]:
-        reason, allow = f"{reason}: a different major version never fits", ""
+    else:
+        version = nvcc_version(home.resolve() / "bin" / "nvcc")
+        own, wanted = major_minor(version), major_minor(target.cuda)
+        if own == wanted or (own[0] == wanted[0] and options.allow_cuda_minor):
+            return version
+        reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}"
+        if own[0] == wanted[0]:
+            allow = ", or use it nevertheless with --allow-cuda-minor"
+        else:
+            reason += ": a different major version never fits"
+    without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
     raise ToolchainError(
-        f"{where}, which can't be used: {reason}.", f"{instead}, or give a CUDA {target.cuda} toolkit{allow}."
+        f"{options.cuda_home_from or '--cuda-home'} is {home}, which can't be used: {reason}.",
+        f"{without} to build with the target's packages, or give a CUDA {target.cuda} toolkit{allow}.",
     )
 
 
 def nvcc_version(nvcc: Path) -> str:
     """Return an nvcc's version, such as `13.0.88`."""
-    try:
-        output = process.run([nvcc, "--version"], env={"PATH": os.pathsep.join(SYSTEM_PATH)}).output
-    except process.CommandError as error:
-        raise ToolchainError(f"{nvcc}: {error.message}", "Check that it is for this machine.") from None
-    match = re.search(r"^Cuda compilation tools, release \d+\.\d+, V(\d+\.\d+\.\d+)$", output, re.MULTILINE)
+    output = process.output_of([nvcc, "--version"])
+    match = re.search(r"^Cuda compilation tools, release .*, V(\d+\.\d+\.\d+)$", output or "", re.MULTILINE)
     if match is None:
-        raise ToolchainError(f"{nvcc} does not print its version: {output.strip()[-200:]!r}.")
+        raise ToolchainError(f"{nvcc} does not print its version: {output!r}.", "Is it for this machine?")
     return match[1]
 
 
@@ -184,22 +180,18 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
     versions = sorted(path.name for path in libraries.glob("libcudart.so.*"))
     if versions and not (libraries / "libcudart.so").exists():
         (libraries / "libcudart.so").symlink_to(versions[0])
-    sources = f"{', '.join(target.toolchain_packages)} and the target's archives"
+    remedy = f"Correct the toolchain of CUDA {target.cuda}: its packages and archives."
     if missing := _missing(home):
-        raise ToolchainError(
-            f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}.",
-            f"They come from {sources}: remove the environment and build again.",
-        )
+        message = f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}."
+        raise ToolchainError(message, remedy)
     version = nvcc_version(home / "bin" / "nvcc")
     if major_minor(version) != major_minor(target.cuda):
-        raise ToolchainError(
-            f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}.",
-            f"Correct {sources}: they are of a different release.",
-        )
+        message = f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}."
+        raise ToolchainError(message, remedy)
 
 
 def _place(path: str) -> str | None:
-    """Return where a package's file goes in a `CUDA_HOME`: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
+    """Return where a package's file goes: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
     match = re.match(rf"nvidia/(?:cu\d\d|{'|'.join(_PARTS)})/", path)
     return _place_of(path[match.end() :]) if match else None
 

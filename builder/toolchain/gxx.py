@@ -1,7 +1,7 @@
 """Finds a g++ that the CUDA compiler accepts.
 
 nvcc refuses a g++ that is newer than it knows, by its major version (CUDA Installation Guide for Linux,
-"Host Compiler Support Policy"; the same figure stands in nvcc's own `crt/host_config.h`).
+"Host Compiler Support Policy").
 """
 
 from __future__ import annotations
@@ -112,6 +112,6 @@ def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
     for major in range(newest, OLDEST - 1, -1):
         if program := shutil.which(f"{machine.gxx}-{major}", path=path):
             yield Path(program)
-        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
+        toolset = Path(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
         if machine.is_here and toolset.exists():
             yield toolset

@@ -1,11 +1,12 @@
 """Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
 
-`uv pip install --target` fills a folder once for the same inputs; then nothing is installed, and no network
-is needed. With others the folder is made anew, which takes seconds where uv's cache has the files.
+`uv pip install --target` fills a folder once for the same inputs; then no network is needed.
 
-torch comes from the target's package index, or from the default index if that one can't be reached. An index
-that `--torch-index` names is the one that is used. Either way the torch that was installed decides: its
-`torch.version.cuda` has to equal the target's.
+torch comes from the index of `--torch-index`, or else from the target's, or from the default index if that
+one can't be reached. Its `torch.version.cuda` has to equal the target's.
+
+An installed package no longer knows the digest of its wheel, but its RECORD has that of each file (PyPA
+specification "Recording installed projects"): the digest of that list stands in the wheel's place.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _INSTALLERS_OWN = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_")
 
 
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
-    """Return the folders that `install` fills: the one with torch first, then that of the compiler."""
+    """Return the folders that `install` fills, that with torch first."""
     torch = root / target.machine.name
     return (torch,) if target.machine.is_here else (torch, root / "compiler")
 
@@ -107,8 +108,7 @@ def _fill(
 ) -> str:
     """Fill a folder with packages, unless it is so already; returns the version of torch in it, if any.
 
-    `steps` are the requirements, and options, of each `uv pip install`; `python` is the version of the
-    target's machine's Python that they are for, or empty for this Python.
+    `steps` are the arguments of each `uv pip install`, `python` another machine's Python's version.
     """
     has_torch = any(f"torch=={target.torch}" in step for step in steps)
 
@@ -165,10 +165,8 @@ def _install(
 
 def _check_torch(site: Path, target: Target) -> str:
     """Return the version of the torch in a folder, checked to be the target's, without importing it."""
-    try:
-        text = (site / "torch" / "version.py").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
+    file = site / "torch" / "version.py"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     pattern = r"^(__version__|cuda)\b[^=\n]*= *'([^'\n]*)'"
     values: dict[str, str] = dict(re.findall(pattern, text, re.MULTILINE))
     version, cuda = values.get("__version__", ""), values.get("cuda", "")
@@ -206,7 +204,7 @@ def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
     """Return every package installed in a folder, sorted by name."""
     packages = []
     for distribution in importlib.metadata.distributions(path=[str(site_packages)]):
-        # A folder left behind by an aborted uninstallation has no metadata, and so no name.
+        # What an aborted uninstallation leaves behind has no metadata.
         if "Name" in distribution.metadata:
             name = canonicalize_name(distribution.metadata["Name"])
             files = _recorded(distribution.read_text("RECORD") or "")
@@ -215,10 +213,7 @@ def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
 
 
 def _recorded(text: str) -> dict[str, str]:
-    """Return the files that a wheel brought, without what installers write, each in its own way.
-
-    That is notes in the .dist-info folder, scripts (in `bin/` with `--target`) and byte code, without digests.
-    """
+    """Return the files that a wheel brought; notes, scripts and byte code are installers' own."""
     files = {}
     for path, digest, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
         folder, _, name = path.rpartition("/")

@@ -45,8 +45,7 @@ def install_wheel(python: Path, wheel: Path) -> None:
 
 def pip_install(python: Path, arguments: Sequence[str | Path], index: str | None = None) -> int:
     """Run `uv pip install`, with an index besides the default one, and return the exit status."""
-    # The best version of all indexes, as pip does. By uv's own rule an index that mirrors one of the
-    # compiler's packages in other versions would hide those of the default index.
+    # The best version of all indexes, as pip does: the other index may mirror a few versions only.
     more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
     return _uv("pip", "install", "--python", python, *more, *arguments)
 
