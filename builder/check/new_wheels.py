@@ -68,7 +68,8 @@ def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...
     if qemu is None:
         raise ToolchainError(
             f"There is no {names[0]}, which --machine-root needs.",
-            "Install qemu-user-static with apt or dnf, or omit --machine-root: the wheels are then not imported.",
+            "Install it (`apt install qemu-user-static`, or with dnf), or omit --machine-root: the "
+            "wheels are then not imported.",
         )
     command = (qemu, "-L", str(root), str(root / "usr" / "bin" / "python3"))
     code = "import platform, sys; print(platform.machine(), '%d.%d' % sys.version_info[:2])"
