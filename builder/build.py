@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.check.new_wheels import check_new
+from builder.check.new_wheels import check_new, find_emulator
 from builder.compile import jobs as resources
 from builder.compile import pep517
 from builder.compile.ccache import open_cache
@@ -30,9 +30,7 @@ from builder.target.targets import Target, find_target
 from builder.target.upstream import FILE_NAME, PATCHES_DIR, SUMS_NAME, Release, build_constants, load_release
 from builder.toolchain import torch_env
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
-from builder.toolchain.emulator import find_emulator
 from builder.toolchain.gxx import Gxx, find_gxx
-from builder.toolchain.installed import installed_packages
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, file_sha256
 from builder.util.log import Durations, say, show_details, warn
@@ -271,7 +269,7 @@ def _tools(job: Job, tools: Toolchain) -> tuple[Component, ...]:
     """Return the packages that a build used and the compilers, for the SBOM."""
     # The environment's own packages first: where a name is in both, the target's folders count.
     folders = (Path(sysconfig.get_path("purelib")), *reversed(torch_env.sites(job.target)))
-    used = [package.component() for folder in folders for package in installed_packages(folder)]
+    used = [package.component() for folder in folders for package in torch_env.installed_packages(folder)]
     used += [*tools.components, Component("build-tool", "g++", tools.gxx.version)]
     return tuple({part.name: part for part in used}.values())
 

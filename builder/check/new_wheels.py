@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -13,28 +14,18 @@ from builder.finish.store import IMPORTED
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain import torch_env
-from builder.toolchain.emulator import find_emulator
+from builder.util.errors import ToolchainError
 from builder.util.log import say, warn
+from builder.util.process import output_of
 
 
 def check_new(
     wheels: Sequence[Path], target: Target, options: BuildOptions, scratch: Path, *, contract: bool
 ) -> list[str]:
-    """Audit wheels, and import each with the session's torch and nothing else.
+    """Audit wheels, and import each with the session's torch and nothing else; return what was checked.
 
-    Args:
-        wheels: All wheels of a build.
-        target: What was built.
-        options: `torch_index` and `machine_root` count.
-        scratch: Where the wheels are unpacked.
-        contract: Whether other projects' names and calls have to be there.
-
-    Returns:
-        What was checked. `store.IMPORTED` is not in it where this machine can't run the wheels.
-
-    Raises:
-        AuditError: A wheel failed, or can't be imported.
-        TorchEnvironmentError: The other machine's torch can't be installed.
+    `store.IMPORTED` is not in it where this machine can't run the wheels. With `contract`, other projects'
+    names and calls have to be there.
     """
     checks: set[str] = set()
     for wheel in wheels:
@@ -61,3 +52,31 @@ def check_new(
         for line in import_check.check(command, [site, folder], contract=contract):
             say(f"    {line}")
     return [*sorted(checks), IMPORTED]
+
+
+def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...], str] | None:
+    """Return the command that runs Python of a target's machine, and its version; None without a root."""
+    root, machine = options.machine_root, target.machine
+    if root is None:
+        return None
+    if machine.is_here:
+        raise ToolchainError(
+            f"--machine-root is {root}, and {target.name} is for this machine.", "Omit --machine-root."
+        )
+    names = (f"qemu-{machine.name}-static", f"qemu-{machine.name}")
+    qemu = next(filter(None, map(shutil.which, names)), None)
+    if qemu is None:
+        raise ToolchainError(
+            f"There is no {names[0]}, which --machine-root needs.",
+            "Install it (`apt install qemu-user-static`, or with dnf), or omit --machine-root: the "
+            "wheels are then not imported.",
+        )
+    command = (qemu, "-L", str(root), str(root / "usr" / "bin" / "python3"))
+    code = "import platform, sys; print(platform.machine(), '%d.%d' % sys.version_info[:2])"
+    name, _, version = (output_of([*command, "-I", "-c", code]) or "").partition(" ")
+    if name != machine.name:
+        raise ToolchainError(
+            f"--machine-root is {root}, and there is no usr/bin/python3 in it that runs on {machine.name}.",
+            "Make such a folder with tools/debian-root, or omit --machine-root.",
+        )
+    return command, version

@@ -41,19 +41,12 @@ _NO_MEMORY = re.compile(
 
 @dataclass(frozen=True)
 class Compiled:
-    """A finished PEP 517 build.
-
-    Attributes:
-        wheel: The wheel that the build backend wrote.
-        seconds: Wall time of the build.
-        cpu_seconds: User and system time of the build's processes.
-        peak_memory_bytes: Largest resident set of one process of the build.
-    """
+    """A finished PEP 517 build: the wheel, and what it cost."""
 
     wheel: Path
-    seconds: float
-    cpu_seconds: float
-    peak_memory_bytes: int
+    seconds: float  # wall time
+    cpu_seconds: float  # of all processes
+    peak_memory_bytes: int  # largest resident set of one process
 
 
 def write_settings(
@@ -66,10 +59,10 @@ def write_settings(
     jobs: int,
     launcher: Sequence[str],
 ) -> Path:
-    """Write what `patches/v2.2.0/files/build_extensions.py` builds, into the source tree; returns the file.
+    """Write what `build_extensions.py` is to build into the source tree; its docstring explains the keys.
 
-    That module's docstring says what the keys mean. Folders outside the tree are named by links in it, so
-    that neither the compiler cache nor a wheel depends on where they are.
+    Folders outside the tree are named by links in it, so that neither the compiler cache nor a wheel depends
+    on where they are.
     """
     links = tree / ".toolchain"
     links.mkdir()
@@ -94,10 +87,7 @@ def write_settings(
 def environment(
     tools: Toolchain, environ: Mapping[str, str], *, settings: Path, machine: str, epoch: int, hash_seed: int
 ) -> dict[str, str]:
-    """Return the environment variables that a build runs with, but for those of the compiler cache.
-
-    Of the user's (`environ`) only those pass that can't change what is built.
-    """
+    """Return the environment variables of a build, but for the compiler cache's; few of the user's pass."""
     return {
         **{name: environ[name] for name in _PASSED_ON if name in environ},
         "PATH": tools.path(),
@@ -116,17 +106,8 @@ def run_build(
 ) -> Compiled:
     """Build a wheel of a source tree with `python -m build`, without isolation.
 
-    Args:
-        tree: The patched source tree.
-        out_dir: Where the wheel goes; must be empty.
-        log: File that gets all output, of which ninja's lines are printed.
-        env: The build's whole environment.
-        jobs: Compiler processes at once; for the message where memory ran out.
-        echo: Print all output.
-
-    Raises:
-        OutOfMemoryError: A compiler process was killed.
-        CompileError: Any other failure.
+    All output goes to the log, and ninja's lines to the user, or with `echo` all. `env` is the build's whole
+    environment; `jobs` is for the message of OutOfMemoryError. Any other failure is a CompileError.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -175,18 +156,12 @@ def run_build(
 
 
 def failure(log: Path, returncode: int, jobs: int) -> CompileError:
-    """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines.
-
-    `returncode` is negative for a signal, as `subprocess` has it.
-    """
+    """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines."""
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
-        remedy = (
-            f"Run again with fewer compiler processes (--jobs {max(1, jobs // 2)}; it ran {jobs}), "
-            "or give the machine or container more memory."
-            if jobs > 1
-            else "Even one compiler process needs more memory than is free: give the machine more memory."
-        )
+        remedy = "Even one compiler process needs more memory than is free."
+        if jobs > 1:
+            remedy = f"Run again with --jobs {jobs // 2}; it ran {jobs}. Or give the machine more memory."
         return OutOfMemoryError(
             f"A compiler process was killed: the machine ran out of memory.\n{end}", f"{remedy} Log: {log}"
         )

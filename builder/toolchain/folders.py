@@ -24,12 +24,8 @@ def is_made(folder: Path, inputs: str) -> bool:
 def make(folder: Path, inputs: str, fill: Callable[[Path], None]) -> bool:
     """Make a folder, unless it was made from the same inputs; returns whether it was made now.
 
-    Where it fails, the folder is as it was. What a killed process left is removed by the next one.
-
-    Args:
-        folder: The folder; the ones above are made.
-        inputs: What decides what is in it.
-        fill: Makes the folder at the path that it is called with, on the same disk.
+    `fill` makes it at another path of the same disk. Where that fails, the folder is as it was; what a killed
+    process left is removed by the next one.
     """
     part = folder.with_name(f".{folder.name}.part")
     with files.locked(folder.with_name(f".{folder.name}.lock"), lambda: say("  waiting for another build")):

@@ -1,7 +1,7 @@
 """Finds a g++ that the CUDA compiler accepts.
 
 nvcc refuses a g++ that is newer than it knows, by its major version (CUDA Installation Guide for Linux,
-"Host Compiler Support Policy"; the same figure stands in nvcc's own `crt/host_config.h`).
+"Host Compiler Support Policy").
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.target.architectures import major_minor
 from builder.target.machines import Machine, this_machine
 from builder.util.errors import HostCompilerError
 from builder.util.files import file_sha256
@@ -20,7 +21,7 @@ from builder.util.log import say
 from builder.util.process import output_of
 
 # From which CUDA version on which major version of g++ is the newest that nvcc accepts.
-_NEWEST = (((13, 0), 15), ((12, 8), 14), ((12, 4), 13), ((12, 0), 12), ((11, 0), 11))
+_NEWEST = (((13, 0), 15), ((12, 8), 14), ((12, 4), 13), ((12, 0), 12))
 # torch's headers are C++17 as g++ 9 has it (PyTorch's README asks for 9.4).
 OLDEST = 9
 
@@ -47,15 +48,8 @@ class Gxx:
 
 
 def newest_accepted(nvcc_version: str) -> int:
-    """Return the newest major version of g++ that an nvcc accepts.
-
-    For an nvcc newer than the table it is what the newest in the table accepts.
-    """
-    major, minor = (int(part) for part in nvcc_version.split(".")[:2])
-    for cuda, newest in _NEWEST:
-        if (major, minor) >= cuda:
-            return newest
-    raise HostCompilerError(f"CUDA {major}.{minor} is too old to build with.", "Use CUDA 12 or newer.")
+    """Return the newest major version of g++ that an nvcc accepts, as far as the table knows."""
+    return next(newest for cuda, newest in _NEWEST if major_minor(nvcc_version) >= cuda)
 
 
 def find_gxx(
@@ -63,12 +57,8 @@ def find_gxx(
 ) -> Gxx:
     """Find a g++ that an nvcc accepts, for a machine (this one by default).
 
-    `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used, or if that one doesn't
-    fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does. For another machine it is the cross
-    compiler, `aarch64-linux-gnu-g++`.
-
-    Raises:
-        HostCompilerError: None fits; the message names the package to install with apt and dnf.
+    `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used (another machine's cross
+    compiler), or if that one doesn't fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
     """
     environ = os.environ if environ is None else environ
     machine = machine or this_machine()
@@ -98,7 +88,7 @@ def find_gxx(
             return other
     if gxx is None:
         what = f"{program} is not a g++ that works" if program else f"No {machine.gxx} was found"
-        raise HostCompilerError(f"{what}, and nvcc needs one.", f"Install it: {machine.how_to_install_gxx}.")
+        raise HostCompilerError(f"{what}.", f"Install it: {machine.how_to_install_gxx}.")
     relation, limit = ("newer", newest) if gxx.major > newest else ("older", OLDEST)
     raise HostCompilerError(
         f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
@@ -122,6 +112,6 @@ def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
     for major in range(newest, OLDEST - 1, -1):
         if program := shutil.which(f"{machine.gxx}-{major}", path=path):
             yield Path(program)
-        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
+        toolset = Path(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
         if machine.is_here and toolset.exists():
             yield toolset

@@ -1,22 +1,30 @@
 """Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
 
-`uv pip install --target` fills a folder once for the same inputs; then nothing is installed, and no network
-is needed. With others the folder is made anew, which takes seconds where uv's cache has the files.
+`uv pip install --target` fills a folder once for the same inputs; then no network is needed.
 
-torch comes from the target's package index, or from the default index if that one can't be reached. An index
-that `--torch-index` names is the one that is used. Either way the torch that was installed decides: its
-`torch.version.cuda` has to equal the target's.
+torch comes from the index of `--torch-index`, or else from the target's, or from the default index if that
+one can't be reached. Its `torch.version.cuda` has to equal the target's.
+
+An installed package no longer knows the digest of its wheel, but its RECORD has that of each file (PyPA
+specification "Recording installed projects"): the digest of that list stands in the wheel's place.
 """
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import importlib.metadata
 import json
 import platform
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
@@ -25,29 +33,24 @@ from builder.toolchain.venv import pip_install, why_not_index
 from builder.util.errors import ToolchainError, TorchEnvironmentError
 from builder.util.files import ROOT, file_sha256
 from builder.util.log import public_address, say, warn
+from builder.wheel.sbom import Component
 
 PACKAGES = Path(sys.prefix) / "packages"
 _LOCK = ROOT / "builder" / "requirements.txt"
+_INSTALLERS_OWN = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_")
 
 
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
-    """Return the folders that `install` fills: the one with torch first, then that of the compiler."""
+    """Return the folders that `install` fills, that with torch first."""
     torch = root / target.machine.name
     return (torch,) if target.machine.is_here else (torch, root / "compiler")
 
 
 def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str:
-    """Install the target's torch, and the packages of its CUDA compiler unless there is a `--cuda-home`.
+    """Install torch, and the CUDA compiler unless there is a `--cuda-home`; return torch's own version.
 
     For another machine, that machine's torch and CUDA runtime are unpacked beside the compiler: nothing of
     them runs here, but a build compiles with their headers and links with their libraries.
-
-    Returns:
-        torch's own version: `2.11.0+cu130`.
-
-    Raises:
-        ToolchainError: The target's toolchain names no CUDA runtime for other machines.
-        TorchEnvironmentError: It can't be installed, or is built for a different CUDA version.
     """
     if not target.machine.is_here and not target.toolchain_runtime:
         raise ToolchainError(
@@ -104,12 +107,7 @@ def _fill(
 ) -> str:
     """Fill a folder with packages, unless it is so already; returns the version of torch in it, if any.
 
-    Args:
-        site: The folder.
-        steps: The requirements, and options, of each `uv pip install`.
-        target: Its platform tag says for which machine and glibc.
-        options: `torch_index` counts.
-        python: The target's machine's Python that they are for, `3.12`; empty for this Python.
+    `steps` are the arguments of each `uv pip install`, `python` another machine's Python's version.
     """
     has_torch = any(f"torch=={target.torch}" in step for step in steps)
 
@@ -166,10 +164,8 @@ def _install(
 
 def _check_torch(site: Path, target: Target) -> str:
     """Return the version of the torch in a folder, checked to be the target's, without importing it."""
-    try:
-        text = (site / "torch" / "version.py").read_text(encoding="utf-8")
-    except OSError:
-        text = ""
+    file = site / "torch" / "version.py"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
     pattern = r"^(__version__|cuda)\b[^=\n]*= *'([^'\n]*)'"
     values: dict[str, str] = dict(re.findall(pattern, text, re.MULTILINE))
     version, cuda = values.get("__version__", ""), values.get("cuda", "")
@@ -177,8 +173,51 @@ def _check_torch(site: Path, target: Target) -> str:
         return version
     is_for = f"for CUDA {cuda}" if cuda else "without CUDA"
     raise TorchEnvironmentError(
-        f"The torch that was installed does not fit: it is torch {version or 'of no known version'}, built "
-        f"{is_for}, and the target is torch {target.torch} for CUDA {target.cuda}.",
-        f"Name an index of builds for CUDA {target.cuda} with --torch-index URL (the target's is "
-        f"{target.torch_index}).",
+        f"torch {version or 'of no known version'}, built {is_for}, was installed, and the target is torch "
+        f"{target.torch} for CUDA {target.cuda}.",
+        f"Name an index of such builds with --torch-index URL (the target's is {target.torch_index}).",
     )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An installed package; its name is normalised: `nvidia-cuda-nvcc`."""
+
+    name: str
+    version: str
+    files: Mapping[str, str]  # of its wheel: path in site-packages -> SHA-256, sorted
+
+    @property
+    def sha256(self) -> str:
+        """In place of its wheel's digest: that of the lines `<sha256>  <path>`; empty without files."""
+        lines = "".join(f"{sha256}  {path}\n" for path, sha256 in self.files.items())
+        return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
+
+    def component(self) -> Component:
+        """Return the package as a build tool."""
+        purl = f"pkg:pypi/{self.name}@{self.version}"
+        return Component("build-tool", self.name, self.version, self.sha256, purl)
+
+
+def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
+    """Return every package installed in a folder, sorted by name."""
+    packages = []
+    for distribution in importlib.metadata.distributions(path=[str(site_packages)]):
+        # What an aborted uninstallation leaves behind has no metadata.
+        if "Name" in distribution.metadata:
+            name = canonicalize_name(distribution.metadata["Name"])
+            files = _recorded(distribution.read_text("RECORD") or "")
+            packages.append(Installed(name, distribution.version, files))
+    return tuple(sorted(packages, key=lambda package: package.name))
+
+
+def _recorded(text: str) -> dict[str, str]:
+    """Return the files that a wheel brought; notes, scripts and byte code are installers' own."""
+    files = {}
+    for path, digest, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
+        folder, _, name = path.rpartition("/")
+        own = folder.endswith(".dist-info") and name.startswith(_INSTALLERS_OWN)
+        algorithm, _, value = digest.partition("=")
+        if algorithm == "sha256" and not path.startswith(("../", "/", "bin/")) and not own:
+            files[path] = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
+    return dict(sorted(files.items()))

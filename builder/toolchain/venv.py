@@ -11,22 +11,13 @@ from builder.util import http, process
 from builder.util.errors import DownloadError, TorchEnvironmentError
 from builder.util.log import warn
 
-_INDEX_SECONDS = 10
-
 
 def make_clean_venv(
     path: Path, python: str | Path, requirements: Sequence[str], torch_index: str | None = None
 ) -> Path:
-    """Make a virtual environment that holds only what is asked for, and return its Python.
+    """Make a virtual environment in a folder, in place of an older one, and return its Python.
 
-    Args:
-        path: Its folder; an older one is replaced.
-        python: A version (`3.12`) or the path of a Python.
-        requirements: What is installed: requirements, or paths of wheels.
-        torch_index: Package index for torch, used besides the default one if it can be reached.
-
-    Raises:
-        TorchEnvironmentError: The venv can't be made, or something can't be installed.
+    `python` is a version or a path; `torch_index` is used besides the default one if it can be reached.
     """
     if _uv("venv", "--quiet", "--clear", "--python", python, path) != 0:
         raise TorchEnvironmentError(
@@ -44,11 +35,7 @@ def make_clean_venv(
 
 
 def install_wheel(python: Path, wheel: Path) -> None:
-    """Install a wheel into an environment that meets its requirements, in place of an older one.
-
-    Raises:
-        TorchEnvironmentError: It does not fit this Python, or the environment does not meet its requirements.
-    """
+    """Install a wheel into an environment, in place of an older one."""
     name = wheel.name.split("-")[0]
     if pip_install(python, ["--reinstall-package", name, wheel]) != 0:
         raise TorchEnvironmentError(
@@ -57,29 +44,20 @@ def install_wheel(python: Path, wheel: Path) -> None:
 
 
 def pip_install(python: Path, arguments: Sequence[str | Path], index: str | None = None) -> int:
-    """Install into an environment, and return the exit status; the user sees what uv prints.
-
-    Args:
-        python: The environment's Python.
-        arguments: Requirements, paths of wheels, and options of `uv pip install`.
-        index: Package index that is used besides the default one.
-    """
-    # The best version of all indexes, as pip does. By uv's own rule an index that mirrors one of the
-    # compiler's packages in other versions would hide those of the default index.
+    """Run `uv pip install`, with an index besides the default one, and return the exit status."""
+    # The best version of all indexes, as pip does: the other index may mirror a few versions only.
     more = ["--index", index, "--index-strategy", "unsafe-best-match"] if index else []
     return _uv("pip", "install", "--python", python, *more, *arguments)
 
 
 def why_not_index(index: str, torch: str = "") -> str:
-    """Return why torch (of a version, `2.11.0`) can't come from a package index; empty if it can.
-
-    A login page answers with status 200 too, so the page has to list such a torch.
-    """
+    """Return why torch (of a version, `2.11.0`) can't come from a package index; empty if it can."""
     url = f"{index.rstrip('/')}/torch/"
     try:
-        page = http.get(url, timeout_seconds=_INDEX_SECONDS)
+        page = http.get(url, timeout_seconds=10)
     except DownloadError as error:
         return error.message.removeprefix(f"{url}: ").rstrip(".")
+    # A login page answers with status 200 too.
     pattern = rf"torch-{re.escape(torch)}(?!\.?\d)" if torch else "torch-"
     if re.search(pattern.encode(), page) is None:
         return f"its page of torch lists no torch {torch}".rstrip()

@@ -75,10 +75,9 @@ def test_file_cache_counts_as_free(tmp_path: Path, write: Callable[[str, object]
     assert read(tmp_path)[1] == 1
 
 
-def test_the_real_machine_has_something(tmp_path: Path) -> None:
+def test_the_real_machine_has_something() -> None:
     assert 1 <= cores() <= (os.cpu_count() or 1)
     assert available_memory_bytes() > 0
-    assert available_memory_bytes(tmp_path, tmp_path) > 0
 
 
 @pytest.mark.parametrize("memory_gib", [0.0, 0.5, 1.2, 3.5, 24.0, 512.0])

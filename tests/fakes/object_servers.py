@@ -1,4 +1,4 @@
-"""Servers that keep compiled objects for the remote compiler cache: good ones, and some that lie or hang."""
+"""Servers that keep compiled objects for the remote compiler cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,42 +41,24 @@ def redis_server(folder: Path, password: str = "") -> Iterator[str]:
             server.terminate()
 
 
-class WebObjects:
-    """What an HTTP server keeps, and how it answers.
-
-    Attributes:
-        objects: Body by path.
-        authorizations: The header of each request.
-        lie: Makes what is sent of what is kept, given the path.
-        status: Answered to everything, if it is not 0.
-    """
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.authorizations: list[str] = []
-        self.lie: Callable[[str, bytes], bytes] = lambda _, body: body
-        self.status = 0
-
-
 @contextmanager
-def web_server(kept: WebObjects) -> Iterator[str]:
+def web_server(*, damaged: bool = False) -> Iterator[str]:
     """Run an HTTP server that takes PUT and GET while the block runs; yields its address."""
+    objects: dict[str, bytes] = {}
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self, status: int, body: bytes = b"") -> None:
-            self.send_response(kept.status or status)
+            self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("Location", "/elsewhere")
             self.end_headers()
             self.wfile.write(body)
 
         def do_GET(self) -> None:
-            kept.authorizations.append(self.headers.get("Authorization", ""))
-            body = kept.objects.get(self.path)
-            self._answer(404 if body is None else 200, b"" if body is None else kept.lie(self.path, body))
+            body = objects.get(self.path, b"")
+            self._answer(200 if body else 404, body[:-20] + bytes(20) if body and damaged else body)
 
         def do_PUT(self) -> None:
-            kept.objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+            objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
             self._answer(201)
 
         def log_message(self, *_: object) -> None:
@@ -90,29 +72,3 @@ def web_server(kept: WebObjects) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-@contextmanager
-def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Run a server that does with each connection what it is told; yields its host and port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    link, _ = server.accept()
-                except OSError:
-                    return
-                threading.Thread(target=_talk, args=(talk, link), daemon=True).start()
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"127.0.0.1:{server.getsockname()[1]}"
-        server.shutdown(socket.SHUT_RDWR)
-
-
-def _talk(talk: Callable[[socket.socket], None], link: socket.socket) -> None:
-    try:
-        with link:
-            talk(link)
-    except OSError:
-        pass  # the other side has gone

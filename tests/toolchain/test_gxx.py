@@ -15,15 +15,6 @@ from builder.util.errors import HostCompilerError
 def test_newest_gcc_of_each_cuda() -> None:
     versions = ("12.0.140", "12.3.107", "12.4.131", "12.8.93", "12.9.86", "13.0.88", "14.0.0")
     assert [newest_accepted(version) for version in versions] == [12, 12, 13, 14, 14, 15, 15]
-    with pytest.raises(HostCompilerError, match="too old"):
-        newest_accepted("10.2.89")
-
-
-def test_gxx_on_path_is_taken_where_it_fits(tmp_path: Path) -> None:
-    path = gxx(tmp_path / "g++", "13.2.0")
-    gxx(tmp_path / "g++-14", "14.1.0")
-    found = find_gxx("12.8.93", {"PATH": str(tmp_path)})
-    assert (found.path, found.version, found.major) == (path, "13.2.0", 13)
 
 
 def test_a_fitting_one_beside_one_too_new_is_taken_and_named(
@@ -109,13 +100,6 @@ def test_cxx_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     gxx(tmp_path / "g++", "13.2.0")
     with pytest.raises(HostCompilerError, match="there is no such program"):
         find_gxx("13.0.88", {"PATH": str(tmp_path), "CXX": "g++ -m64"})
-
-
-def test_one_that_fails_is_none(tmp_path: Path) -> None:
-    broken = program(tmp_path / "g++", "#!/bin/sh\nexit 1\n")
-    assert inspect(broken) is None
-    with pytest.raises(HostCompilerError, match="not a g\\+\\+ that works"):
-        find_gxx("13.0.88", {"PATH": str(tmp_path)})
 
 
 def test_a_digest_tells_compilers_apart_but_not_their_places(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fakes.tools import program, target
 
+from builder.check.new_wheels import find_emulator
 from builder.target.machines import MACHINES, this_machine
 from builder.target.options import BuildOptions
-from builder.toolchain.emulator import find_emulator
 from builder.util.errors import ToolchainError
 
 OTHER = next(machine.name for machine in MACHINES if not machine.is_here)
