@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from builder.smoketest.report import ENDINGS
-from builder.target.options import build_parser
 from builder.util import errors
 
 DOCS = Path(__file__).resolve().parent
@@ -21,15 +20,6 @@ _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n\n).*?(?=\n<!-- end -->)", re.DOTA
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
-def _options() -> str:
-    rows = []
-    for action in build_parser()._actions:
-        if action.dest != "help":
-            name = f"{action.option_strings[-1]} {action.metavar or ''}".strip()
-            rows.append((f"`{name}`", (action.help or "") % vars(action)))
-    return _table(("Option", "Meaning"), rows)
 
 
 def _errors() -> str:
@@ -42,15 +32,15 @@ def _errors() -> str:
     for kind in sorted(kinds, key=lambda kind: kind.exit_code):
         wrong, _, todo = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")
         linked = re.sub(r"docs/([\w-]+\.md)", r"[\g<0>](\1)", " ".join(todo.split()))
-        rows.append((str(kind.exit_code), f"`{kind.__name__}`", wrong, linked))
-    return _table(("Exit code", "Error", "What is wrong", "What to do"), rows)
+        rows.append((str(kind.exit_code), wrong, linked))
+    return _table(("Exit code", "What is wrong", "What to do"), rows)
 
 
 def _smoke_test_exit_codes() -> str:
     return _table(("Exit code", "Meaning"), [(str(code.value), ENDINGS[code]) for code in ENDINGS])
 
 
-TABLES = {"options": _options, "errors": _errors, "smoke_test_exit_codes": _smoke_test_exit_codes}
+TABLES = {"errors": _errors, "smoke_test_exit_codes": _smoke_test_exit_codes}
 
 
 def fresh(page: str) -> str:

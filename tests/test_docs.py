@@ -9,13 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes.source import make_checkout
 
 from builder.check.audit import CHECKS
-from builder.source.obtain import differences
 from builder.source.patches import load_series
 from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target
-from builder.target.upstream import PATCHES_DIR, load_release, read_sums
+from builder.target.upstream import PATCHES_DIR
 from builder.util.files import ROOT
 from docs.tables import TABLES, fresh
 
@@ -23,16 +21,8 @@ README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")), *sorted(PATCHES_DIR.glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-README_LINES = 150
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-
-
-def section(page: str, title: str) -> str:
-    """Return the text of a page in docs/ under a heading, up to the next heading."""
-    text = (DOCS / page).read_text(encoding="utf-8").partition(f"\n## {title}\n")[2]
-    assert text, f"docs/{page} has no section {title!r}"
-    return text.partition("\n## ")[0]
 
 
 def anchors(page: Path) -> set[str]:
@@ -57,10 +47,6 @@ def test_every_page_is_linked_from_the_readme() -> None:
     assert pages == set(re.findall(r"\(docs/([\w-]+\.md)\)", README.read_text(encoding="utf-8")))
 
 
-def test_the_readme_is_short() -> None:
-    assert len(README.read_text(encoding="utf-8").splitlines()) <= README_LINES
-
-
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_fresh(name: str) -> None:
     (page,) = (text for path in DOCS.glob("*.md") if f"<!-- table: {name} -->" in (text := path.read_text()))
@@ -72,17 +58,16 @@ def test_sessions_exist() -> None:
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     sessions = set(re.findall(r"^[*-] (\S+) (?:\[.*\] )?->", listed, re.MULTILINE))
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
-    named = {name for names in re.findall(r"\bnox -s ((?:[a-z][\w-]* ?)+)", text) for name in names.split()}
+    named = {
+        name
+        for names in re.findall(r"\bnox -s ((?:[a-z][\w-]* ?)+)", text.replace("TARGET", "cp312-cu130"))
+        for name in names.split()
+    }
     assert named <= sessions
     targets = {session.partition("-")[2] for session in sessions if session.startswith("build-")}
     rows = re.findall(r"^\| (`.*?) \|", README.read_text(encoding="utf-8"), re.MULTILINE)
     table = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {name.replace("TARGET", target) for name in table for target in targets} == sessions
-
-
-def test_every_audit_check_is_listed() -> None:
-    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "audit.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(CHECKS)
 
 
 def test_every_patch_is_listed() -> None:
@@ -91,40 +76,39 @@ def test_every_patch_is_listed() -> None:
     assert linked == [patch.name for patch in load_series(PATCHES_DIR / "v2.2.0")]
 
 
+def messages(heading: str) -> list[str]:
+    """The messages of the wheels that a section of the troubleshooting page explains."""
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2]
+    rows = [line for line in text.partition("\n## ")[0].splitlines() if line.startswith("| `")]
+    return [message for row in rows for message in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+
+
 def test_messages_of_the_wheels_are_in_the_patches() -> None:
-    rows = section("troubleshooting.md", "Errors that these wheels raise").splitlines()[3:]
-    messages = [message for row in rows for message in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
     sources = [path.read_text(encoding="utf-8") for path in PATCHES_DIR.rglob("*") if path.is_file()]
-    assert messages
-    assert [message for message in messages if not any(message in source for source in sources)] == []
+    others = {"no kernel image is available for execution on the device", "Failed to find C compiler"}
+    others.add("CUDA driver version is insufficient for CUDA runtime version")
+    own = set(messages("While running")) - others
+    assert own
+    assert not {message for message in own if not any(message in source for source in sources)}
 
 
 def test_the_target_to_add_is_a_good_one(tmp_path: Path) -> None:
-    text = (DOCS / "add-a-target.md").read_text(encoding="utf-8")
-    found = re.search(r"`targets/(\S+\.toml)`:\n\n```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    assert found
+    text = (DOCS / "develop.md").read_text(encoding="utf-8")
+    example = re.search(r"`targets/(\S+\.toml)`:\n\n```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert example
     shutil.copytree(TARGETS_DIR / TOOLCHAINS, tmp_path / TOOLCHAINS)
-    (tmp_path / found[1]).write_text(found[2])
-    assert f"{load_target(tmp_path / found[1]).name}.toml" == found[1]
+    (tmp_path / example[1]).write_text(example[2])
+    assert f"{load_target(tmp_path / example[1]).name}.toml" == example[1]
 
 
-def test_the_list_of_the_releases_files_is_made_as_the_page_says(tmp_path: Path) -> None:
-    [command] = re.findall(
-        r"^ +(find csrc .*)$", section("patches.md", "Move to a new release"), re.MULTILINE
-    )
-    checkout = make_checkout(tmp_path / "checkout")
-    for name in ("LICENSE", "MANIFEST.in", "pyproject.toml"):
-        (checkout / name).write_text(name)
-    (checkout / "README.md").unlink()
-    (checkout / "README.md").write_text("# Read me\n")
-    shutil.rmtree(checkout / "sageattention" / "__pycache__")
-    subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=checkout, check=True)
-    listed = read_sums(checkout / "upstream.sha256")
-    assert differences(checkout, listed) == []
-    assert list(listed) == sorted(listed)
-    assert {name.partition("/")[0] for name in listed} == {
-        name.partition("/")[0] for name in load_release(PATCHES_DIR / "v2.2.0").files
-    }
+def test_the_text_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+    assert sum(len(page.read_text(encoding="utf-8").split()) for page in (README, *DOCS.glob("*.md"))) <= 9000
+
+
+def test_every_audit_check_is_listed() -> None:
+    rows = re.findall(r"^\| (`.*?) \|", (DOCS / "audit.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(CHECKS)
 
 
 @pytest.mark.parametrize(

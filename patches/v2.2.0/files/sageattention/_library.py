@@ -12,13 +12,41 @@ def load(name: str) -> None:
 
     Raises:
         ModuleNotFoundError: This build holds no such library: none of its architectures has those kernels.
-        OSError: The library is there and can't be loaded; the message says why.
+        ImportError: The library is there and can't be loaded; the message says why.
     """
     path = Path(__file__).parent / "lib" / f"{name}.so"
     if not path.is_file():
         message = f"this build has no {path.name}: none of its architectures has those kernels"
         raise ModuleNotFoundError(message, name=f"sageattention.{name}", path=str(path))
-    torch.ops.load_library(str(path))
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise ImportError(
+            f"SageAttention's library {path.name} can't be loaded: {error}. (The wheel's name says for which torch and "
+            f"CUDA it is; this is torch {torch.__version__}.)",
+            name=f"sageattention.{name}",
+            path=str(path),
+        ) from error
+
+
+def operators(library: str, namespace: str) -> dict[str, Any]:
+    """Load a library, and return the operators of its namespace by name (`name.overload` where they have one)."""
+    load(library)
+    made = {}
+    for full_name in torch._C._dispatch_get_all_op_names():
+        space, _, name = full_name.partition("::")
+        if space == namespace:
+            packet, _, overload = name.partition(".")
+            made[name] = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
+    return made
+
+
+def attention_operators(library: str, namespace: str) -> dict[str, Any]:
+    """Return a library's operators, with what tells torch.compile the shapes of their results."""
+    made = operators(library, namespace)
+    for name, operator in made.items():
+        torch.library.register_fake(operator.name())(attend_fake if name == "attention" else attention_fake)
+    return made
 
 
 def attention_fake(query: torch.Tensor, *arguments: Any) -> torch.Tensor:
@@ -91,4 +119,7 @@ def prepare_fake(
         q.new_empty((batch, kv_heads, kv_tokens, head_dim), dtype=torch.int8),
         number(batch, kv_heads, (kv_tokens + k_rows - 1) // k_rows * k_scales),
     )
-    return (*made, *(number(0) if tensor is None else tensor for tensor in (v_made, v_scale, v_mean, correction)))
+    return (
+        *made,
+        *(number(0) if tensor is None else tensor for tensor in (v_made, v_scale, v_mean, correction)),
+    )

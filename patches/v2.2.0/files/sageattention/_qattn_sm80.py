@@ -1,28 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with int8 QK and fp16 PV, for compute capability 8.0 and later."""
+"""Attention with int8 QK and fp16 PV, for compute capability 8.0 and later.
 
-import torch
+Holds the operators of the library, by name; `attention` prepares its inputs too.
+"""
 
-from ._library import attend_fake, attention_fake, load
+from typing import Any
 
-load("_qattn_sm80")
+from ._library import attention_operators
 
-qk_int8_sv_f16_accum_f32_attn = torch.ops.sageattention.qk_int8_sv_f16_accum_f32_attn.default
-qk_int8_sv_f16_accum_f16_attn = torch.ops.sageattention.qk_int8_sv_f16_accum_f16_attn.default
-qk_int8_sv_f16_accum_f16_attn_inst_buf = (
-    torch.ops.sageattention.qk_int8_sv_f16_accum_f16_attn_inst_buf.default
-)
-qk_int8_sv_f16_accum_f16_fuse_v_mean_attn = (
-    torch.ops.sageattention.qk_int8_sv_f16_accum_f16_fuse_v_mean_attn.default
-)
-# Prepares its inputs, and computes.
-attention = torch.ops.sageattention.attention.default
-
-for _operator in (
-    qk_int8_sv_f16_accum_f32_attn,
-    qk_int8_sv_f16_accum_f16_attn,
-    qk_int8_sv_f16_accum_f16_attn_inst_buf,
-    qk_int8_sv_f16_accum_f16_fuse_v_mean_attn,
-):
-    torch.library.register_fake(_operator.name())(attention_fake)
-torch.library.register_fake(attention.name())(attend_fake)
+attention: Any
+globals().update(attention_operators("_qattn_sm80", "sageattention"))

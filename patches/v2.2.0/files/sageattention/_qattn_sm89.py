@@ -1,42 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with int8 QK and fp8 PV, for compute capability 8.9 and later."""
+"""Attention with int8 QK and fp8 PV, for compute capability 8.9 and later.
 
-import torch
+Holds the operators of the library, by name; `attention` prepares its inputs too.
+"""
 
-from ._library import attend_fake, attention_fake, load
+from typing import Any
 
-load("_qattn_sm89")
+from ._library import attention_operators
 
-qk_int8_sv_f8_accum_f32_attn = torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_attn.default
-qk_int8_sv_f8_accum_f32_fuse_v_scale_attn = (
-    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn.default
-)
-qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn = (
-    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn.default
-)
-qk_int8_sv_f8_accum_f32_attn_inst_buf = (
-    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_attn_inst_buf.default
-)
-qk_int8_sv_f8_accum_f16_attn_inst_buf = (
-    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_attn_inst_buf.default
-)
-qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf = (
-    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf.default
-)
-qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf = (
-    torch.ops.sageattention_sm89.qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf.default
-)
-# Prepares its inputs, and computes.
-attention = torch.ops.sageattention_sm89.attention.default
-
-for _operator in (
-    qk_int8_sv_f8_accum_f32_attn,
-    qk_int8_sv_f8_accum_f32_fuse_v_scale_attn,
-    qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn,
-    qk_int8_sv_f8_accum_f32_attn_inst_buf,
-    qk_int8_sv_f8_accum_f16_attn_inst_buf,
-    qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf,
-    qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf,
-):
-    torch.library.register_fake(_operator.name())(attention_fake)
-torch.library.register_fake(attention.name())(attend_fake)
+attention: Any
+globals().update(attention_operators("_qattn_sm89", "sageattention_sm89"))

@@ -10,7 +10,8 @@
 #include "../stable/launch.h"
 #include "finish.h"
 
-namespace {
+// Named: a kernel of an unnamed namespace has a name that depends on the folder of the build.
+namespace finish {
 
 constexpr int kThreads = 256;
 constexpr int kPack = 8;
@@ -51,7 +52,9 @@ __global__ void FinishLseKernel(float *lse, const float *correction, int64_t cou
   if (i < count) lse[i] = fmaf(lse[i], 0.6931471805599453f, correction != nullptr ? correction[i] : 0.0f);
 }
 
-}  // namespace
+}  // namespace finish
+
+using namespace finish;
 
 void finish_lse(const torch::Tensor &lse, const torch::Tensor &correction) {
   const bool corrected = correction.dim() > 0 && correction.numel() > 0;

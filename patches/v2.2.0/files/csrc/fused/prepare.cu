@@ -23,7 +23,8 @@
 #include "../stable/launch.h"
 #include "prepare.h"
 
-namespace {
+// Named: a kernel of an unnamed namespace has a name that depends on the folder of the build.
+namespace preparation {
 
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr int kTile = 128;            // tokens that a block quantises
@@ -34,6 +35,12 @@ constexpr int kLine = 32;             // words of a cache line: what blocks wait
 // The largest QK^T, in units of log 2: with less than half of what the kernels put in place of a masked product (-1e6
 // in Triton), no key is taken for one. Weights are 0 or 1 long before that.
 constexpr float kLargestLogit = 262144.0f;
+
+// Signs of the channels, before the matrix: a bit each. Without them a row that is constant over its channels, or
+// changes sign as a column of the matrix does, would become one outlier. These are a quadratic form of the channel's
+// number, for which what becomes of such a row is flat: no value of it is larger than its root mean square by more
+// than 1.42.
+__constant__ const uint32_t kSigns[4] = {0x90ca3a60, 0x5cf909ac, 0xf6ac5c06, 0xc5609035};
 
 constexpr float kSmallest16 = 0.00390625f;  // less than this loses digits in float16, which is exact down to 6e-5
 
@@ -334,7 +341,41 @@ __device__ void gather(const Work &work, bool is_v, int head, int chunk, float *
   if (threadIdx.x == 0) atomicAdd(progress, 1);
 }
 
-// Quantises one tile of Q or K to int8.
+// Multiplies a row by a Hadamard matrix, up to the order and the signs of its columns, which are the same for Q and
+// K: outliers of a few channels are spread over all, and QK^T changes by the factor kDim alone. Each of the threads
+// that share the row has 8 values of it.
+//
+// A butterfly makes a sum and a difference of two values. Over the index within a thread they are at hand. For the
+// index of the thread, two threads exchange halves: each keeps 4 of its values and gets 4 of the other's, after which
+// the pairs lie in one thread. Which half is kept depends on the thread, so the butterfly before has put it first:
+// `sign` exchanges sum and difference.
+template <int kDim>
+__device__ __forceinline__ void rotate(float (&values)[kPack]) {
+  constexpr int kThreads = kDim / kPack;  // 8 or 16
+  const auto sign = [](int bit) { return threadIdx.x & bit ? -1.0f : 1.0f; };
+  const auto butterflies = [&](int step, float sign) {
+#pragma unroll
+    for (int j = 0; j < kPack; j++) {
+      if (j & step) continue;
+      const float one = values[j], other = values[j + step];
+      values[j] = fmaf(sign, other, one), values[j + step] = fmaf(-sign, other, one);
+    }
+  };
+  const auto exchange = [&](int step, int bit) {
+#pragma unroll
+    for (int j = 0; j < kPack; j++) {
+      if (j & step) values[j] = __shfl_xor_sync(0xffffffff, values[j], bit);
+    }
+  };
+  butterflies(4, sign(1)), butterflies(2, sign(2)), butterflies(1, sign(4));
+  exchange(4, 1), butterflies(4, kThreads == 16 ? sign(8) : 1.0f);
+  exchange(2, 2), butterflies(2, 1.0f);
+  exchange(1, 4), butterflies(1, 1.0f);
+  if (kThreads == 16) exchange(4, 8), butterflies(4, 1.0f);
+}
+
+// Quantises one tile of Q or K, rotated, to int8. All values are divided by 2 * kDim first, so that no sum overflows,
+// which K's scales make up for.
 //
 // A thread has 4 rows: of Q every 8th of 32, which share their scales if each thread of an attention kernel has its
 // own; of K every 32nd. Its first two and its last two are together, since they may be in different sets of rows.
@@ -353,12 +394,7 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
   __shared__ float q_largest;
   unsigned *q_progress = work.q_progress + kv_head * kLine;
   if (kIsK || work.correction != nullptr) {
-    // Two threads of different warps, so that the two answers are waited for at the same time.
     if (threadIdx.x == 0) wait_for(work.k_statistics.progress + kv_head * kLine, work.k_statistics.chunks + 1);
-    if (kIsK && threadIdx.x == 32) {
-      wait_for(q_progress, work.q_tiles);
-      q_largest = __uint_as_float(__ldcg(q_progress + 1));
-    }
     __syncthreads();
     load(mean, work.k_statistics.of_head + int64_t(kv_head) * 2 * kDim + thread.channel);
   }
@@ -376,22 +412,26 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
       }
     }
   }
+  const uint32_t signs = kSigns[thread.channel / 32] >> (thread.channel % 32);
+  float factors[kPack], rows[kPasses][kPack];
+#pragma unroll
+  for (int j = 0; j < kPack; j++) factors[j] = __uint_as_float(__float_as_uint(0.5f / kDim) ^ (signs >> j) << 31);
+#pragma unroll
+  for (int pass = 0; pass < kPasses; pass++) {
+    float values[kPack];
+    packs[pass].floats(values);
+#pragma unroll
+    for (int j = 0; j < kPack; j++) {
+      rows[pass][j] = kIsK ? fmaf(values[j], factors[j], -mean[j] * factors[j]) : values[j] * factors[j];
+    }
+    rotate<kDim>(rows[pass]);
+  }
   float largest[2] = {};
 #pragma unroll
   for (int pass = 0; pass < kPasses; pass++) {
-    if (kIsK) {
-      if (offset(pass) >= left) continue;  // zeros, which are not zero less the mean
-      float values[kPack];
-      packs[pass].floats(values);
+    if (kIsK && offset(pass) >= left) continue;  // zeros, which are not zero less the mean
 #pragma unroll
-      for (int j = 0; j < kPack; j++) largest[pass / 2] = fmaxf(largest[pass / 2], fabsf(values[j] - mean[j]));
-    } else {
-      auto most = __habs2(packs[pass].pairs[0]);
-#pragma unroll
-      for (int j = 1; j < kPack / 2; j++) most = __hmax2(most, __habs2(packs[pass].pairs[j]));
-      const float2 two = Type<T>::floats(most);
-      largest[pass / 2] = fmaxf(largest[pass / 2], fmaxf(two.x, two.y));
-    }
+    for (int j = 0; j < kPack; j++) largest[pass / 2] = fmaxf(largest[pass / 2], fabsf(rows[pass][j]));
   }
   const bool both = groups.rows > (kIsK ? kTile / 2 : 16);  // the two share a scale
   if (both) largest[0] = largest[1] = fmaxf(largest[0], largest[1]);
@@ -405,6 +445,10 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
   if (both) largest[1] = largest[0];
   // Over the slots of the group.
   if (thread.channel == 0) shared[slot] = largest[0], shared[Shape::kRows + slot] = largest[1];
+  if (kIsK && threadIdx.x == 0) {
+    wait_for(q_progress, work.q_tiles);
+    q_largest = __uint_as_float(__ldcg(q_progress + 1));
+  }
   __syncthreads();
   bool writes = thread.channel == 0;
   if (!kIsK && threadIdx.x < 32) {
@@ -431,11 +475,11 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
 #pragma unroll
   for (int part = 0; part < 2; part++) {
     const float most = fminf(largest[part], FLT_MAX);
-    inverses[part] = most > 1e37f ? __fdiv_rn(127.0f, most) : most > 1e-30f ? __fdividef(127.0f, most) : 0.0f;
+    inverses[part] = most > 1e37f ? __fdiv_rn(127.0f, most) : most > 1e-33f ? __fdividef(127.0f, most) : 0.0f;
     if (!writes || (both && part == 1)) continue;
     // Keys whose products with Q may be too large for the kernels count as less. Products in steps: all may be large.
     constexpr float kRoom = kLargestLogit / (127.0f * 127.0f * kDim);
-    const float scale = kIsK ? fminf(most * (1.0f / 127.0f), __fdiv_rn(kRoom / work.logit_factor, q_largest))
+    const float scale = kIsK ? fminf(most * (4.0f * kDim / 127.0f), __fdiv_rn(kRoom / work.logit_factor, q_largest))
                              : most * (1.0f / 127.0f) * fabsf(work.q_factor);
     const int sets = groups.rows == kTile ? 1 : kTile / groups.rows;
     const int set = kIsK ? (both ? 0 : part) : sets == 1 ? 0 : both ? slot / 8 : slot / 8 * 2 + part;
@@ -449,8 +493,6 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
     if (offset(pass) >= left) continue;
     const float inverse =
         kIsK ? inverses[pass / 2] : copysignf(inverses[pass / 2], work.q_factor) * (work.q_factor != 0);
-    float values[kPack];
-    packs[pass].floats(values);
     uint32_t words[2];
 #pragma unroll
     for (int word = 0; word < 2; word++) {
@@ -458,8 +500,7 @@ __device__ void quantise(const Work &work, int head, int kv_head, int tile, floa
 #pragma unroll
       for (int j = 0; j < 4; j++) {
         // Added to 1.5 * 2^23, a number of up to 22 bits is rounded to an integer, which are the sum's lowest bits.
-        const float value = kIsK ? values[word * 4 + j] - mean[word * 4 + j] : values[word * 4 + j];
-        bytes[j] = __float_as_uint(fmaf(value, inverse, 12582912.0f));
+        bytes[j] = __float_as_uint(fmaf(rows[pass][word * 4 + j], inverse, 12582912.0f));
       }
       words[word] =
           __byte_perm(__byte_perm(bytes[0], bytes[1], 0x0040), __byte_perm(bytes[2], bytes[3], 0x0040), 0x5410);
@@ -601,7 +642,9 @@ Device current_device() {
   return device;
 }
 
-}  // namespace
+}  // namespace preparation
+
+using namespace preparation;
 
 bool in_packs(const torch::Tensor &tensor) {
   bool multiples = reinterpret_cast<uintptr_t>(tensor.data_ptr()) % 16 == 0 && tensor.size(3) % kPack == 0;
@@ -674,10 +717,9 @@ Prepared prepare(const torch::Tensor &q, const torch::Tensor &k, const torch::Te
   // Twice: to count the bytes of all, and to place them one after the other.
   int64_t bytes = scratch_bytes;
   torch::Tensor memory;
-  const torch::Tensor none = apart ? torch::empty({0}, options.dtype(number)) : torch::Tensor();
   char *next = nullptr;
   const auto make = [&](bool wanted, std::initializer_list<int64_t> sizes, torch::ScalarType of) {
-    if (!wanted) return none;
+    if (!wanted) return apart ? torch::empty({0}, options.dtype(number)) : torch::Tensor();
     if (apart) return torch::empty(sizes, options.dtype(of));
     int64_t size = torch::bytes_of(of);
     for (const int64_t factor : sizes) size *= factor;

@@ -34,8 +34,9 @@ struct Wanted {
 };
 
 // Contiguous, [batch, heads, tokens, head dim] with the head dim padded to 64 or 128; V for float8 [.., head dim,
-// tokens]. Scales and means are float32 of 3 dimensions, but v_mean has V's own type for float16. v_scale gives V
-// back. Those that were not asked for are empty.
+// tokens]. Q and K are multiplied by one Hadamard matrix before they become int8, by which outliers of a few channels
+// are spread over all; the product of both, times their scales, is that of Q and K. Scales and means are float32 of 3
+// dimensions, but v_mean has V's own type for float16. v_scale gives V back. Those that were not asked for are empty.
 struct Prepared {
   torch::Tensor q, q_scale, k, k_scale, v, v_scale, v_mean, correction;
 };

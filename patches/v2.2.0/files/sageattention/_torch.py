@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch's own attention, for what the kernels do not compute, or not faster."""
+
+import math
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from . import _fused
+from ._arguments import Call
+
+# What torch.nn.functional.scaled_dot_product_attention is: taken here, where nobody puts ours in its place.
+sdpa = torch._C._nn.scaled_dot_product_attention
+_PER_CHUNK = 2**26  # elements of QK^T that are held at a time for the logsumexp
+
+
+def derivative_of(*tensors: torch.Tensor | None) -> str:
+    """Return which derivative is asked for: "gradient", "tangent" or ""."""
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        return "gradient"
+    if forward_ad._current_level >= 0 and any(
+        tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
+    ):
+        return "tangent"
+    return ""
+
+
+def attention(call: Call, derivative: str = "") -> Any:
+    """Compute with torch's function; the output is contiguous, as ours is. `derivative`: see `derivative_of`."""
+    q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, _, _ = call
+    if not q.is_nested and q.numel() == 0:
+        empty = q.new_empty((*q.shape[:-1], v.size(-1)))
+        lse = q.new_empty(
+            (q if tensor_layout == "HND" else q.transpose(-3, -2)).shape[:-1], dtype=torch.float32
+        )
+        return (empty, lse) if return_lse else empty
+    if tensor_layout == "NHD":
+        q, k, v = q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
+    # Not all of torch's kernels look.
+    if not q.is_nested and (q.size(-1) != k.size(-1) or k.shape[-3:-1] != v.shape[-3:-1]):
+        shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}"
+        raise ValueError(f"v, or k: the shapes, heads first, are {shapes}, which do not fit together.")
+    if attn_mask is not None and type(attn_mask) is torch.Tensor:
+        if attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:  # which gives NaN (torch 2.11, CUDA)
+            attn_mask = attn_mask.to(q.dtype)
+        if attn_mask.dim() < 2:
+            attn_mask = attn_mask.expand(1, k.size(-2))
+        if is_causal:  # which torch's function does not combine
+            causal = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
+            if attn_mask.dtype == torch.bool:
+                attn_mask = attn_mask & causal
+            else:
+                attn_mask = attn_mask.masked_fill(~causal, float("-inf"))
+            is_causal = False
+    shared = False
+    # A branch, since torch takes no symbol for it.
+    if q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3):
+        shared = True
+    if derivative == "tangent":  # only this implementation has forward-mode derivatives
+        output, _ = torch.ops.aten._scaled_dot_product_attention_math(
+            q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared
+        )
+    elif torch.is_autocast_enabled(q.device.type) and q.dtype == k.dtype == v.dtype:
+        with torch.autocast(q.device.type, enabled=False):  # it changes nothing in our kernels either
+            output = sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared)
+    else:
+        output = sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared)
+    result = output.transpose(-3, -2) if tensor_layout == "NHD" else output
+    if not q.is_nested:
+        result = result.contiguous()
+    return (result, _logsumexp(q, k, is_causal, sm_scale, attn_mask)) if return_lse else result
+
+
+def _logsumexp(
+    q: torch.Tensor, k: torch.Tensor, is_causal: bool, sm_scale: float | None, attn_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Return the logsumexp of each row of QK^T * sm_scale, float32 (float64 for such inputs)."""
+    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scale = q.size(-1) ** -0.5 if sm_scale is None else sm_scale
+    if q.dim() > 2 and q.size(-3) != k.size(-3):
+        k = k.repeat_interleave(q.size(-3) // k.size(-3), dim=-3)
+    rows = keys = q.size(-2)
+    if not torch.compiler.is_compiling():
+        rows = max(1, _PER_CHUNK // max(1, k.size(-2) * math.prod(q.shape[:-2])))
+    parts = []
+    with torch.autocast(q.device.type, enabled=False):
+        for start in range(0, keys, rows) if rows < keys else (0,):
+            product = torch.matmul(
+                q[..., start : start + rows, :].to(exact) * scale, k.to(exact).transpose(-2, -1)
+            )
+            if is_causal:
+                ones = torch.ones(product.shape[-2:], dtype=torch.bool, device=q.device)
+                product = product.masked_fill(~ones.tril(start), float("-inf"))
+            if attn_mask is not None:
+                mask = (
+                    attn_mask
+                    if attn_mask.dim() < 2 or attn_mask.size(-2) == 1
+                    else attn_mask[..., start : start + rows, :]
+                )
+                is_bool = mask.dtype == torch.bool
+                product = product.masked_fill(~mask, float("-inf")) if is_bool else product + mask
+            parts.append(product.logsumexp(-1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+class NoDerivative(torch.autograd.Function):
+    """Ties an output to its inputs, so that derivatives are refused and not forgotten."""
+
+    @staticmethod
+    def forward(output: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        return output.view_as(output)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return (None, *(_fused.no_backward(gradients[0], tensor) for tensor in ctx.saved_tensors))

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packed sequences: in one launch, or one by one."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from . import _rule, _torch, _triton_kernels
+from ._arguments import Call, is_foreign, properties, sizes_of
+
+_LONG = (
+    1024  # tokens of Q that a sequence has on the average, from which a call for each is faster (on an H100)
+)
+
+
+def attention(
+    dense: Callable[..., Any],
+    call: Call,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int,
+    max_seqlen_k: int,
+    forced: str,
+) -> torch.Tensor:
+    """Compute packed attention; `dense` is `sageattn`, for one sequence."""
+    q, k, v = call.q, call.k, call.v
+    sizes = (
+        "packed sequences are plain tensors here" if is_foreign(q) else sizes_of(None, properties(q, k, v))
+    )
+    for name, ends in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
+        _need(
+            ends.dim() == 1 and ends.numel() > 0 and ends.shape == cu_seqlens_q.shape,
+            f"{name} has shape {tuple(ends.shape)} and cu_seqlens_q {tuple(cu_seqlens_q.shape)}: expected one "
+            "dimension, of the number of sequences and 1.",
+        )
+        _need(ends.dtype in (torch.int32, torch.int64), f"{name} is {ends.dtype}: expected int32 or int64.")
+        _need(ends.device == q.device, f"{name} is on {ends.device} and q on {q.device}.")
+    packed = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    if torch.compiler.is_compiling():
+        if isinstance(sizes, str):
+            raise ValueError(sizes)
+        return _triton_kernels.varlen(call, *packed, sizes)
+    shapes = f"The shapes are q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}."
+    _need(q.dim() == k.dim() == v.dim() == 3, f"q, k and v: each must have 3 dimensions. {shapes}")
+    ends_q, ends_k = torch.stack((cu_seqlens_q.long(), cu_seqlens_k.long())).tolist()
+    _check_lengths("q", ends_q, q.size(0), max_seqlen_q)
+    _check_lengths("k", ends_k, min(k.size(0), v.size(0)), max_seqlen_k)
+    for i, (start, end) in enumerate(itertools.pairwise(ends_k)):
+        _need(
+            start < end or ends_q[i] == ends_q[i + 1], f"Sequence {i} of k has no tokens, and that of q has."
+        )
+    if q.numel() == 0 or ends_q[-1] == 0:
+        return torch.zeros_like(q)
+    count = len(ends_q) - 1
+    by_torch = call.dropout_p or forced == "torch" or _torch.derivative_of(q, k, v)
+    if isinstance(sizes, str) or by_torch or torch.cuda.get_device_capability(q.device) < (8, 0):
+        return torch.cat([*_each(dense, call, ends_q, ends_k)])
+    of_one = sizes._replace(batch=count, q_tokens=ends_q[-1] // count, kv_tokens=ends_k[-1] // count)
+    kind = "causal" if call.is_causal else "full"
+    aligned = q.size(-1) % 8 == 0 and q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
+    # torch's kernel masks from the bottom right.
+    flash_takes = aligned and (not call.is_causal or ends_q == ends_k) and forced == "auto"
+    if flash_takes and _rule.torch_is_faster(q.device.index, kind, of_one):
+        output, *_ = torch.ops.aten._flash_attention_forward(
+            q, k, v, cu_seqlens_q.int(), cu_seqlens_k.int(), max_seqlen_q, max_seqlen_k, 0.0, call.is_causal, False,
+            scale=call.sm_scale,
+        )  # fmt: skip
+        output[ends_q[-1] :] = 0
+        return output
+    if ends_q[-1] >= _LONG * count:
+        return torch.cat([*_each(dense, call, ends_q, ends_k)])
+    return _triton_kernels.varlen(call, *packed, sizes)
+
+
+def _each(
+    dense: Callable[..., Any], call: Call, ends_q: list[int], ends_k: list[int]
+) -> Iterator[torch.Tensor]:
+    """Compute sequences one by one; those of one length that follow each other are a batch."""
+    q, k, v = call.q, call.k, call.v
+    pairs = zip(itertools.pairwise(ends_q), itertools.pairwise(ends_k), strict=True)
+    alike = itertools.groupby(pairs, lambda pair: (pair[0][1] - pair[0][0], pair[1][1] - pair[1][0]))
+    for (rows, keys), group in alike:
+        if rows == 0:
+            continue
+        sequences = [*group]
+        count, first_q, first_k = len(sequences), sequences[0][0][0], sequences[0][1][0]
+        batch = (
+            tensor[first : first + count * length].unflatten(0, (count, length))
+            for tensor, first, length in ((q, first_q, rows), (k, first_k, keys), (v, first_k, keys))
+        )
+        yield dense(*batch, "NHD", call.is_causal, call.sm_scale, dropout_p=call.dropout_p).flatten(0, 1)
+    yield q.new_zeros((q.size(0) - ends_q[-1], q.size(1), v.size(2)))
+
+
+def _check_lengths(name: str, ends: list[int], tokens: int, longest: int) -> None:
+    lengths = [end - start for start, end in itertools.pairwise(ends)]
+    _need(ends[0] == 0, f"cu_seqlens_{name} begins with {ends[0]}, not 0.")
+    _need(min(lengths, default=0) >= 0, f"cu_seqlens_{name} decreases: {ends}.")
+    _need(ends[-1] <= tokens, f"cu_seqlens_{name} ends at {ends[-1]}, and {name} has {tokens} tokens.")
+    _need(
+        max(lengths, default=0) <= longest,
+        f"max_seqlen_{name} is {longest}, and a sequence of {name} has {max(lengths, default=0)} tokens.",
+    )
+
+
+def _need(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
