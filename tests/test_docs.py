@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder.check.checks import CHECKS
-from builder.source.series import load_series
+from builder.source.patches import load_series
 from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target
 from builder.target.upstream import PATCHES_DIR
 from builder.util.files import ROOT
