@@ -23,8 +23,7 @@ from builder.util.errors import AuditError, BuilderError, UsageError
 from builder.util.files import ROOT
 from builder.util.log import say
 from builder.wheel import fatbin
-from builder.wheel.libraries import SYSTEM, owner_of
-from builder.wheel.libraries import reached_tag
+from builder.wheel.libraries import SYSTEM, owner_of, reached_tag
 from builder.wheel.wheelfile import Wheel
 
 

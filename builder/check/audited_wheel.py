@@ -21,8 +21,7 @@ from builder.wheel import sbom
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf
 from builder.wheel.fatbin import Code, cubin_architectures, read_fatbin
 from builder.wheel.label import torch_requirement
-from builder.wheel.libraries import TORCH, Owner, owner_of
-from builder.wheel.libraries import load_policy
+from builder.wheel.libraries import TORCH, Owner, load_policy, owner_of
 from builder.wheel.wheelfile import Wheel
 
 # Each extension and the architecture from which on it is compiled, or for which alone.

@@ -35,8 +35,18 @@ from builder.util.errors import RepairError
 from builder.util.files import file_sha256
 from builder.util.toml import tomllib
 from builder.wheel.fatbin import ptx_architectures
-from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, TORCH, TORCH_CUDA, owner_of
-from builder.wheel.libraries import load_policy, reached_tag, too_new, way_out
+from builder.wheel.libraries import (
+    CUDA_RUNTIME,
+    DRIVER,
+    PYTHON,
+    TORCH,
+    TORCH_CUDA,
+    load_policy,
+    owner_of,
+    reached_tag,
+    too_new,
+    way_out,
+)
 from builder.wheel.sbom import SBOM_NAME, parse, problems
 from builder.wheel.wheelfile import record_problems
 

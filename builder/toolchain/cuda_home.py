@@ -20,8 +20,7 @@ from urllib.parse import quote
 
 from builder.target.architectures import major_minor
 from builder.target.options import BuildOptions
-from builder.target.pins import Archive
-from builder.target.targets import Target
+from builder.target.targets import Archive, Target
 from builder.toolchain import folders
 from builder.toolchain.gxx import Gxx, find_gxx
 from builder.toolchain.torch_env import Installed, installed_packages
