@@ -38,9 +38,7 @@ def attention(
         _need(ends.dtype in (torch.int32, torch.int64), f"{name} is {ends.dtype}: expected int32 or int64.")
         _need(ends.device == q.device, f"{name} is on {ends.device} and q on {q.device}.")
     packed = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    by_torch = (
-        isinstance(sizes, str) or call.dropout_p or forced == "torch" or _torch.derivative_of(q, k, v)
-    )
+    by_torch = isinstance(sizes, str) or call.dropout_p or forced == "torch" or _torch.derivative_of(q, k, v)
     if torch.compiler.is_compiling() and not by_torch:  # lengths are not read: that would break the graph
         return _triton_kernels.varlen(call, *packed, sizes)
     shapes = f"The shapes are q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}."
