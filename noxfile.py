@@ -142,7 +142,7 @@ def e2e(session: nox.Session) -> None:
     """Build a small CUDA package with the real compiler, torch and auditwheel."""
     _install(session, TESTS_LOCK)
     session.run("pytest", "-m", "e2e and not container", *session.posargs)
-    # The smoke test's own tests, with the torch that the build above has left in the session's cache of packages.
+    # The smoke test's own tests, with the torch that the build above has left in the cache of packages.
     session.install(f"torch=={TARGETS['cp312-cu130'].torch}")
     session.run("pytest", "-m", "torch", "tests/smoketest", *session.posargs)
 

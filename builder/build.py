@@ -18,23 +18,19 @@ from builder.compile import jobs as resources
 from builder.compile import pep517
 from builder.compile.ccache import open_cache
 from builder.finish.embed import Provenance, embed, runtime_license_text
-from builder.finish.fingerprint import make_fingerprint
 from builder.finish.repair import repair
-from builder.finish.store import locked, store, up_to_date
+from builder.finish.store import locked, make_fingerprint, store, up_to_date
 from builder.source.obtain import Source, obtain
-from builder.source.patches import apply_series
-from builder.source.series import Series, files_of, load_series
+from builder.source.patches import Series, apply_series, files_of, load_series
 from builder.target import architectures
-from builder.target.gpu import local_gpus
+from builder.target.architectures import Selection, local_gpus, select
 from builder.target.options import BuildOptions, parse_build_options
 from builder.target.project import Project, load_project
-from builder.target.selection import Selection, select
 from builder.target.targets import Target, find_target
 from builder.target.upstream import FILE_NAME, PATCHES_DIR, SUMS_NAME, Release, build_constants, load_release
 from builder.toolchain import torch_env
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
 from builder.toolchain.gxx import Gxx, find_gxx
-from builder.toolchain.venv import installed_packages
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, file_sha256
 from builder.util.log import Durations, say, show_details, warn
@@ -55,9 +51,7 @@ class Job:
         patches: Name -> content of each file of the series, which go into the wheels.
         work: The folder for scratch trees and logs.
         check_client_calls: Also check the names and calls that other projects use: with our own patches.
-        hash_seed: Python's hash seed in the build.
         cuda_version: The CUDA compiler's.
-        durations: Filled step by step.
     """
 
     target: Target
@@ -81,7 +75,7 @@ class Job:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build a target: its name and the options; returns 0, since a build that fails raises an error."""
+    """Build a target, by its name and the options."""
     name, *rest = [*argv] or [""]
     target = find_target(name)
     build(target, parse_build_options(rest, os.environ, prog=f"nox -s build-{name} --"))
@@ -96,20 +90,10 @@ def build(
     work_root: Path = ROOT / "build",
     hash_seed: int = 0,
 ) -> list[Path]:
-    """Build, repair, check and store both wheels of a target.
+    """Build, repair, check and store both wheels of a target; return those in the wheelhouse.
 
-    Args:
-        target: What to build.
-        options: How.
-        patches_root: Has a folder of patches for each upstream release.
-        work_root: The folder for scratch trees and logs.
-        hash_seed: Python's in the build; the result must not depend on it.
-
-    Returns:
-        The wheels in the wheelhouse, the basic one first; none with `--check`.
-
-    Raises:
-        BuilderError: Any step failed.
+    With `--check` it returns none. The result must not depend on the hash seed, which is that of the
+    Python that compiles.
     """
     show_details(options.verbose)
     folder = patches_root / target.upstream
@@ -159,12 +143,13 @@ def build(
 
 def _build(job: Job) -> list[Path]:
     """Go the way of a wheel, each step in turn."""
+    target, options = job.target, job.options
     # The pinned release is known by its content, so that it is not downloaded where all is up to date.
-    source = _obtain(job) if job.options.source else None
+    source = _obtain(job) if options.source else None
     fingerprint = make_fingerprint(
-        target=job.target,
+        target=target,
         selection=job.selection,
-        options=job.options,
+        options=options,
         release=job.release,
         source=source,
         patches=job.patches,
@@ -172,9 +157,9 @@ def _build(job: Job) -> list[Path]:
         cuda_version=job.cuda_version,
         host_compiler=job.gxx.digest(),
     )
-    shared = bool(job.options.cache_remote)
-    existing = [] if job.options.force else up_to_date(job.options.wheelhouse, fingerprint, shared=shared)
-    if existing and not job.options.check:
+    shared = bool(options.cache_remote)
+    existing = [] if options.force else up_to_date(options.wheelhouse, fingerprint, shared=shared)
+    if existing and not options.check:
         say("\nUp to date (--force builds again):")
         return existing
     _check_room(job)
@@ -183,17 +168,22 @@ def _build(job: Job) -> list[Path]:
         applied = apply_series(job.series, source.tree)
         for patch in applied:
             say(f"  {patch.name}: {patch.summary}")
-    if job.options.check:
-        installed = torch_env.is_installed(job.target, job.options)
+    plan = resources.plan_jobs(resources.cores(), resources.available_memory_bytes(), options.jobs)
+    if options.check:
+        installed = torch_env.is_installed(target, job.options)
         say("\nPlan:")
-        say(f"  torch {job.target.torch}: {'is installed' if installed else 'to be installed'}")
-        say(f"  {_job_plan(job).reason}")
-        say(f"  {job.options.wheelhouse}: {'is up to date' if existing else 'gets two wheels'}")
+        say(f"  torch {target.torch}: {'is installed' if installed else 'to be installed'}")
+        say(f"  {plan.reason}")
+        say(f"  {options.wheelhouse}: {'is up to date' if existing else 'gets two wheels'}")
         return []
-    tools = _prepare(job)
-    wheel, cost = _compile(job, source, tools)
+    with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
+        say(f"  torch {torch_env.install(target, options)}")
+    with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
+        tools = resolve(target, options, torch_env.sites(target))
+        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.gxx.version}")
+    wheel, cost = _compile(job, source, tools, plan)
     provenance = Provenance(
-        target=job.target,
+        target=target,
         architectures=job.selection.architectures,
         source=source,
         patches=job.patches,
@@ -202,13 +192,20 @@ def _build(job: Job) -> list[Path]:
         project=job.project,
         epoch=job.release.source_date_epoch,
     )
-    finished = _finish(job, wheel, tools, provenance)
+    with job.durations.step("repair", f"Repairing the wheel for {target.platform_tag}"):
+        repaired, bundled = repair(wheel, target, job.scratch / "repaired", tools.cuda_home / "lib64")
+        terms = runtime_license_text(torch_env.sites(target)[0])
+        full = job.scratch / "full"
+        finished = [
+            embed(wheel, provenance, job.scratch / "basic"),
+            embed(repaired, provenance, full, bundled=bundled, runtime_license=terms),
+        ]
     with job.durations.step("check", "Checking both wheels, with only torch beside them"):
-        checks = check_new(finished, job.target, job.options, job.scratch, contract=job.check_client_calls)
+        checks = check_new(finished, target, job.options, job.scratch, contract=job.check_client_calls)
     record = {
         "schema": 2,
         "fingerprint": fingerprint,
-        "target": job.target.name,
+        "target": target.name,
         "checks": checks,
         "obtained_from": source.obtained_from,
         "built_on": {"libc": "-".join(platform.libc_ver()), "machine": platform.machine()},
@@ -216,7 +213,7 @@ def _build(job: Job) -> list[Path]:
         "cache_remote": cost["compiler_cache"].pop("remote"),
         "durations_seconds": {name: round(value, 1) for name, value in job.durations.seconds.items()},
     }
-    stored = store(finished, record, job.options.wheelhouse)
+    stored = store(finished, record, options.wheelhouse)
     say("\nBuilt:")
     return stored
 
@@ -227,24 +224,10 @@ def _obtain(job: Job) -> Source:
         return obtain(job.options, job.release, job.scratch)
 
 
-def _job_plan(job: Job) -> resources.JobPlan:
-    return resources.plan_jobs(resources.cores(), resources.available_memory_bytes(), job.options.jobs)
-
-
-def _prepare(job: Job) -> Toolchain:
-    """Install torch and the compilers; return the compilers."""
-    target = job.target
-    with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
-        say(f"  torch {torch_env.install(target, job.options)}")
-    with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
-        tools = resolve(target, job.options, torch_env.sites(target))
-        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.gxx.version}")
-    return tools
-
-
-def _compile(job: Job, source: Source, tools: Toolchain) -> tuple[Path, dict[str, Any]]:
+def _compile(
+    job: Job, source: Source, tools: Toolchain, plan: resources.JobPlan
+) -> tuple[Path, dict[str, Any]]:
     """Compile; return the wheel, and what it cost."""
-    plan = _job_plan(job)
     log = job.work / "logs" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
     say(f"\n{plan.reason}\n  compiler output: {log}")
     # In here, since a compiler that is killed removes nothing.
@@ -253,13 +236,7 @@ def _compile(job: Job, source: Source, tools: Toolchain) -> tuple[Path, dict[str
     torch = torch_env.sites(job.target)[0] / "torch"
     cache = open_cache(job.options, tools.identity, source.tree)
     settings = pep517.write_settings(
-        source.tree,
-        job.target,
-        job.selection,
-        tools,
-        torch=torch,
-        jobs=plan.jobs,
-        launcher=cache.launcher,
+        source.tree, job.target, job.selection, tools, torch=torch, jobs=plan.jobs, launcher=cache.launcher
     )
     env = pep517.environment(
         tools,
@@ -292,25 +269,9 @@ def _tools(job: Job, tools: Toolchain) -> tuple[Component, ...]:
     """Return the packages that a build used and the compilers, for the SBOM."""
     # The environment's own packages first: where a name is in both, the target's folders count.
     folders = (Path(sysconfig.get_path("purelib")), *reversed(torch_env.sites(job.target)))
-    used = [package.component() for folder in folders for package in installed_packages(folder)]
+    used = [package.component() for folder in folders for package in torch_env.installed_packages(folder)]
     used += [*tools.components, Component("build-tool", "g++", tools.gxx.version)]
     return tuple({part.name: part for part in used}.values())
-
-
-def _finish(job: Job, built: Path, tools: Toolchain, provenance: Provenance) -> list[Path]:
-    """Return the finished wheels, the basic one and the PEP 600 one."""
-    with job.durations.step("repair", f"Repairing the wheel for {job.target.platform_tag}"):
-        repaired, bundled = repair(built, job.target, job.scratch / "repaired", tools.cuda_home / "lib64")
-        return [
-            embed(built, provenance, job.scratch / "basic"),
-            embed(
-                repaired,
-                provenance,
-                job.scratch / "full",
-                bundled=bundled,
-                runtime_license=runtime_license_text(torch_env.sites(job.target)[0]),
-            ),
-        ]
 
 
 def _check_writable(folder: Path, remedy: str) -> None:

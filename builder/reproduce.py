@@ -30,16 +30,8 @@ from builder.wheel.wheelfile import Wheel
 def main(argv: Sequence[str], *, work_root: Path = ROOT / "build") -> int:
     """Build a target twice and compare the wheels, or once and compare one with another wheel.
 
-    Args:
-        argv: The target's name, then a build's options, and `--against`.
-        work_root: The folder for scratch trees.
-
-    Returns:
-        0: all wheels are equal.
-
     Raises:
         ReproducibilityError: A wheel differs; the message names the first difference.
-        BuilderError: A build failed, or the other wheel can't be obtained.
     """
     name, *rest = list(argv) or [""]
     target = find_target(name)
@@ -50,8 +42,8 @@ def main(argv: Sequence[str], *, work_root: Path = ROOT / "build") -> int:
     options = replace(options, cache=False, force=True)
     folder = work_root / f"reproduce-{name}"
     with locked(folder):
-        _empty(folder)  # of what a run left that was killed
         try:
+            _empty(folder)  # of what a run left that was killed
             if options.check:
                 _build(target, options, folder / "a", seed=1)
             elif known.against:
@@ -100,11 +92,7 @@ def _compare_with(other: Path, target: Target, options: BuildOptions, folder: Pa
 
 
 def compare(wheels: Sequence[Path], others: Sequence[Path]) -> None:
-    """Compare the wheels of two builds.
-
-    Raises:
-        ReproducibilityError: They differ; the message names the first difference, and the tools that differ.
-    """
+    """Compare the wheels of two builds; ReproducibilityError names the first difference, and the tools'."""
     names = [", ".join(wheel.name for wheel in each) for each in (wheels, others)]
     if names[0] != names[1]:
         raise ReproducibilityError(f"The builds made different wheels: {names[0]} and {names[1]}.")
@@ -129,10 +117,7 @@ def compare(wheels: Sequence[Path], others: Sequence[Path]) -> None:
 
 
 def first_difference(wheel: Path, other: Path) -> str:
-    """Return the first difference between two wheels, empty where there is none.
-
-    It names the member and where it differs; in a library, the section.
-    """
+    """Return the first difference between two wheels: member, place, and a library's section; else ''."""
     if wheel.read_bytes() == other.read_bytes():
         return ""
     with Wheel(wheel) as left, Wheel(other) as right:

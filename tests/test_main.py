@@ -17,7 +17,7 @@ from builder.util.files import ROOT
     [
         ([], 2, "error: No command ''.\n  Commands: build, reproduce, smoketest,"),
         (["bild"], 2, "error: No command 'bild'."),
-        (["build"], 2, "error: No target ''.\n  Targets: abi3-cu128,"),
+        (["build"], 2, "error: No target ''.\n  Targets: cp311-cu128,"),
         (["build", "cp399-cu130"], 2, "error: No target 'cp399-cu130'."),
         (["build", "cp312-cu130", "--job", "3"], 2, "See nox -s build-cp312-cu130 -- --help."),
         (["build", "cp312-cu130", "--arch", "7.0"], 10, "error: --arch 7.0: the target has no such"),

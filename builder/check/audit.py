@@ -7,44 +7,24 @@ It finds mistakes, not forgeries: who writes a whole wheel anew passes. The chec
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.check.checks import contents, gpu_code, metadata, sbom_and_licence, shared_libraries
-from builder.check.checks.audited_wheel import ERROR, HOUSE_RULE, NOTE, WARNING, AuditedWheel, Found
-from builder.check.checks.symbols import stable_torch_symbols, stem
-from builder.target.targets import Target, load_targets
+from packaging.requirements import Requirement
+
+from builder.check.audited_wheel import AuditedWheel, stable_torch_symbols, stem
+from builder.check.checks import CHECKS, ERROR, HOUSE_RULE, NOTE, WARNING
+from builder.target.targets import Target
 from builder.util.arguments import Parser
 from builder.util.errors import AuditError, BuilderError, UsageError
 from builder.util.files import ROOT
 from builder.util.log import say
-from builder.wheel import fatbin, sbom
-from builder.wheel.libraries import SYSTEM, owner_of
-from builder.wheel.manylinux import reached_tag
+from builder.wheel import fatbin
+from builder.wheel.libraries import SYSTEM, owner_of, reached_tag
 from builder.wheel.wheelfile import Wheel
-
-CHECKS: dict[str, Callable[[AuditedWheel], Found]] = {
-    "record": contents.record,
-    "files": contents.files,
-    "names": metadata.names,
-    "tag": shared_libraries.tag,
-    "libraries": shared_libraries.libraries,
-    "bundled": shared_libraries.bundled,
-    "architectures": gpu_code.architectures,
-    "version": metadata.version,
-    "requirement": metadata.requirement,
-    "sbom": sbom_and_licence.sbom,
-    "build_record": sbom_and_licence.build_record,
-    "licence": sbom_and_licence.licence,
-    "description": sbom_and_licence.description,
-    "paths": contents.paths,
-    "stack": shared_libraries.stack,
-    "rpath": shared_libraries.rpath,
-    "debug": shared_libraries.debug,
-    "size": contents.size,
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The audit of one wheel: what each check found, and its summary; None of what is not a wheel."""
+    """The audit of one wheel: what each check found, and what the wheel is; None of what is not a wheel."""
 
     path: Path
     findings: tuple[Finding, ...]
@@ -71,11 +51,7 @@ class AuditReport:
         return not any(finding.level == ERROR for finding in self.findings)
 
     def raise_if_failed(self) -> None:
-        """Raise the errors of a wheel that did not pass.
-
-        Raises:
-            AuditError: There are errors; it lists them all.
-        """
+        """Raise an AuditError with all errors of a wheel that did not pass."""
         errors = [finding for finding in self.findings if finding.level == ERROR]
         if errors:
             lines = "".join(f"\n    {finding.check}: {finding.message}" for finding in errors)
@@ -83,32 +59,24 @@ class AuditReport:
 
 
 def audit_wheel(path: Path, *, expect: Target | None = None) -> AuditReport:
-    """Check a wheel. A file that is not a wheel, or a damaged one, gives a report with that as its error.
+    """Check a wheel, for the target that it should be for; without one for that which its SBOM names.
 
-    Args:
-        path: The wheel.
-        expect: The target that it should be for; None goes by what it says about itself.
+    A file that is not a wheel, or a damaged one, gives a report with that as its error.
     """
+    findings = []
     try:
         with Wheel(path) as wheel:
-            return _audit(AuditedWheel(wheel, expect))
+            audited = AuditedWheel(wheel, expect)
+            house_rule = ERROR if audited.expect or audited.ours else WARNING
+            for name, check in CHECKS.items():
+                try:
+                    for level, text in check(audited):
+                        findings.append(Finding(house_rule if level == HOUSE_RULE else level, name, text))
+                except Exception as error:
+                    findings.append(Finding(ERROR, name, _sentence(error)))
+            return AuditReport(path, tuple(findings), _facts(audited), tuple(CHECKS))
     except Exception as error:  # whatever a wheel holds must not end the report of the others
         return AuditReport(path, (Finding(ERROR, "record", _sentence(error)),), None, ("record",))
-
-
-def _audit(audited: AuditedWheel) -> AuditReport:
-    house_rule = ERROR if audited.expect is not None or audited.ours else WARNING
-    findings = []
-    for name, check in CHECKS.items():
-        found: list[tuple[str, str]] = []
-        try:
-            found.extend(check(audited))
-        except Exception as error:
-            found.append((ERROR, _sentence(error)))
-        findings += [
-            Finding(house_rule if level == HOUSE_RULE else level, name, text) for level, text in found
-        ]
-    return AuditReport(audited.wheel.path, tuple(findings), summary(audited), tuple(CHECKS))
 
 
 def _sentence(error: Exception) -> str:
@@ -117,14 +85,11 @@ def _sentence(error: Exception) -> str:
     return f"it can't be checked: {type(error).__name__}: {error}"
 
 
-def summary(audited: AuditedWheel) -> dict[str, Any]:
-    """Return what a wheel is: its size, the oldest manylinux tag that its symbols fit, what it needs."""
+def _facts(audited: AuditedWheel) -> dict[str, Any]:
+    """What a wheel is: its size, the oldest manylinux tag that its symbols fit, what it needs."""
     libraries = audited.libraries.values()
-    needs: dict[str, str] = {}
-    for soname in {soname for library in libraries for soname in library.needed} - audited.inside:
-        owner = owner_of(soname, audited.system_libraries)
-        if owner is not SYSTEM:
-            needs[soname] = owner.name if owner else "nobody"
+    needed = {soname for library in libraries for soname in library.needed} - audited.inside
+    owners = {soname: owner_of(soname, audited.system_libraries) for soname in sorted(needed)}
     return {
         "size_bytes": audited.wheel.path.stat().st_size,
         "unpacked_bytes": sum(part.size_bytes for part in audited.contents.values()),
@@ -133,19 +98,14 @@ def summary(audited: AuditedWheel) -> dict[str, Any]:
             stem(name): fatbin.gpu_code(part.codes) for name, part in audited.extensions.items()
         },
         "torch_requirement": str(audited.torch or ""),
-        "needs": dict(sorted(needs.items())),
+        "needs": {soname: o.name if o else "nobody" for soname, o in owners.items() if o is not SYSTEM},
         "torch_symbols": sorted({name for library in libraries for name in stable_torch_symbols(library)}),
         "unstable_symbols": sum(map(len, audited.unstable.values())),
     }
 
 
 def table(reports: Iterable[AuditReport], *, notes: bool = False) -> str:
-    """Return the reports as text: a line for each wheel, one for each check that found something.
-
-    Args:
-        reports: What to show.
-        notes: Show findings of the level `note` too, and each check that found nothing.
-    """
+    """Return the reports as text; with `notes`, findings of that level too, and each check without any."""
     return "\n\n".join("\n".join(_rows(report, notes)) for report in reports)
 
 
@@ -156,12 +116,12 @@ def _rows(report: AuditReport, notes: bool) -> Iterator[str]:
         interface = f"{len(facts['torch_symbols'])} symbols of torch's stable interface"
         if facts["unstable_symbols"]:
             interface = f"{facts['unstable_symbols']} symbols of libtorch's C++ interface"
+        needs = [f"{soname} ({owner})" for soname, owner in facts["needs"].items()]
         yield f"      size           {packed}, {unpacked} installed"
         yield f"      symbols        fit {facts['reached_tag'] or 'no manylinux tag'}"
-        yield f"      torch          {facts['torch_requirement'] or 'not required'}; {interface}"
+        yield f"      torch          {_torch(facts['torch_requirement'])}; {interface}"
         for name, architectures in facts["architectures"].items():
             yield f"      {name:<14} {' '.join(architectures) or 'no GPU code'}"
-        needs = [f"{soname} ({owner})" for soname, owner in facts["needs"].items()]
         yield f"      needs          {', '.join(needs) or 'nothing but the system'}"
     for check in report.checks:
         findings = [finding for finding in report.findings if finding.check == check]
@@ -172,19 +132,20 @@ def _rows(report: AuditReport, notes: bool) -> Iterator[str]:
             yield f"  ok       {check}"
 
 
-def target_of(path: Path, targets: Iterable[Target]) -> Target | None:
-    """Return the target that a wheel of this project was built for, by its SBOM; None where none fits."""
-    try:
-        with Wheel(path) as wheel:
-            stated = sbom.read(wheel)
-    except AuditError:
-        return None
-    name = stated.subject.properties.get("target") if stated else None
-    return next((target for target in targets if target.name == name), None)
+def _torch(requirement: str) -> str:
+    """A requirement for people: `torch>2.8.9999` is how a universal wheel says `2.9 and newer`.
+
+    It keeps the pre-releases of 2.9 that NVIDIA's containers bring, and takes none from an index.
+    """
+    specifier = Requirement(requirement).specifier if requirement else ()
+    for clause in specifier:
+        if clause.operator == ">" and (match := re.fullmatch(r"(\d+)\.(\d+)\.9999", clause.version)):
+            return f"{match[1]}.{int(match[2]) + 1} and newer ({requirement})"
+    return requirement or "not required"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python -m builder audit [PATH...]`: check wheels and print the table.
+    """`python -m builder audit [PATH...]`: check wheels and print what was found.
 
     Returns:
         0, or `AuditError.exit_code` where a wheel failed.
@@ -195,17 +156,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="nox -s audit --", description="Compare what wheels say about themselves with what they contain."
     )
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="wheels, or folders of wheels")
-    parser.add_argument("--json", action="store_true", help="print the reports as JSON")
-    parser.add_argument(
-        "--verbose", action="store_true", help="show notes, and the checks that found nothing"
-    )
+    add = parser.add_argument
+    add("paths", nargs="*", type=Path, metavar="PATH", help="wheels, or folders of wheels")
+    add("--json", action="store_true", help="print the reports as JSON")
+    add("--verbose", action="store_true", help="show notes, and the checks that found nothing")
     options = parser.parse_args(argv)
-    wheels = [wheel for path in options.paths or [ROOT / "wheelhouse"] for wheel in _wheels(path)]
+    wheels: list[Path] = []
+    for path in options.paths or [ROOT / "wheelhouse"]:
+        if not path.exists():
+            raise UsageError(f"{path}: not found.")
+        # wheelhouse/* names the reports beside wheels too.
+        wheels += sorted(path.glob("*.whl")) if path.is_dir() else [path] * (".whl." not in path.name)
     if not wheels:
         raise UsageError("There is no wheel to check.", "Build one, or name one: nox -s audit -- PATH.")
-    targets = load_targets().values()
-    reports = [audit_wheel(wheel, expect=target_of(wheel, targets)) for wheel in wheels]
+    reports = [audit_wheel(wheel) for wheel in wheels]
     failed = sum(not report.passed for report in reports)
     if options.json:
         values = [{**asdict(report), "path": str(report.path), "passed": report.passed} for report in reports]
@@ -214,12 +178,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(table(reports, notes=options.verbose))
         say(f"\n{len(reports)} checked, {failed} failed")
     return AuditError.exit_code if failed else 0
-
-
-def _wheels(path: Path) -> list[Path]:
-    """The wheels of a folder, or the wheel itself; none for the reports beside wheels (wheelhouse/*)."""
-    if path.is_dir():
-        return sorted(path.glob("*.whl"))
-    if not path.is_file():
-        raise UsageError(f"{path}: not found.")
-    return [] if ".whl." in path.name else [path]

@@ -3,7 +3,8 @@
 Each result is of a clean environment with one Python, one torch and the wheel. There every extension is
 loaded, the operators must have the same schemas as in the first environment, and what can be called without
 a GPU is called (`compatibility_probe`). With each Triton that these torches bring, every Triton kernel is
-compiled for each GPU (`triton_limits`). What could not be tested is listed, and never counts as a pass.
+compiled for each GPU (`triton_limits`). For a Python that is not on this machine, pip and uv say whether they
+would install the wheel. What could not be tested is listed, and never counts as a pass.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import platform
 import re
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,11 +27,11 @@ from typing import Any
 from urllib.parse import unquote
 
 from packaging.specifiers import SpecifierSet
-from packaging.tags import platform_tags
+from packaging.tags import compatible_tags, cpython_tags, platform_tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from builder.check.pythons import find_python, minor_of, version_of
+from builder.check.pythons import find_python, minor_of, minor_version
 from builder.target.machines import machine_of
 from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import files, http
@@ -41,9 +43,10 @@ from builder.wheel.label import WheelLabel, torch_requirement
 from builder.wheel.wheelfile import Wheel
 
 NOTHING_TESTED = 40
-_HERE = Path(__file__).parent
+_FOLDER = files.ROOT / "build" / "compatibility"
 _DEFAULT_INDEX = "https://pypi.org/simple"
-_PYTHONS = [f"3.{minor}" for minor in range(10, 16)]
+_UV = (sys.executable, "-m", "uv")
+_PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
 _PROBE_SECONDS = 900
 _TRITON_SECONDS = 3600  # some 700 compilations of a second each, on as many cores as there are
 
@@ -55,6 +58,7 @@ class Status(str, Enum):
     """The result with one Python and one torch."""
 
     OK = "ok"
+    RESOLVED = "resolved, not imported"
     FAILED = "FAILED"
     NO_TORCH = "no such torch"
     NO_PYTHON = "no such Python"
@@ -78,16 +82,6 @@ class Result:
     operators: dict[str, str] = field(default_factory=dict)  # name -> schema
 
 
-@dataclass(frozen=True)
-class Environments:
-    """What environments are made of: Pythons by minor version, the index for torch, and what it has."""
-
-    pythons: Mapping[str, Path]
-    index: str | None
-    versions: TorchVersions
-    keep: bool
-
-
 class WheelResults:
     """A wheel, what it claims to be for, its results, and those of its Triton kernels."""
 
@@ -103,13 +97,12 @@ class WheelResults:
 
     def why_not(self, torch: str, python: str) -> str:
         """Return why the wheel does not claim to be for a pair; empty where it does."""
-        tagged = re.fullmatch(r"cp3(\d+)", self.label.python)
-        oldest = f"3.{tagged[1]}" if tagged else python
-        if self.label.abi not in ("abi3", "none") and python != oldest:
-            return f"the wheel's tag is for Python {oldest}"
-        if Version(python) < Version(oldest):
-            return f"the wheel's tag is for Python {oldest} and later"
-        if not self.python.contains(python) and not self.python.contains(f"{python}.99"):
+        number = python.rstrip("t")
+        version = tuple(map(int, number.split(".")))
+        fitting = {*cpython_tags(version, [f"cp{python.replace('.', '')}"]), *compatible_tags(version)}
+        if not fitting & self.label.tags:
+            return f"the wheel's tag, {self.label.python}-{self.label.abi}, is not for Python {python}"
+        if not self.python.contains(number) and not self.python.contains(f"{number}.99"):
             return f"the wheel requires Python {self.python}"
         if not self.torch.contains(torch) and not self.torch.contains(f"{torch}.99"):
             return f"the wheel requires torch{self.torch}"
@@ -134,17 +127,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     pythons, absent = _find_pythons(options.python)
     say("Pythons: " + (", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none"))
     if absent:
-        say(f"not on this machine, so not tested: Python {', '.join(absent)}")
-    # A Python that was not asked for by name and is not here has no column.
-    columns = sorted([*pythons, *(absent if options.python else ())], key=Version)
+        say(f"not on this machine, so nothing is imported: Python {', '.join(absent)}")
     # Wheels for one CUDA version take turns in an environment.
     for torch_index, group in groupby(wheels, lambda wheel: wheel.label.torch_index):
         together = list(group)
         index, versions = _torch_versions(options.torch_index or torch_index)
-        environments = Environments(pythons, index, versions, options.keep)
-        torches = options.torch or _newest_of_each_minor(together, versions, columns)
-        for torch, python in product(torches, columns):
-            _try(together, torch, python, environments)
+        # A Python that was not asked for by name, is not here and has no torch has no column.
+        more = [python for python in absent if options.python or python in versions]
+        columns = sorted([*pythons, *more], key=lambda each: (Version(each.rstrip("t")), each))
+        every = sorted({version for python in columns for version in versions.get(python, ())})
+        claimed = [version for version in every if any(wheel.torch.contains(version) for wheel in together)]
+        newest = {minor_of(str(version)): str(version) for version in claimed}  # of each minor version
+        for torch, python in product(options.torch or newest.values(), columns):
+            pairs = [(wheel, Result(torch, python)) for wheel in together]
+            for wheel, result in pairs:
+                wheel.results.append(result)
+                if reason := wheel.why_not(torch, python):
+                    result.status, result.reason = Status.NOT_CLAIMED, reason
+            claims = [(wheel, result) for wheel, result in pairs if result.status != Status.NOT_CLAIMED]
+            if claims:
+                _try(claims, pythons.get(python), index, versions, keep=options.keep)
     for wheel in wheels:
         agree(wheel.results)
         say("\n".join(["", wheel.path.name, *table(wheel.results)]))
@@ -169,34 +171,27 @@ def _parser() -> Parser:
         description="Load a wheel with every torch and Python that it claims, in clean environments.",
         allow_abbrev=False,
     )
+    torches = "torch versions; each minor version there is by default"
+    pythons = "versions or paths; those here"
     add = parser.add_argument
     add("--wheel", action="append", default=[], metavar="PATH", help="this wheel (repeatable)")
     add("--wheelhouse", default=files.ROOT / "wheelhouse", metavar="DIR", help="its universal wheels")
-    torches, pythons = (
-        "torch versions; each minor version there is by default",
-        "versions or paths; those here",
-    )
     add("--torch", type=_versions, metavar="A,B", help=torches)
-    add("--python", type=_versions_or_paths, metavar="A,B", help=pythons)
+    add("--python", type=_pythons, metavar="A,B", help=pythons)
     add("--torch-index", metavar="URL", help="package index to take torch from")
     add("--keep", action="store_true", help="keep the environments in build/compatibility")
     add("--json", metavar="FILE", help="write all findings there")
     return parser
 
 
-def _versions(text: str) -> list[str]:
-    if "/" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a version")
-    return _versions_or_paths(text)
+def _pythons(text: str) -> list[str]:
+    return _versions(text, r"\d+\.\d+(\.\d+)?t?|.*/.*")
 
 
-def _versions_or_paths(text: str) -> list[str]:
+def _versions(text: str, pattern: str = r"\d+(\.\d+)*") -> list[str]:
     parts = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    for part in parts:
-        try:
-            Version("0" if "/" in part else part)
-        except InvalidVersion:
-            raise argparse.ArgumentTypeError(f"{part!r} is not a version") from None
+    if wrong := [part for part in parts if not re.fullmatch(pattern, part)]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]!r} is not a version")
     if not parts:
         raise argparse.ArgumentTypeError("the value is empty")
     return parts
@@ -227,94 +222,110 @@ def why_not_here(label: WheelLabel) -> str:
 
 
 def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[str]]:
-    """Return the Pythons by minor version, and the minor versions that are not here."""
+    """The Pythons by minor version, and the minor versions that are not here."""
     pythons: dict[str, Path] = {}
     absent = []
     for entry in entries or _PYTHONS:
-        if "/" in entry:
-            if not (version := version_of(Path(entry))):
-                raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
-            pythons[minor_of(version)] = Path(entry).resolve()
-        elif (python := find_python(entry)) is not None:
-            pythons[minor_of(entry)] = python
-        else:
+        python = Path(entry).absolute() if "/" in entry else find_python(entry)
+        if "/" not in entry and python is None:
             absent.append(minor_of(entry))
-    return dict(sorted(pythons.items(), key=lambda item: Version(item[0]))), absent
+        elif python is not None and (minor := minor_version(python)):
+            pythons[minor] = python
+        else:
+            raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
+    return pythons, absent
 
 
 def _torch_versions(index: str | None) -> tuple[str | None, TorchVersions]:
-    """Return the package index that torch comes from, None for the default one, and what it has."""
+    """The package index that torch comes from, None for the default one, and what it has for this machine."""
     default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or _DEFAULT_INDEX
+    versions: dict[str, set[Version]] = {}
     for name, address in ((index, index), (None, default)):
         try:
-            page = http.get(f"{address.rstrip('/')}/torch/") if address else b""
+            page = http.get(f"{address.rstrip('/')}/torch/").decode("utf-8", "replace") if address else ""
         except DownloadError as error:
             say(f"torch can't come from {address}: {error.message}")
             continue
-        if versions := torch_versions(page.decode("utf-8", "replace")):
+        for wheel in set(re.findall(r"torch-[\w.+%!-]+?\.whl", page)):
+            try:
+                _, version, _, tags = parse_wheel_filename(unquote(wheel))
+            except (InvalidWheelFilename, InvalidVersion):
+                continue
+            for tag in tags:
+                exact = re.fullmatch(r"cp3(\d+t?)", tag.abi)
+                here = "linux" in tag.platform and tag.platform.endswith(platform.machine())
+                if exact and here and not version.is_prerelease:
+                    versions.setdefault(f"3.{exact[1]}", set()).add(Version(version.public))
+        if versions:
             return name, versions
     return None, {}
 
 
-def torch_versions(page: str) -> dict[str, set[Version]]:
-    """Return the releases of torch for this machine by Python, from an index's page in HTML or JSON."""
-    versions: dict[str, set[Version]] = {}
-    for name in set(re.findall(r"torch-[\w.+%!-]+?\.whl", page)):
-        try:
-            _, version, _, tags = parse_wheel_filename(unquote(name))
-        except (InvalidWheelFilename, InvalidVersion):
-            continue
-        for tag in tags:
-            exact = re.fullmatch(r"cp3(\d+)", tag.abi)
-            here = "linux" in tag.platform and tag.platform.endswith(platform.machine())
-            if exact and here and not version.is_prerelease:
-                versions.setdefault(f"3.{exact[1]}", set()).add(Version(version.public))
-    return versions
-
-
-def _newest_of_each_minor(
-    wheels: Iterable[WheelResults], versions: TorchVersions, pythons: Iterable[str]
-) -> list[str]:
-    every = sorted({version for python in pythons for version in versions.get(python, ())})
-    claimed = [version for version in every if any(wheel.torch.contains(version) for wheel in wheels)]
-    return list({minor_of(str(version)): str(version) for version in claimed}.values())
-
-
-def _try(wheels: Sequence[WheelResults], torch: str, python: str, environments: Environments) -> None:
-    """Try wheels with one torch and one Python, and add to their results."""
-    claimed = []
-    for wheel in wheels:
-        result = Result(torch, python, Status.NOT_CLAIMED, wheel.why_not(torch, python))
-        wheel.results.append(result)
-        if not result.reason:
-            claimed.append((wheel, result))
-    versions = environments.versions.get(python, set())
-    fitting = [version for version in versions if torch in (str(version), minor_of(str(version)))]
+def _try(
+    claims: Sequence[tuple[WheelResults, Result]],
+    interpreter: Path | None,
+    index: str | None,
+    versions: TorchVersions,
+    *,
+    keep: bool,
+) -> None:
+    """Try wheels with one torch and one Python that they claim to be for."""
+    torch, python = claims[0][1].torch, claims[0][1].python
+    fitting = [each for each in versions.get(python, ()) if torch in (str(each), minor_of(str(each)))]
     status, reason = Status.NOT_TESTED, ""
-    if python not in environments.pythons:
+    if interpreter is None and not fitting:
         status, reason = Status.NO_PYTHON, f"Python {python} is not on this machine"
-    elif not environments.versions:
+    elif not versions:
         reason = "no index says which torches there are"
     elif not fitting:
         status, reason = Status.NO_TORCH, f"the index has no torch {torch} for Python {python}"
-    for _, result in claimed:
+    for _, result in claims:
         result.status, result.reason = status, reason
-    if reason or not claimed:
+    if reason:
         return
-    venv = files.ROOT / "build" / "compatibility" / f"torch{torch}-py{python}-{os.getpid()}"
+    requirement = f"torch=={max(fitting)}"
+    if interpreter is None:
+        for wheel, result in claims:
+            _resolve(wheel.path, result, requirement, index)
+        return
+    venv = _FOLDER / f"torch{torch}-py{python}-{os.getpid()}"
     try:
         with step(f"torch {torch}, Python {python}"):
-            requirement = f"torch=={max(fitting)}"
-            inside = make_clean_venv(venv, environments.pythons[python], [requirement], environments.index)
-            for wheel, result in claimed:
+            inside = make_clean_venv(venv, interpreter, [requirement], index)
+            for wheel, result in claims:
                 _try_wheel(wheel, result, inside)
                 say(f"  {result.status.value}: {result.reason or wheel.path.name}")
     except BuilderError as error:
-        for _, result in claimed:
+        for _, result in claims:
             result.reason = result.reason or error.message
     finally:
-        if not environments.keep:
+        if not keep:
             shutil.rmtree(venv, ignore_errors=True)
+
+
+def _resolve(wheel: Path, result: Result, torch: str, index: str | None) -> None:
+    """Ask pip and uv whether they would install a wheel for a Python that is not here.
+
+    pip is asked for the wheel alone, since it downloads a torch to resolve it; uv can't be asked for a
+    free-threaded Python.
+    """
+    number, abi = result.python.rstrip("t"), f"cp{result.python.replace('.', '')}"
+    options = ["--dry-run", "--only-binary=:all:", f"--target={_FOLDER / 'nothing'}", "--no-deps"]
+    options += [f"--python-version={number}", str(wheel)]
+    platforms = (f"--platform={tag}" for tag in platform_tags())
+    commands = {"pip": [*_UV, "tool", "run", "pip", "install", *options, f"--abi={abi}", *platforms]}
+    if number == result.python:
+        more = [f"--index={index}", "--index-strategy=unsafe-best-match"] if index else []
+        commands["uv"] = [*_UV, "pip", "install", *options, *more, torch]
+    try:
+        for command in commands.values():
+            run(command)
+    except BuilderError as error:
+        result.status, result.reason = Status.FAILED, error.message
+        return
+    tools = " and ".join(commands)
+    result.status = Status.RESOLVED
+    result.reason = f"Python {result.python} is not on this machine: {tools} would install the wheel"
 
 
 def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
@@ -322,20 +333,20 @@ def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
     # No GPU, so that the result is the same wherever there is one. Isolated: neither this file's folder nor
     # a PYTHONPATH stands in for what is installed.
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    command: list[str | Path] = [python, "-I", _HERE / "compatibility_probe.py"]
+    command: list[str | Path] = [python, "-I", Path(__file__).with_name("compatibility_probe.py")]
     try:
         install_wheel(python, wheel.path)
         done = run(command, env=env, cwd=python.parent, timeout_seconds=_PROBE_SECONDS, check=False)
-        judge(result, found := read_probe(done, python), wheel.label)
+        judge(result, answer := read_probe(done, python), wheel.label)
     except BuilderError as error:
         result.status, result.reason = Status.FAILED, _short_paths(error.message, python)
         return
     finally:
         result.seconds = round(time.monotonic() - start, 1)
-    triton = found.get("triton")
+    triton = answer.get("triton")
     if triton and all(kernels["triton"] != triton for kernels in wheel.triton):
         with step(f"Compiling the kernels with Triton {triton}"):
-            command[-1] = _HERE / "triton_limits.py"
+            command[-1] = Path(__file__).with_name("triton_limits.py")
             done = run(command, timeout_seconds=_TRITON_SECONDS, check=False)
         try:
             kernels = json.loads(done.output)
@@ -346,7 +357,7 @@ def _try_wheel(wheel: WheelResults, result: Result, python: Path) -> None:
 
 def _short_paths(text: str, python: Path) -> str:
     """Return text without the part of its paths that only says where the environment lies."""
-    return re.sub(rf"{re.escape(str(python.parent.parent))}/(lib/python[\d.]+/site-packages/)?", "", text)
+    return re.sub(rf"{re.escape(str(python.parent.parent))}/(lib/python[\d.]+t?/site-packages/)?", "", text)
 
 
 def read_probe(done: Finished, python: Path) -> dict[str, Any]:
@@ -363,14 +374,14 @@ def read_probe(done: Finished, python: Path) -> dict[str, Any]:
     return answer
 
 
-def judge(result: Result, found: Mapping[str, Any], label: WheelLabel) -> None:
+def judge(result: Result, answer: Mapping[str, Any], label: WheelLabel) -> None:
     """Fill in a result from what the probe found; whether the schemas agree is seen later."""
-    torch = found.get("torch") or {}
+    torch = answer.get("torch") or {}
     result.installed, result.cuda = str(torch.get("version", "")), str(torch.get("cuda") or "")
-    result.python_version = str(found.get("python", ""))
-    result.operators = dict(found.get("operators", {}))
-    result.cudart = [path for path in found.get("libraries", ()) if "libcudart" in path]
-    problems = faults(found)
+    result.python_version = str(answer.get("python", ""))
+    result.operators = dict(answer.get("operators", {}))
+    result.cudart = [path for path in answer.get("libraries", ()) if "libcudart" in path]
+    problems = [text.splitlines()[0] for text in answer["problems"]]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     result.status = Status.FAILED if problems else Status.OK
     result.reason = f"{problems[0]}{more}" if problems else ""
@@ -381,24 +392,6 @@ def judge(result: Result, found: Mapping[str, Any], label: WheelLabel) -> None:
         seen = f"with it: {result.reason}" if problems else "it loads, which shows nothing"
         result.status = Status.NOT_TESTED
         result.reason = f"the index's torch is built {built}, the wheel for CUDA {wanted}; {seen}"
-
-
-def faults(found: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong in what the probe found, one line each."""
-    if problems := [text.splitlines()[0] for text in found.get("problems", ())]:
-        return problems
-    if not found.get("operators"):
-        return ["no operator is registered"]
-    for name, extension in found["extensions"].items():
-        if extension["library"] and not extension["loaded"]:
-            problems.append(f"{name}: loaded in part only")
-    for name in found["operators"]:
-        if not found["kernels"].get(name):
-            problems.append(f"{name}: no code for CUDA is registered")
-        for what, code in (("fake", "its fake implementation"), ("host", "its host code")):
-            if error := found[what].get(name, "it was not called"):
-                problems.append(f"{name}: {code}: {error}")
-    return problems
 
 
 def agree(results: Sequence[Result]) -> None:
@@ -443,6 +436,7 @@ def worst(results: Iterable[Result]) -> int:
 
 def _as_json(wheel: WheelResults, absent: Sequence[str]) -> dict[str, Any]:
     first = next((result for result in wheel.results if result.status is Status.OK), None)
+    counts = Counter(result.status for result in wheel.results)
     cells = [{**asdict(result), "status": result.status.value} for result in wheel.results]
     for cell in cells:
         if cell["status"] == Status.OK.value:
@@ -453,7 +447,7 @@ def _as_json(wheel: WheelResults, absent: Sequence[str]) -> dict[str, Any]:
         "schemas": first.operators if first else {},
         "schemas_of": f"torch {first.torch}, Python {first.python}" if first else "",
         "pythons_not_here": list(absent),
-        "counts": {status.value: sum(cell["status"] == status.value for cell in cells) for status in Status},
+        "counts": {status.value: counts[status] for status in Status},
         "cells": cells,
         "triton": wheel.triton,
     }

@@ -17,79 +17,63 @@ import json
 import runpy
 import sys
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 PREFIX = "sageattention"
 BATCH, HEADS, TOKENS, HEAD_DIM = 1, 2, 128, 128
-VALUES: dict[str, Any] = {
-    "tensor_layout": 1,
-    "is_causal": 0,
-    "qk_quant_gran": 2,
-    "return_lse": 1,
-    "num_tokens": TOKENS,
-    "block_size": 64,
-    "warp_block_size": 32,
-    "sm_scale": 0.125,
-    "scale_max": 448.0,
-    "granularity": 3,
-    "q_block": 64,
-    "q_rows": 16,
-    "k_rows": 128,
-    "v_mode": 2,
-    "v_limit": 448.0,
-}
+# Values of arguments by their names in the schemas; 1 for others.
+VALUES = {"is_causal": 0, "qk_quant_gran": 2, "num_tokens": TOKENS, "block_size": 64, "warp_block_size": 32}
+VALUES |= {"granularity": 3, "q_block": 64, "q_rows": 16, "k_rows": 128, "v_mode": 2}
+FLOATS = {"sm_scale": 0.125, "scale_max": 448.0, "v_limit": 448.0}
 
 
 def probe() -> dict[str, Any]:
-    """Return what `import_check.inspect` finds, and what came of calling each operator.
+    """Return what `import_check.inspect` finds, with what came of calling each operator among its problems.
 
-    By operator: `kernels` (whether there is code for CUDA), `fake` and `host` (empty, or what went wrong).
     `triton` is the version of the Triton that torch brought.
     """
     result: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("import_check.py")))["inspect"]()
     operators = {name: text for name, text in result["operators"].items() if name.startswith(PREFIX)}
-    result.update(operators=operators, kernels={}, fake={}, host={}, triton="")
-    if result["problems"]:
-        # torch only says that a library can't be loaded; the loader says why.
-        result["problems"] = [*_loader_errors(), *result["problems"]]
-    if "torch" not in result:
-        return result
+    result.update(operators=operators, triton="")
     with suppress(importlib.metadata.PackageNotFoundError):
         result["triton"] = importlib.metadata.version("triton")
+    problems = result["problems"]
+    if problems:
+        # torch only says that a library can't be loaded; the loader says why.
+        problems[:0] = _loader_errors()
+        return result
+    for name, extension in result["extensions"].items():
+        if extension["library"] and not extension["loaded"]:
+            problems.append(f"{name}: loaded in part only")
     torch = importlib.import_module("torch")
     for name in operators:
         namespace, rest = name.split("::")
         packet, _, overload = rest.partition(".")
         operator = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
-        result["kernels"][name] = bool(torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"))
-        result["fake"][name] = _error_of(partial(_call_fake, torch, operator))
-        result["host"][name] = _error_of(partial(_call_host, torch, operator))
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"):
+            problems.append(f"{name}: no code for CUDA is registered")
+        for what, call in (("its fake implementation", _call_fake), ("its host code", _call_host)):
+            try:
+                call(torch, operator)
+            except BaseException as error:  # whatever is raised is what is looked for
+                text = traceback.format_exception_only(type(error), error)[-1].strip().splitlines()[0]
+                problems.append(f"{name}: {what}: {text}")
+    if not operators:
+        problems.append("no operator is registered")
     return result
 
 
 def _loader_errors() -> list[str]:
     """Return the dynamic loader's errors for the wheel's libraries."""
     errors = []
-    for folder in map(Path, sys.path):
-        for library in sorted(folder.glob(f"{PREFIX}/lib/*.so")):
-            try:
-                ctypes.CDLL(str(library))
-            except OSError as error:
-                errors.append(f"{library.name}: {error}")
+    for library in (path for folder in sys.path for path in sorted(Path(folder).glob(f"{PREFIX}/lib/*.so"))):
+        try:
+            ctypes.CDLL(str(library))
+        except OSError as error:
+            errors.append(f"{library.name}: {error}")
     return errors
-
-
-def _error_of(call: Callable[[], None]) -> str:
-    """Return the error's type and first line; empty where there is none."""
-    try:
-        call()
-    except BaseException as error:  # whatever is raised is what is looked for
-        return traceback.format_exception_only(type(error), error)[-1].strip().splitlines()[0]
-    return ""
 
 
 def _arguments(torch: Any, operator: Any, device: str) -> list[Any]:
@@ -114,7 +98,7 @@ def _arguments(torch: Any, operator: Any, device: str) -> list[Any]:
             dtype, *sizes = shapes.get(argument.name, (torch.float16, TOKENS, HEAD_DIM))
             given.append(torch.empty((BATCH, HEADS, *sizes), dtype=dtype, device=device))
         else:
-            given.append(VALUES.get(argument.name, 1))
+            given.append((VALUES | FLOATS).get(argument.name, 1))
     return given
 
 

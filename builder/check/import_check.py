@@ -2,11 +2,10 @@
 
     python -I -S import_check.py [--contract] [FOLDER...]
 
-The folders come first on the path: that with torch, and an unpacked wheel. Without any, the environment's own
-packages are imported, and `-S` is left out. The interpreter may be of a clean environment, or of another
-machine, so all but `check`, which is for the caller, uses the standard library only, and the smoke test's
-`client_calls.py`. A front may swallow the errors of its extensions' imports and treat their kernels as
-unavailable, so each extension is imported here explicitly.
+The folders, with torch and with an unpacked wheel, come first on the path; without any, the environment's
+own packages are imported, and `-S` is left out. The interpreter may be another machine's, so all but `check`
+uses the standard library only, and the smoke test's `client_calls.py`. A front may treat kernels whose import
+fails as unavailable, so each extension is imported here explicitly.
 """
 
 from __future__ import annotations
@@ -28,10 +27,7 @@ _IMPORT_SECONDS = 600  # torch and a wheel, from cold disks
 
 
 def inspect(*, contract: bool = False) -> dict[str, Any]:
-    """Import everything, and return what happened; an error of an import is a finding and is not raised.
-
-    With `contract`, see too that every name and call of the smoke test's `client_calls.py` is there.
-    """
+    """Import everything, and return what happened; with `contract`, look for all that clients call too."""
     distribution = importlib.metadata.distribution(PACKAGE)
     result: dict[str, Any] = {
         "python": platform.python_version(),
@@ -62,13 +58,13 @@ def inspect(*, contract: bool = False) -> dict[str, Any]:
         libraries = [name for name, has_library in modules.items() if has_library]
         path = Path(__file__).parents[1] / "smoketest" / "attention" / "client_calls.py"
         result["problems"] += runpy.run_path(str(path))["problems"](libraries)
-    after = _operators(torch)
-    result["operators"] = {name: schema for name, schema in sorted(after.items()) if name not in before}
+    operators = sorted(_operators(torch).items())
+    result["operators"] = {name: schema for name, schema in operators if name not in before}
     return result
 
 
 def extension_modules(files: Sequence[str]) -> dict[str, bool]:
-    """Return the extensions among RECORD's files, and whether each has a shared library: `{"_fused": True}`."""
+    """Return the extensions' modules among RECORD's files, and whether each has a library."""
     names = {Path(file).name.split(".")[0] for file in files if Path(file).parent == Path(PACKAGE)}
     libraries = {
         path.name.split(".")[0]
@@ -96,12 +92,7 @@ def _operators(torch: Any) -> dict[str, str]:
 def check(
     command: Sequence[str | Path], folders: Sequence[Path] = (), *, contract: bool = False
 ) -> list[str]:
-    """Run this file with another Python, and return what was imported as lines to print.
-
-    Args:
-        command: What runs the interpreter: its path, perhaps after an emulator's.
-        folders: Where torch and the unpacked wheel are; none if they are installed there.
-        contract: As for `inspect`.
+    """Run this file with another Python (`command`), and return what it says as lines to print.
 
     Raises:
         AuditError: Something can't be imported, or the interpreter died over it.
@@ -115,10 +106,9 @@ def check(
     arguments += [*([CONTRACT] if contract else []), *folders]
     try:
         done = run([*command, *arguments], timeout_seconds=_IMPORT_SECONDS, check=False)
+        result = json.loads(done.output.strip().rpartition("\n")[2])
     except CommandError as error:
         raise AuditError(f"import {PACKAGE}: {error.message}") from None
-    try:
-        result = json.loads(done.output.strip().rpartition("\n")[2])
     except json.JSONDecodeError:
         ended = f"Importing {PACKAGE} ended the interpreter ({done.ending}):{done.last_lines()}"
         raise AuditError(ended) from None

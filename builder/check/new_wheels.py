@@ -22,17 +22,10 @@ from builder.util.process import output_of
 def check_new(
     wheels: Sequence[Path], target: Target, options: BuildOptions, scratch: Path, *, contract: bool
 ) -> list[str]:
-    """Audit all wheels of a build, and import each with torch and nothing else.
+    """Audit wheels, and import each with the session's torch and nothing else; return what was checked.
 
-    Args:
-        wheels: The wheels.
-        target: What was built.
-        options: `torch_index` and `machine_root` count.
-        scratch: Where the wheels are unpacked.
-        contract: Whether other projects' names and calls have to be there.
-
-    Returns:
-        What was checked. `store.IMPORTED` is not in it where this machine can't run the wheels.
+    `store.IMPORTED` is not in it where this machine can't run the wheels. With `contract`, other projects'
+    names and calls have to be there.
     """
     checks: set[str] = set()
     for wheel in wheels:
@@ -62,11 +55,7 @@ def check_new(
 
 
 def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...], str] | None:
-    """Return the command that runs Python of another machine, and that Python's version, `3.11`.
-
-    That is qemu's user emulation with `--machine-root`, the root of a small system of that machine, in which
-    only Python has to be installed (`tools/debian-root` makes one); None without that option.
-    """
+    """Return the command that runs Python of a target's machine, and its version; None without a root."""
     root, machine = options.machine_root, target.machine
     if root is None:
         return None
@@ -79,8 +68,8 @@ def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...
     if qemu is None:
         raise ToolchainError(
             f"There is no {names[0]}, which --machine-root needs.",
-            "Install it: `apt install qemu-user-static` (Debian, Ubuntu) or `dnf install qemu-user-static` "
-            "(Fedora). Or omit --machine-root: the wheels are then not imported.",
+            "Install it (`apt install qemu-user-static`, or with dnf), or omit --machine-root: the "
+            "wheels are then not imported.",
         )
     command = (qemu, "-L", str(root), str(root / "usr" / "bin" / "python3"))
     code = "import platform, sys; print(platform.machine(), '%d.%d' % sys.version_info[:2])"

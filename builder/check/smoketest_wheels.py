@@ -15,12 +15,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from builder.check.compatibility import why_not_here
 from builder.check.pythons import find_python
 from builder.smoketest.report import ENDINGS, ExitCode
-from builder.target.gpu import local_gpus
+from builder.target.architectures import local_gpus
 from builder.target.targets import Target, find_target, load_targets
 from builder.toolchain.venv import make_clean_venv
 from builder.util import files
@@ -43,16 +42,8 @@ class Ending:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Test wheels of the wheelhouse, of one target, or the ones given.
-
-    Returns:
-        The worst exit code of the wheels that ran (see `builder.smoketest.report.ExitCode`).
-
-    Raises:
-        UsageError: A wheel does not exist.
-        TargetError: There is no such target.
-    """
-    options = _parser().parse_args(argv)
+    """Test wheels of the wheelhouse, of one target, or the ones given; return the worst exit code."""
+    options = _parse(argv)
     target = find_target(options.target) if options.target else None
     named = [Path(path).resolve() for path in options.wheel]
     wheels = named or sorted(Path(options.wheelhouse).resolve().glob("*.whl"))
@@ -69,11 +60,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{why}: no wheel was tested. --import-only checks the imports alone.")
         return ExitCode.NO_GPU
     endings = [_test(wheel, options) for wheel in wheels]
-    say("\n".join(["", *summary(endings, import_only=options.import_only)]))
-    return worst(endings, named=bool(named or target))
+    width = max(len(ending.wheel.name) for ending in endings)
+    passed = sum(ending.ran and ending.exit_code == ExitCode.PASS for ending in endings)
+    not_run = sum(not ending.ran for ending in endings)
+    good = "only imported (nothing was computed)" if options.import_only else "passed"
+    say("\n".join(["", *(f"{ending.wheel.name:{width}}  {ending.line}" for ending in endings)]))
+    say(f"wheels: {passed} {good}, {len(endings) - passed - not_run} failed, {not_run} not run")
+    # Failed rows first. A wheel that was named and did not run is no pass.
+    codes = [ending.exit_code for ending in endings if ending.ran or named or target]
+    if not codes:
+        return ExitCode.NO_WHEEL
+    if ExitCode.FAILURES in codes:
+        return ExitCode.FAILURES
+    return next((code for code in codes if code != ExitCode.PASS), ExitCode.PASS)
 
 
-def _parser() -> Parser:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="nox -s smoketest --",
         description="Test wheels on this machine's GPU, each in a new environment.",
@@ -96,7 +98,7 @@ def _parser() -> Parser:
     test.add_argument("--groups", metavar="A,B", help="only these groups of rows")
     test.add_argument("--seed", type=int, metavar="N", help="of the random inputs")
     test.add_argument("--no-speed", action="store_true", help="omit the timings")
-    return parser
+    return parser.parse_args(argv)
 
 
 def belongs_to(label: WheelLabel, target: Target) -> bool:
@@ -170,56 +172,32 @@ def _test(wheel: Path, options: argparse.Namespace) -> Ending:
 
 
 def _run(wheel: Path, python: Path, options: argparse.Namespace) -> Ending:
-    flags = [name for name in ("quick", "long", "import_only", "no_speed") if getattr(options, name)]
-    values = [name for name in ("kernels", "groups", "seed") if getattr(options, name) is not None]
+    """Run the test in its environment, and add the wheel's name and digest to its report."""
     # By its path, and not with -m: a folder named sageattention where the user is would be imported.
     command: list[str | Path] = [python, files.ROOT / "builder" / "smoketest"]
-    command += [f"--{name.replace('_', '-')}" for name in flags]
-    command += [f"--{name}={getattr(options, name)}" for name in values]
-    report = None
+    for name in ("quick", "long", "import_only", "no_speed"):
+        command += [f"--{name.replace('_', '-')}"] * bool(getattr(options, name))
+    for name in ("kernels", "groups", "seed"):
+        if (value := getattr(options, name)) is not None:
+            command.append(f"--{name}={value}")
+    path = wheel.with_name(f"{wheel.name}.smoketest.json")
     if not options.import_only:  # whose report would replace that of a real test
-        report = wheel.with_name(f"{wheel.name}.smoketest.json")
-        report.unlink(missing_ok=True)
-        command += ["--json", report]
+        path.unlink(missing_ok=True)
+        command += ["--json", path]
     # Nothing may bring other packages than the environment's into the test.
     others = ("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "VIRTUAL_ENV")
     env = {name: value for name, value in os.environ.items() if name not in others}
-    return conclude(wheel, show(command, env=env | {"PYTHONNOUSERSITE": "1"}), report)
-
-
-def conclude(wheel: Path, exit_code: int, report_path: Path | None) -> Ending:
-    """Return a wheel's result, and add the wheel's name and digest to its report; imports alone have none."""
-    if report_path is None and exit_code == ExitCode.PASS:
-        return Ending(wheel, exit_code, "imports only: nothing was computed")
+    code = show(command, env=env | {"PYTHONNOUSERSITE": "1"})
+    if options.import_only and code == ExitCode.PASS:
+        return Ending(wheel, code, "imports only: nothing was computed")
     try:
-        report: dict[str, Any] = json.loads(report_path.read_text()) if report_path else {}
+        report = {} if options.import_only else json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):
         report = {}
-    if report_path is None or not report:
-        known = [code for code in ExitCode if code == exit_code != ExitCode.PASS]
-        line = ENDINGS[known[0]] if known else f"FAILED: the test ended with exit code {exit_code}"
-        return Ending(wheel, exit_code or ExitCode.FAILURES, line)
-    report["wheel"] = {"filename": wheel.name, "sha256": files.file_sha256(wheel)}
-    files.write(report_path, json.dumps(report, indent=1) + "\n")
-    return Ending(wheel, exit_code, str(report["headline"]).splitlines()[0])
-
-
-def summary(endings: Sequence[Ending], *, import_only: bool) -> list[str]:
-    """Return a line for each wheel, and one with the counts; imports alone are not called a pass."""
-    width = max(len(ending.wheel.name) for ending in endings)
-    lines = [f"{ending.wheel.name:{width}}  {ending.line}" for ending in endings]
-    passed = sum(ending.ran and ending.exit_code == ExitCode.PASS for ending in endings)
-    not_run = sum(not ending.ran for ending in endings)
-    failed = len(endings) - passed - not_run
-    good = "only imported (nothing was computed)" if import_only else "passed"
-    return [*lines, f"wheels: {passed} {good}, {failed} failed, {not_run} not run"]
-
-
-def worst(endings: Sequence[Ending], *, named: bool) -> int:
-    """Return the exit code for all: failed rows first. A wheel that was named and did not run is no pass."""
-    codes = [ending.exit_code for ending in endings if ending.ran or named]
-    if not codes:
-        return ExitCode.NO_WHEEL
-    if ExitCode.FAILURES in codes:
-        return ExitCode.FAILURES
-    return next((code for code in codes if code != ExitCode.PASS), ExitCode.PASS)
+    if report:
+        report["wheel"] = {"filename": wheel.name, "sha256": files.file_sha256(wheel)}
+        files.write(path, json.dumps(report, indent=1) + "\n")
+        return Ending(wheel, code, str(report["headline"]).splitlines()[0])
+    known = code != ExitCode.PASS and code in list(ExitCode)
+    line = ENDINGS[ExitCode(code)] if known else f"FAILED: the test ended with exit code {code}"
+    return Ending(wheel, code or ExitCode.FAILURES, line)

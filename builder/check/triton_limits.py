@@ -2,12 +2,10 @@
 
     python triton_limits.py [FOLDER] [--gpu 8.6]
 
-FOLDER contains the package `sageattention`, unpacked; without it the installed one is tried. Runs by its
-path, with the standard library, torch and the Triton to be tried (3.3 or later), and prints JSON; exit code 1
-where a kernel breaks a limit. The package's own launchers are called with tensors on the CPU, and what they
-would launch is compiled with Triton's usual specialisation (arguments that are 1, or divide by 16): for each
-GPU anew, since a launcher may ask which it is. A kernel that a launcher names, but that no call of `_calls`
-reaches, is a problem too.
+FOLDER contains the package `sageattention`, unpacked; without it the installed one is tried. It runs by its
+path, with torch and the Triton to be tried (3.3 or later), and prints JSON; exit code 1 where a kernel breaks
+a limit. The package's launchers are called with tensors on the CPU, and what they would launch is compiled
+as Triton specialises it, for each GPU anew. A kernel that no call of `_calls` reaches is a problem too.
 """
 
 from __future__ import annotations
@@ -46,6 +44,8 @@ REGISTERS_OF_A_BLOCK = 65_536  # and 255 a thread at most, which the assembler k
 _TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "bool": "i1", "int8": "i8"}
 _TYPES |= {"int32": "i32", "int64": "i64"}
 
+Jobs = dict[tuple[Any, ...], tuple[JITFunction[Any], dict[str, Any]]]
+
 
 def _calls(head_dim: int, tokens: int) -> Iterator[tuple[str, str, str, tuple[Any, ...], dict[str, Any]]]:
     """Yield (module, launcher, variant, arguments, keywords) of the calls that the package makes."""
@@ -82,7 +82,7 @@ def _calls(head_dim: int, tokens: int) -> Iterator[tuple[str, str, str, tuple[An
 
 
 class Launches:
-    """The launches of a package: each kernel with its arguments' types, constants and options."""
+    """The launches of a package."""
 
     def __init__(self, folder: Path) -> None:
         # The package's own __init__ loads extensions, for which torch has to be the one that they are for.
@@ -91,7 +91,7 @@ class Launches:
         sys.modules["sageattention"] = package
         names = [found.name for found in pkgutil.iter_modules([str(folder / "sageattention" / "triton")])]
         self.modules = {name: importlib.import_module(f"sageattention.triton.{name}") for name in names}
-        self.jobs: dict[tuple[Any, ...], tuple[JITFunction[Any], dict[str, Any]]] = {}
+        self.jobs: Jobs = {}  # (GPU, kernel, source) -> the kernel, with its types, constants and options
         self.problems: list[str] = []
 
     def collect(self, gpu: str) -> None:
@@ -100,7 +100,7 @@ class Launches:
         properties = types.SimpleNamespace(
             major=capability[0], minor=capability[1], shared_memory_per_block_optin=SHARED_BYTES[gpu]
         )
-        current = []
+        current: list[tuple[JITFunction[Any], dict[str, Any]]] = []
 
         def launch(kernel: JITFunction[Any], *args: Any, **kwargs: Any) -> None:
             options = {name: value for name, value in kwargs.items() if name not in ("grid", "warmup")}
@@ -113,11 +113,12 @@ class Launches:
         ):
             for head_dim, tokens in itertools.product((64, 128), (2048, 2047)):
                 for module, launcher, call, args, kwargs in _calls(head_dim, tokens):
+                    if module not in self.modules:
+                        continue
                     variant = f"head dim {head_dim}, {tokens} tokens, {call.replace('torch.', '')}"
                     current.clear()
                     try:
-                        if module in self.modules:
-                            getattr(self.modules[module], launcher)(*args, **kwargs)
+                        getattr(self.modules[module], launcher)(*args, **kwargs)
                     except Exception as error:
                         problem = f"{type(error).__name__}: {error}"
                         self.problems.append(f"{module}.{launcher}, {variant}: {problem}")
@@ -165,7 +166,7 @@ def specialise(kernel: JITFunction[Any], args: tuple[Any, ...], kwargs: dict[str
     return {"signature": signature, "constants": constants, "attributes": attributes, "options": options}
 
 
-_forked: dict[tuple[Any, ...], tuple[JITFunction[Any], dict[str, Any]]] = {}
+_forked: Jobs = {}
 
 
 def _compile(key: tuple[Any, ...]) -> dict[str, Any]:
@@ -176,26 +177,22 @@ def _compile(key: tuple[Any, ...]) -> dict[str, Any]:
         compiled = triton.compile(source, target=target, options=dict(job["options"]))
     except Exception as error:
         return {"problem": f"does not compile: {type(error).__name__}: {str(error).splitlines()[-1:]}"}
-    usage = {"shared_bytes": compiled.metadata.shared} | _registers(compiled.asm["cubin"])
-    limits = {"shared_bytes": SHARED_BYTES[gpu]}
-    limits["registers"] = REGISTERS_OF_A_BLOCK // (32 * compiled.metadata.num_warps)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        output = subprocess.check_output([tool, "--dump-resource-usage", file.name], text=True)
+    values = dict(re.findall(r"\b(REG|STACK):(\d+)", output))  # the stack is what registers spill to
+    shared = compiled.metadata.shared
+    usage = {"shared_bytes": shared, "registers": int(values["REG"]), "stack_bytes": int(values["STACK"])}
+    registers = REGISTERS_OF_A_BLOCK // (32 * compiled.metadata.num_warps)
+    limits = {"shared_bytes": SHARED_BYTES[gpu], "registers": registers}
     broken = [f"{usage[what]:,} {what} of {most:,}" for what, most in limits.items() if usage[what] > most]
     return usage | {"problem": f"needs {', '.join(broken)}" if broken else ""}
 
 
-def _registers(cubin: bytes) -> dict[str, int]:
-    """Return the registers of a thread, and the bytes of stack that it spills them to."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        output = subprocess.check_output([tool, "--dump-resource-usage", file.name], text=True)
-    values = dict(re.findall(r"\b(REG|STACK):(\d+)", output))
-    return {"registers": int(values["REG"]), "stack_bytes": int(values["STACK"])}
-
-
 def main() -> int:
-    """Compile everything, and print JSON: the Triton, the worst of each kernel for each GPU, the problems."""
+    """Print the Triton, the worst use of each kernel for each GPU, and the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", default=sysconfig.get_path("purelib"))
     parser.add_argument("--gpu", action="append", choices=SHARED_BYTES, help="only these; repeatable")

@@ -1,20 +1,15 @@
 """Sets up the project's own compiler cache: ccache.
 
-ccache runs the compiler as its own child, so a compile's CPU time and memory are counted with the build. It
-needs no server, and a hit costs a few hundredths of a second: it does not even preprocess. Three things make
-its hits right and frequent:
+A hit costs a few hundredths of a second: ccache does not even preprocess. Three things make its hits right:
 
-- nvcc preprocesses a source once for the host and once for each architecture, and these passes may include
-  different files. ccache sees only one of them, and would miss a change that another one sees. So it runs
-  in its depend mode, which uses nvcc's own list of included files. `-MD` makes that list, of all passes.
+- nvcc preprocesses a source once for the host and once for each architecture, and ccache sees only one of
+  these passes. So it runs in its depend mode, which uses nvcc's own list of files that all passes include.
 - The compiler is identified by a digest of all programs that a compile runs (cicc and ptxas among them),
   not by the size and time of nvcc alone.
 - The same compile has to be found again from a different folder, environment and machine. So commands name
-  no path outside the tree, but links in it (`pep517.write_settings`), and paths are taken relative to it
-  (`base_dir`). nvcc finds its own headers beside the path that it is called by, so it is called by a link.
+  no path outside the tree, but links in it (`pep517.write_settings`), and paths are relative (`base_dir`).
 
-Objects are shared with other machines by ccache's own remote storage. A server that fails or does not answer
-in time costs that time in each compile, and fails no build.
+Objects are shared with other machines by ccache's own remote storage, which fails no build.
 """
 
 from __future__ import annotations
@@ -30,8 +25,7 @@ from tempfile import TemporaryFile
 
 from builder.target.options import BuildOptions
 from builder.util import process
-from builder.util.http import public_address
-from builder.util.log import warn
+from builder.util.log import public_address, warn
 
 # ccache's counters (manual, "Cache statistics") that don't say how a compile ended: its storage, its sizes,
 # details of a hit or miss that another counter counts, and calls that compile nothing.
@@ -49,14 +43,14 @@ _REMOTE = "{url} helper=_builtin_ connect-timeout=2000 operation-timeout=10000 r
 
 @dataclass(frozen=True)
 class Stats:
-    """What a cache did for one build: how many compiles were answered from it, stored, or neither."""
+    """What a cache did for one build, in compiles."""
 
     hits: int = 0
     misses: int = 0
-    uncached: int = 0
-    reasons: tuple[str, ...] = ()  # of `uncached`, by ccache's own names
+    uncached: int = 0  # run, and not stored
+    reasons: tuple[str, ...] = ()  # why, by ccache's own names
     remote_hits: int = 0  # those of the hits that came from the remote cache
-    remote: str = ""  # the remote cache's address, without secrets
+    remote: str = ""  # its address, without secrets; empty for none
 
     def __str__(self) -> str:
         remote = f" ({self.remote_hits} from {self.remote})" if self.remote else ""
@@ -69,9 +63,9 @@ class Stats:
 class CompilerCache:
     """ccache, ready for one build; without arguments, no cache."""
 
-    launcher: tuple[str, ...] = ()  # what to put before a compiler's command
-    env: Mapping[str, str] = field(default_factory=dict)  # the variables that a build needs in addition
-    remote: str = ""  # the remote cache's address, without secrets
+    launcher: tuple[str, ...] = ()  # goes before a compiler's command
+    env: Mapping[str, str] = field(default_factory=dict)  # what a build needs in addition
+    remote: str = ""  # as in `Stats`
 
     def stats(self) -> Stats:
         """Return what the cache has done for this build until now; warn of failures of the remote one."""
@@ -86,23 +80,24 @@ class CompilerCache:
         for name in ("error", "timeout"):
             if count := counts.get(f"remote_storage_{name}", 0):
                 warn(f"remote compiler cache {self.remote}: {count} {name}{'s' * (count != 1)}")
-        hits = sum(counts.pop(name, 0) for name in ("direct_cache_hit", "preprocessed_cache_hit"))
-        misses, remote_hits = counts.pop("cache_miss", 0), counts.get("remote_storage_hit", 0)
-        rest = sorted(name for name, count in counts.items() if count and not _NOT_A_RESULT.fullmatch(name))
-        uncached = sum(counts[name] for name in rest)
-        return Stats(hits, misses, uncached, tuple(rest), remote_hits, self.remote)
+        results = {name: n for name, n in counts.items() if n and not _NOT_A_RESULT.fullmatch(name)}
+        hits = sum(results.pop(name, 0) for name in ("direct_cache_hit", "preprocessed_cache_hit"))
+        misses = results.pop("cache_miss", 0)
+        remote_hits = counts.get("remote_storage_hit", 0)
+        return Stats(hits, misses, sum(results.values()), tuple(sorted(results)), remote_hits, self.remote)
 
 
 def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCache:
-    """Return the compiler cache for a build, whose compilers (`Toolchain.identity`) run in a source tree.
+    """Return the compiler cache that a build asks for, or with a warning none, where it can't be used.
 
-    If it can't be used, this warns and returns one that does nothing; a build never fails for it.
+    `identity` is the toolchain's, `tree` the source tree in which the compilers run.
     """
     if not options.cache:
         return CompilerCache()
     # What comes from other machines is kept apart, so that a build without it has nothing of it.
     objects = options.cache_dir / "ccache" / ("objects-shared" if options.cache_remote else "objects")
-    folder, ccache = tree / _FOLDER, installed_ccache()
+    # One on PATH is the user's own.
+    folder, ccache = tree / _FOLDER, Path(sysconfig.get_path("scripts")) / "ccache"
     config = folder / "ccache.conf"
     try:
         # It has to start, and be able to write: better found out here than in each compile.
@@ -113,7 +108,10 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         (folder / _STATS).write_bytes(b"")
         config.touch(mode=0o600)  # the remote cache's address may hold a password
-        config.write_text(_configuration(options, objects, identity, tree.absolute()), encoding="utf-8")
+        settings = _settings(options, objects, identity, tree.absolute())
+        # A `$` would start the name of a variable.
+        lines = [f"{name} = {value.replace('$', '$$')}\n" for name, value in settings.items()]
+        config.write_text("".join(lines), encoding="utf-8")
     except (OSError, process.CommandError) as error:
         warn(f"the compiler cache in {objects} can't be used ({error}); compiling without it")
         return CompilerCache()
@@ -121,16 +119,11 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
     return CompilerCache((str(ccache),), {"CCACHE_CONFIGPATH": str(config)}, remote)
 
 
-def installed_ccache() -> Path:
-    """Return the ccache of this Python's environment; one on `PATH` is the user's own and is not used."""
-    return Path(sysconfig.get_path("scripts")) / "ccache"
-
-
-def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Path) -> str:
-    """Return ccache's configuration file for a build (ccache manual, "Configuration options")."""
+def _settings(options: BuildOptions, objects: Path, identity: str, tree: Path) -> dict[str, str]:
+    """Return ccache's settings (ccache manual, "Configuration options")."""
     # In a Redis server's address, `:password@` is understood without the colon alone.
-    url, read_only = options.cache_remote.replace("://:", "://"), str(options.cache_remote_read_only).lower()
-    settings = {
+    url, read_only = options.cache_remote.replace("://:", "://"), options.cache_remote_read_only
+    return {
         "cache_dir": str(objects),
         "temporary_dir": str(tree / _FOLDER / "tmp"),
         "stats_log": str(tree / _FOLDER / _STATS),
@@ -141,7 +134,5 @@ def _configuration(options: BuildOptions, objects: Path, identity: str, tree: Pa
         "hash_dir": "false",
         # The tree is this build's own copy, just written: young files don't mean that anything changes them.
         "sloppiness": "include_file_ctime, include_file_mtime",
-        "remote_storage": _REMOTE.format(url=url, read_only=read_only) if url else "",
+        "remote_storage": _REMOTE.format(url=url, read_only=str(read_only).lower()) if url else "",
     }
-    # A `$` would start the name of a variable.
-    return "".join(f"{name} = {value.replace('$', '$$')}\n" for name, value in settings.items())

@@ -1,10 +1,8 @@
 """`python kill_tree.py COMMAND...`: runs a command; at the end no process of its tree is left.
 
 The end is when the command has ended, on SIGTERM, or when our parent dies in any way. A build's processes
-start sessions of their own, so no process group holds all of them. But each one whose parent has gone
-becomes a child of this process (prctl(2), PR_SET_CHILD_SUBREAPER).
-
-It runs as a script, and needs nothing but Python.
+start sessions of their own; each one whose parent has gone becomes a child of this process (prctl(2),
+PR_SET_CHILD_SUBREAPER).
 """
 
 from __future__ import annotations

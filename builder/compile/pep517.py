@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.compile import kill_tree
-from builder.target.selection import Selection
+from builder.target.architectures import Selection
 from builder.target.targets import Target, local_version
 from builder.toolchain.cuda_home import Toolchain
 from builder.util.errors import CompileError, OutOfMemoryError
@@ -41,11 +41,11 @@ _NO_MEMORY = re.compile(
 
 @dataclass(frozen=True)
 class Compiled:
-    """A finished PEP 517 build, and what it cost."""
+    """A finished PEP 517 build: the wheel, and what it cost."""
 
     wheel: Path
     seconds: float  # wall time
-    cpu_seconds: float  # user and system time of all processes
+    cpu_seconds: float  # of all processes
     peak_memory_bytes: int  # largest resident set of one process
 
 
@@ -59,10 +59,10 @@ def write_settings(
     jobs: int,
     launcher: Sequence[str],
 ) -> Path:
-    """Write what `patches/v2.2.0/files/build_extensions.py` builds, into the source tree; returns the file.
+    """Write what `build_extensions.py` is to build into the source tree; its docstring explains the keys.
 
-    That module's docstring says what the keys mean. Folders outside the tree are named by links in it, so
-    that neither the compiler cache nor a wheel depends on where they are.
+    Folders outside the tree are named by links in it, so that neither the compiler cache nor a wheel depends
+    on where they are.
     """
     links = tree / ".toolchain"
     links.mkdir()
@@ -87,10 +87,7 @@ def write_settings(
 def environment(
     tools: Toolchain, environ: Mapping[str, str], *, settings: Path, machine: str, epoch: int, hash_seed: int
 ) -> dict[str, str]:
-    """Return the environment variables that a build runs with, but for those of the compiler cache.
-
-    Of the user's (`environ`) only those pass that can't change what is built.
-    """
+    """Return the environment variables of a build, but for the compiler cache's; few of the user's pass."""
     return {
         **{name: environ[name] for name in _PASSED_ON if name in environ},
         "PATH": tools.path(),
@@ -109,13 +106,8 @@ def run_build(
 ) -> Compiled:
     """Build a wheel of a source tree with `python -m build`, without isolation.
 
-    Args:
-        tree: The patched source tree.
-        out_dir: Where the wheel goes; must be empty.
-        log: File that gets all output, of which ninja's lines are printed.
-        env: The build's whole environment.
-        jobs: Compiler processes at once; for the message where memory ran out.
-        echo: Print all output.
+    All output goes to the log, and ninja's lines to the user, or with `echo` all. `env` is the build's whole
+    environment; `jobs` is for the message of OutOfMemoryError. Any other failure is a CompileError.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -155,18 +147,23 @@ def run_build(
     wheels = sorted(out_dir.glob("*.whl"))
     if len(wheels) != 1:
         raise CompileError(f"The build wrote {len(wheels)} wheels instead of one.", f"The whole log: {log}")
-    seconds = time.monotonic() - start
-    return Compiled(wheels[0], seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+    return Compiled(
+        wheel=wheels[0],
+        seconds=time.monotonic() - start,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_memory_bytes=usage.ru_maxrss * 1024,
+    )
 
 
 def failure(log: Path, returncode: int, jobs: int) -> CompileError:
-    """Return the error for a build that failed with `subprocess`'s returncode, with the log's last lines."""
+    """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines."""
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
     if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
-        fewer = f"run fewer compiler processes (--jobs {jobs // 2}; it ran {jobs}), or " if jobs > 1 else ""
+        remedy = "Even one compiler process needs more memory than is free."
+        if jobs > 1:
+            remedy = f"Run again with --jobs {jobs // 2}; it ran {jobs}. Or give the machine more memory."
         return OutOfMemoryError(
-            f"A compiler process was killed: the machine ran out of memory.\n{end}",
-            f"To go on, {fewer}give the machine or container more memory. Log: {log}",
+            f"A compiler process was killed: the machine ran out of memory.\n{end}", f"{remedy} Log: {log}"
         )
     how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
     return CompileError(f"The compiler failed ({how}).\n{end}", f"The whole log: {log}")

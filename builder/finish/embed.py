@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from packaging.licenses import canonicalize_license_expression
+from packaging.version import Version
 
 from builder.source.obtain import Source
 from builder.target.architectures import Architecture, join
@@ -32,7 +33,7 @@ from builder.wheel.write import write_wheel
 OPENING = "> **About this wheel.**"
 RUNTIME_LICENSE_FILE = "nvidia-cuda-runtime/License.txt"
 _LICENSE_NAMES = re.compile(r"(LICEN[CS]E|COPYING|NOTICE|AUTHORS)([.-][^/]*)?", re.IGNORECASE)
-_METADATA_VERSION = (2, 4)  # the first with License-Expression and License-File
+_METADATA_VERSION = Version("2.4")  # the first with License-Expression and License-File
 _REPLACED_FIELDS = {"License", "License-Expression", "License-File", "Metadata-Version"}
 
 
@@ -41,13 +42,8 @@ class Provenance:
     """How a wheel was made.
 
     Attributes:
-        target: What was built.
-        architectures: What it was built for.
-        source: What was compiled.
         patches: Name -> content of each file of the patch series, such as `files/build_extensions.py`.
         summaries: Name of each entry that was applied, such as `0001-build.toml` -> what it changed.
-        tools: The compiler's packages and archives, and the other tools.
-        project: This project.
         epoch: SOURCE_DATE_EPOCH, seconds since 1970.
     """
 
@@ -71,16 +67,7 @@ def embed(
 ) -> Path:
     """Write a built or repaired wheel again with its SBOM, patches, licences and description; return it.
 
-    Args:
-        wheel: What the build or auditwheel made; stays as it is.
-        provenance: How it was made.
-        out_dir: Where the finished wheel goes.
-        bundled: The libraries that auditwheel copied into it.
-        runtime_license: NVIDIA's terms; needed if the CUDA runtime is bundled.
-
-    Raises:
-        RepairError: The CUDA runtime is bundled, and its terms are missing.
-        WheelError: The wheel can't be read.
+    A wheel with a bundled CUDA runtime needs NVIDIA's terms for it.
     """
     project = provenance.project
     with Wheel(wheel) as opened:
@@ -89,7 +76,7 @@ def embed(
         for name in (*RECORD_FILES, "sboms/auditwheel.cdx.json"):
             content.pop(opened.in_dist_info(name), None)
         licenses: dict[str, bytes] = {}
-        for name in [*content]:
+        for name in opened.names:
             folder, _, inside = name.partition("/")
             is_license = inside.startswith("licenses/") or _LICENSE_NAMES.fullmatch(inside)
             if folder == opened.dist_info and is_license:
@@ -112,9 +99,10 @@ def embed(
         content[metadata] = _edit_metadata(
             content[metadata].decode(), expression, sorted(licenses), description, project.url
         )
+        own = {name: content[name] for name in content.keys() - {part.path for part in bundled}}
         content[opened.in_dist_info(f"sboms/{SBOM_NAME}")] = serialize(
             _subject(opened, expression, provenance),
-            [_source(provenance.source), *provenance.tools, *_files(opened, content, provenance, bundled)],
+            [_source(provenance.source), *provenance.tools, *bundled, *_files(opened, own, provenance)],
             made_by=Component("build-tool", project.name, project.revision, url=project.url),
             epoch=provenance.epoch,
         )
@@ -160,9 +148,9 @@ def _edit_metadata(
 
     `License` and the licence classifiers are removed: a licence expression replaces them (PEP 639).
     """
-    message = message_from_string(metadata.replace("\r\n", "\n"))
-    version = max(tuple(map(int, message.get("Metadata-Version", "2.1").split("."))), _METADATA_VERSION)
-    fields = [("Metadata-Version", ".".join(map(str, version)))]
+    message = message_from_string(metadata)
+    version = max(Version(message["Metadata-Version"]), _METADATA_VERSION)
+    fields = [("Metadata-Version", str(version))]
     fields += [
         (name, value.strip())
         for name, value in message.items()
@@ -209,14 +197,12 @@ def _source(source: Source) -> Component:
     )
 
 
-def _files(
-    wheel: Wheel, content: Mapping[str, bytes], provenance: Provenance, bundled: Sequence[Component]
-) -> list[Component]:
-    """Return each file of the finished wheel, for what it is."""
-    components = [*bundled]
+def _files(wheel: Wheel, content: Mapping[str, bytes], provenance: Provenance) -> list[Component]:
+    """Return each file of the finished wheel but the bundled ones, for what it is."""
+    components = []
     patches = {wheel.in_dist_info(f"patches/{name}"): name for name in provenance.patches}
-    for name in content.keys() - {part.path for part in bundled}:
-        data, kind, properties = content[name], "file", {}
+    for name, data in content.items():
+        kind, properties = "file", {}
         if summary := provenance.summaries.get(patches.get(name, "")):
             kind, properties = "patch", {"summary": summary}
         elif name in patches:

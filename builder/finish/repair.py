@@ -17,8 +17,7 @@ from builder.util.errors import RepairError
 from builder.util.files import file_sha256
 from builder.util.log import say
 from builder.wheel.elf import read_elf
-from builder.wheel.libraries import RUNTIME_LICENSE, SYSTEM, owner_of
-from builder.wheel.manylinux import load_policy, too_new, way_out
+from builder.wheel.libraries import RUNTIME_LICENSE, SYSTEM, load_policy, owner_of, too_new, way_out
 from builder.wheel.sbom import Component
 from builder.wheel.wheelfile import Wheel
 
@@ -33,16 +32,7 @@ sys.exit(main())
 
 
 def repair(wheel: Path, target: Target, out_dir: Path, cuda_libraries: Path) -> tuple[Path, list[Component]]:
-    """Make the PEP 600 wheel of a basic one.
-
-    Args:
-        wheel: The basic wheel (`linux_x86_64`); stays as it is.
-        target: Its `platform_tag` is the tag that the wheel gets.
-        out_dir: Where the new wheel goes.
-        cuda_libraries: The folder of the CUDA runtime.
-
-    Returns:
-        The new wheel, and the libraries that were bundled.
+    """Make the wheel for a target's `platform_tag` of a basic one; return it and what was bundled.
 
     Raises:
         RepairError: Symbols are too new for the tag, a library is missing or nobody is known to provide it,

@@ -26,27 +26,21 @@ METADATA_SUFFIX = ".metadata"
 SMOKETEST_SUFFIX = ".smoketest.json"
 
 
-class ForeignWheelError(UsageError):
-    """A file that is not a wheel of this project."""
-
-
 @dataclass(frozen=True)
 class IndexEntry:
-    """A wheel in the index.
+    """A wheel in the index; texts that are not known are empty.
 
     Attributes:
-        filename: Its file name, from which its version, Python, CUDA and folder are read.
-        torch: Version specifier of the torch that it requires, `==2.11.*`, or empty.
-        requires_python: Its `Requires-Python`, or empty.
-        summary: Its `Summary`, or empty.
+        filename: From which its version, Python, CUDA and folder are read.
+        torch: Version specifier of the torch that it requires: `==2.11.*` or `>2.8.9999`.
         architectures: Compute capabilities that it holds code for.
         complete: Whether it holds all architectures of its target.
         verified: Whether its SBOM says that it was built from the verified release.
         metadata_sha256: The SHA-256 of its METADATA (PEP 658).
         smoke_test: Its `outcome` (`passed`, `failed` or `not run`), the report's one line as `detail`, and
             the GPU and the torch that it ran `on`.
-        url: Its address in the index, absolute or relative to the site; empty until it has one.
-        uploaded: When it was published, as PEP 700 writes a time: `2026-11-28T20:15:00Z`; empty if not known.
+        url: Its address in the index, absolute or relative to the site.
+        uploaded: When it was published, as PEP 700 writes a time: `2026-11-28T20:15:00Z`.
     """
 
     filename: str
@@ -80,7 +74,7 @@ class IndexEntry:
 
     @property
     def python(self) -> str:
-        """Python and ABI tag: `cp312`, or `cp310-abi3`."""
+        """Python and ABI tag: `cp312`, or `py3-none`."""
         label = self.label
         return label.python if label.abi == label.python else f"{label.python}-{label.abi}"
 
@@ -118,20 +112,23 @@ class IndexEntry:
         return (int(match[1]), True) if match and self.label.python == "py3" else None
 
     @property
+    def oldest_torch(self) -> tuple[int, bool] | None:
+        """The minor version of the oldest torch 2 that it is for, and whether it is for newer ones too.
+
+        `>2.8.9999` is for 2.9 and its pre-releases, such as NVIDIA's `2.9.0a0`, which `>=2.9` shuts out.
+        """
+        match = re.fullmatch(r"(==|>=|>)2\.(\d+)(\.\*|\.9999)?", self.torch)
+        return (int(match[2]) + (match[1] == ">"), match[1] != "==") if match else None
+
+    @property
     def human_python(self) -> str:
         """The Python versions that it is for: `3.12`, or `3.10 and newer`."""
-        if self.oldest_python is None:
-            return self.python
-        minor, newer = self.oldest_python
-        return f"3.{minor} and newer" if newer else f"3.{minor}"
+        return _and_newer("3", self.oldest_python) or self.python
 
     @property
     def human_torch(self) -> str:
-        """The torch versions that it is for: `2.11`, or `2.10 and newer`."""
-        match = re.fullmatch(r"(==|>=)(\d+\.\d+)(\.\*)?", self.torch)
-        if match is None:
-            return self.torch or "not stated"
-        return match[2] if match[1] == "==" else f"{match[2]} and newer"
+        """The torch versions that it is for: `2.11`, or `2.9 and newer`."""
+        return _and_newer("2", self.oldest_torch) or self.torch or "not stated"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `wheels.json` has it: with the parts of its file name."""
@@ -141,39 +138,25 @@ class IndexEntry:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IndexEntry:
-        """Return what `as_json` returned.
-
-        Raises:
-            KeyError, TypeError, WheelError: It is something else.
-        """
+        """Return what `as_json` returned; anything else is a KeyError, TypeError or WheelError."""
         WheelLabel.parse(values["filename"])
         names = [field.name for field in dataclasses.fields(cls)]
         return cls(**{name: values[name] for name in names if name in values})
 
 
-def human_size(size_bytes: int) -> str:
-    """Return a size for people, in decimal units: `20.7 MB`."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size_bytes >= scale:
-            return f"{size_bytes / scale:.1f} {unit}"
-    return f"{size_bytes} bytes"
+def _and_newer(major: str, oldest: tuple[int, bool] | None) -> str:
+    return f"{major}.{oldest[0]}{' and newer' * oldest[1]}" if oldest else ""
 
 
 def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
-    """Sort entries: the newest version first, then the newest CUDA version, then universal wheels."""
-    by_name = sorted(
-        entries,
-        key=lambda entry: (not entry.label.universal, -entry.label.revision, entry.python, entry.filename),
-    )
-    return sorted(by_name, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
+    """Sort entries: the newest version, CUDA version and revision first, universal wheels before others."""
 
+    def place(entry: IndexEntry) -> tuple[object, ...]:
+        label = entry.label
+        return not label.universal, -label.revision, entry.python, label.machine == "aarch64", entry.filename
 
-def newest_of_each_cuda(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
-    """Return the first entry of each CUDA version; give the newest ones first."""
-    newest: dict[str, IndexEntry] = {}
-    for entry in entries:
-        newest.setdefault(entry.cuda, entry)
-    return list(newest.values())
+    ordered = sorted(entries, key=place)
+    return sorted(ordered, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
 
 
 def find_wheels(names: Sequence[str], wheelhouse: Path) -> list[Path]:
@@ -192,23 +175,19 @@ def read_entry(path: Path) -> IndexEntry:
     """Read a wheel of this project, and the report of its smoke test.
 
     Raises:
-        ForeignWheelError: It is not a wheel, or not one of this project.
-        UsageError: The report is not of this wheel.
+        UsageError: It is not a wheel, or not one of this project, or the report is not of this wheel.
     """
-    try:
-        with Wheel(path) as wheel:
-            label, headers = wheel.label, wheel.metadata
-    except WheelError as error:
-        raise ForeignWheelError(error.message) from None
-    provenance, sha256 = read_sbom(path), file_sha256(path)
-    torch = torch_requirement(headers.get("requires_dist"))
+    provenance = read_sbom(path)
+    with Wheel(path) as wheel:
+        headers = wheel.metadata
+    torch, sha256 = torch_requirement(headers.get("requires_dist")), file_sha256(path)
     return IndexEntry(
         filename=path.name,
         torch=str(torch.specifier) if torch else "",
         requires_python=headers.get("requires_python", ""),
         summary=headers.get("summary", ""),
         architectures=provenance.subject.properties.get("architectures", "").split(),
-        complete=label.complete,
+        complete=wheel.label.complete,
         verified=provenance.verified,
         sha256=sha256,
         size_bytes=path.stat().st_size,
@@ -218,12 +197,16 @@ def read_entry(path: Path) -> IndexEntry:
 
 
 def read_sbom(path: Path) -> sbom.Sbom:
-    """Return the SBOM of a wheel of this project; without one, ForeignWheelError is raised."""
-    with Wheel(path) as wheel:
-        provenance = sbom.read(wheel)
-    if provenance is None or not wheel.label.cuda:
-        raise ForeignWheelError(f"{path} is not of this project: an SBOM, or a CUDA version, is missing.")
-    return provenance
+    """Return the SBOM of a wheel of this project; of any other file, UsageError is raised."""
+    message = f"{path} is not of this project: an SBOM, or a CUDA version, is missing."
+    try:
+        with Wheel(path) as wheel:
+            provenance = sbom.read(wheel)
+        if provenance is not None and wheel.label.cuda:
+            return provenance
+    except WheelError as error:
+        message = error.message
+    raise UsageError(message, "Move it away, or name the wheels to publish.")
 
 
 def read_metadata(path: Path) -> bytes:
@@ -255,6 +238,5 @@ def _smoke_test(wheel: Path, sha256: str) -> dict[str, str]:
     elif exit_code == ExitCode.PASS and report.get("mode") != "import-only":
         outcome = "passed"
     torch = environment.get("torch")
-    parts = (environment.get("gpu"), f"torch {torch}" if torch else "")
-    on = ", ".join(part for part in parts if part)
+    on = ", ".join(part for part in (environment.get("gpu"), f"torch {torch}" if torch else "") if part)
     return {"outcome": outcome, "detail": report.get("headline") or "", "on": on}

@@ -12,20 +12,20 @@ import requests
 from github import Auth, BadAttributeException, Github, GithubException, GithubRetry
 from github.Requester import HTTPRequestsConnectionClass, HTTPSRequestsConnectionClass, Requester
 
+from builder.util.arguments import Parser, published_address
 from builder.util.errors import ReleaseError, UsageError
 
 API_URL = "https://api.github.com"
 _TIMEOUT_SECONDS = 120  # to connect, to send the next piece, and for the answer to an upload
 # What PyGithub raises over an answer that is not what it expects.
-_UNEXPECTED = (
-    *(BadAttributeException, AssertionError, AttributeError),
-    *(LookupError, RuntimeError, TypeError, ValueError),
-)
-_AGAIN = "Run the same command again: it continues where it stopped."
+_UNEXPECTED = (BadAttributeException, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
 
 
 class TransientError(ReleaseError):
     """A failure of the connection or the server, which a retry may get past."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "Run the same command again: it continues where it stopped.")
 
 
 class _HttpsConnection(HTTPSRequestsConnectionClass):
@@ -40,39 +40,32 @@ def token_from_environment() -> str | None:
     return (os.environ.get("GITHUB_TOKEN") or os.environ.get("GH_TOKEN") or "").strip() or None
 
 
+def add_api_url(parser: Parser) -> None:
+    """Add `--api-url` to a command's arguments."""
+    default = os.environ.get("GITHUB_API_URL") or API_URL
+    parser.add_argument("--api-url", type=published_address, default=default, metavar="URL")
+
+
 def connect(url: str, token: str | None, *, longest_wait_seconds: float = 900) -> Github:
     """Return a session with the API. It retries no POST, which would make a second release or asset.
 
-    Args:
-        url: Its address: `https://api.github.com`, or `https://HOST/api/v3`.
-        token: Sent with each request; None for requests without one.
-        longest_wait_seconds: A longer wait for the end of a rate limit is an error.
-
-    Raises:
-        UsageError: It is not an address, or the token would be sent over an unencrypted connection.
+    A longer wait for the end of a rate limit is an error, and so is a token over an unencrypted connection.
     """
     parts = urlsplit(url)
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if not parts.hostname or not (
-        parts.scheme == "https" or (parts.scheme == "http" and (local or not token))
-    ):
-        raise UsageError(
-            f"{url} is not the address of an API: a token is sent over https only.",
-            f"Give the API's https address, such as {API_URL}.",
-        )
+    if token and parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise UsageError(f"{url}: a token is sent over https only.", f"Give an address such as {API_URL}.")
     Requester.injectConnectionClasses(HTTPRequestsConnectionClass, _HttpsConnection)
-    retry = GithubRetry(
-        total=4,
-        backoff_factor=1,
-        max_rate_limit_wait=longest_wait_seconds,
-        allowed_methods={"GET", "PATCH", "DELETE"},
-    )
     return Github(
         auth=Auth.Token(token) if token else None,
         base_url=url.rstrip("/"),
         timeout=_TIMEOUT_SECONDS,
         per_page=100,
-        retry=retry,
+        retry=GithubRetry(
+            total=4,
+            backoff_factor=1,
+            max_rate_limit_wait=longest_wait_seconds,
+            allowed_methods={"GET", "PATCH", "DELETE"},
+        ),
         seconds_between_requests=None,
         seconds_between_writes=None,
         api_version="2022-11-28",
@@ -86,17 +79,16 @@ def github_errors() -> Iterator[None]:
     try:
         yield
     except GithubException as error:
-        message, remedy = f"GitHub's API: {error}.", ""
+        message = f"GitHub's API: {error}."
         if error.status >= requests.codes.internal_server_error or "rate limit" in message:
-            raise TransientError(message, _AGAIN) from None
+            raise TransientError(message) from None
+        remedy = "Check the repository's name, and that the token may write to its contents."
         if error.status == requests.codes.unauthorized:
             remedy = "The token is not valid, or not any more: set another one in GITHUB_TOKEN."
-        elif error.status in (requests.codes.forbidden, requests.codes.not_found):
-            remedy = "Check the repository's name, and that the token has write access to its contents."
         raise ReleaseError(message, remedy) from None
     except requests.RequestException as error:
-        raise TransientError(f"GitHub's API does not answer: {error}.", _AGAIN) from None
-    except _UNEXPECTED as error:
+        raise TransientError(f"GitHub's API does not answer: {error}.") from None
+    except (*_UNEXPECTED, ValueError) as error:
         raise ReleaseError(
             f"GitHub's API gives an answer of another form: {error!r}.",
             "Check that --api-url is the address of GitHub's API, or try again later.",

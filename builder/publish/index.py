@@ -9,27 +9,24 @@ which CUDA version its torch must be built for:
     cu130/sageattention/….whl.metadata  METADATA on its own (PEP 658), for wheels that are served from here
     basic/                              the basic wheels, which are not in an index
 
-Each page of an index is written as `index.html` (PEP 503) and as `index.v1_json` (PEP 691). A plain file
-server or GitHub Pages serves `index.html`, which pip and uv accept. A server that negotiates (nginx's `map`,
-Apache's `MultiViews`) may serve the JSON as `application/vnd.pypi.simple.v1+json`.
-
+Each page of an index is HTML (`index.html`), and JSON (`index.v1_json`, PEP 691) for servers that negotiate.
 Each wheel has the time when it was published (PEP 700), which `wheels.json` keeps from one index to the next.
 uv takes it from the HTML too, for `exclude-newer`; pip takes it from JSON alone, for `--uploaded-prior-to`.
 
 The index lists only the PEP 600 wheel of a build. The basic wheel's tag, such as `linux_x86_64`, fits every
-glibc: pip would take it where the PEP 600 wheel is refused, and the import would fail. The page lists it, to
-be installed by its address.
+glibc: pip would take it where the PEP 600 wheel is refused, and the import would fail.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -39,7 +36,6 @@ from packaging.version import Version
 
 from builder.publish.entries import (
     METADATA_SUFFIX,
-    ForeignWheelError,
     IndexEntry,
     find_wheels,
     newest_first,
@@ -61,14 +57,17 @@ _META = {"api-version": "1.1"}  # PEP 700, which adds `versions`, `size` and `up
 
 
 def main(argv: Sequence[str]) -> int:
-    """Write the index of a wheelhouse, and return 0.
-
-    Raises:
-        BuilderError: Nothing was written.
-    """
+    """Write the index of a wheelhouse, and return 0; where BuilderError is raised, nothing was written."""
     options = _parser().parse_args(argv)
     paths = find_wheels(options.wheels, options.wheelhouse)
-    entries = _read(paths, skip_foreign=not options.wheels)
+    entries: list[IndexEntry] = []
+    for path in paths:
+        try:
+            entries.append(read_entry(path))
+        except UsageError as error:
+            if options.wheels:
+                raise
+            warn(f"Left out: {error.message}")  # somebody's wheel, in the wheelhouse as a whole
     incomplete = [entry.filename for entry in entries if not entry.complete]
     if incomplete and not options.allow_incomplete:
         raise UsageError(
@@ -76,28 +75,29 @@ def main(argv: Sequence[str]) -> int:
             "pip would prefer them to the complete ones. Build with --arch all, name the wheels to list, "
             "or pass --allow-incomplete.",
         )
-    previous = read_previous(options.previous) if options.previous else []
-    times = {(entry.filename, entry.sha256): entry.uploaded for entry in [*_current(options.out), *previous]}
-    entries = [
-        dataclasses.replace(
+    earlier = {entry.filename: entry for entry in _previous(options.previous)} if options.previous else {}
+    replaced: list[IndexEntry] = []
+    with contextlib.suppress(*_NO_INDEX):
+        replaced = _parse((options.out / WHEELS_JSON).read_bytes())
+    known = [*replaced, *earlier.values()]
+    times = {(entry.filename, entry.sha256): entry.uploaded for entry in known}
+    for entry in entries:
+        old = earlier.get(entry.filename, entry)
+        if old.sha256 != entry.sha256:
+            warn(f"{entry.filename}: it replaces the one at {old.url}, which has a different SHA-256.")
+        earlier[entry.filename] = dataclasses.replace(
             entry,
             # The `+` of a local version is percent-encoded: in an address it may be taken for a space.
             url=(options.base_url or f"{entry.folder}/") + quote(entry.filename),
             uploaded=times.get((entry.filename, entry.sha256)) or options.uploaded,
         )
-        for entry in entries
-    ]
-    entries += _kept(previous, entries)
+    entries = newest_first(earlier.values())
     offered = [entry for entry in entries if entry.portable]
     if not offered:
         raise UsageError(
-            "There is no PEP 600 wheel (manylinux): only basic wheels were given.",
+            "There is no PEP 600 wheel (manylinux) of this project to list.",
             "Build a target on a system whose glibc is no newer than the target's platform tag.",
         )
-    builds = {(entry.label.version, entry.python, entry.machine) for entry in offered}
-    for entry in entries:
-        if (entry.label.version, entry.python, entry.machine) not in builds:
-            warn(f"{entry.filename}: there is no PEP 600 wheel of this build, so only the page lists it.")
     page = page_html(entries, site_url=options.site_url or "", repository=options.repository or "")
     _write(options.out, page, entries, {path.name: path for path in paths})
     cuda_tags = sorted({entry.cuda for entry in offered})
@@ -108,50 +108,26 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="nox -s index --", description="Write the package index and its page.")
-    parser.add_argument(
-        "wheels", nargs="*", metavar="WHEEL", help="wheels to list (default: the wheelhouse's)"
-    )
+    help_ = "wheels to list (default: the wheelhouse's)"
+    parser.add_argument("wheels", nargs="*", metavar="WHEEL", help=help_)
     parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
     parser.add_argument("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site/")
-    parser.add_argument(
-        "--base-url",
-        type=published_address,
-        metavar="URL",
-        help="link to wheels under this address (a release's assets: "
-        "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index; "
-        f"each wheel's {METADATA_SUFFIX} must be there too; `nox -s release` uploads it",
-    )
-    parser.add_argument(
-        "--previous",
-        metavar="URL|FILE",
-        help=f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)",
-    )
-    parser.add_argument(
-        "--uploaded",
-        type=_time,
-        default=datetime.now(timezone.utc).isoformat(),
-        metavar="TIME",
-        help="when the wheels that no earlier index has were published, such as 2026-11-28T20:15:00Z, the "
-        "release's time (default: now)",
-    )
-    parser.add_argument(
-        "--site-url",
-        type=published_address,
-        metavar="URL",
-        help="where the site will be, for the install lines",
-    )
-    parser.add_argument(
-        "--repository",
-        type=repository,
-        default=os.environ.get("GITHUB_REPOSITORY") or None,
-        metavar="OWNER/NAME",
-        help="for the page's links (default: GITHUB_REPOSITORY)",
-    )
-    parser.add_argument(
-        "--allow-incomplete",
-        action="store_true",
-        help="list wheels that lack some of their target's architectures",
-    )
+    for option, help_ in {
+        "--base-url": "link to wheels under this address (a release's assets: "
+        "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index",
+        "--site-url": "where the site will be, for the install lines",
+    }.items():
+        parser.add_argument(option, type=published_address, metavar="URL", help=help_)
+    help_ = f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)"
+    parser.add_argument("--previous", metavar="URL|FILE", help=help_)
+    now = datetime.now(timezone.utc).isoformat()
+    help_ = "when the wheels that no earlier index has were published: 2026-11-28T20:15:00Z (default: now)"
+    parser.add_argument("--uploaded", type=_time, default=now, metavar="TIME", help=help_)
+    name = os.environ.get("GITHUB_REPOSITORY") or None
+    help_ = "for the page's links (default: GITHUB_REPOSITORY)"
+    parser.add_argument("--repository", type=repository, default=name, metavar="OWNER/NAME", help=help_)
+    help_ = "list wheels that lack some of their target's architectures"
+    parser.add_argument("--allow-incomplete", action="store_true", help=help_)
     return parser
 
 
@@ -162,42 +138,8 @@ def _time(text: str) -> str:
     return f"{time.astimezone(timezone.utc).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
 
 
-def _current(out: Path) -> list[IndexEntry]:
-    """Return the entries of the site that is to be replaced; none if it can't be read."""
-    try:
-        return _parse((out / WHEELS_JSON).read_bytes())
-    except _NO_INDEX:
-        return []
-
-
-def _parse(document: bytes) -> list[IndexEntry]:
-    values = json.loads(document)
-    if values["schema"] != _SCHEMA:
-        raise ValueError(f"its schema is not {_SCHEMA}")
-    return [IndexEntry.from_json(entry) for entry in values["wheels"]]
-
-
-def _read(paths: Iterable[Path], *, skip_foreign: bool) -> list[IndexEntry]:
-    entries = []
-    for path in paths:
-        try:
-            entries.append(read_entry(path))
-        except ForeignWheelError as error:
-            if not skip_foreign:
-                raise
-            warn(f"{error.message} It is left out.")
-    if not entries:
-        raise UsageError(
-            "None of the wheels is one of this project.", "Build one: `nox -l` lists the targets."
-        )
-    return entries
-
-
-def read_previous(place: str) -> list[IndexEntry]:
-    """Return the entries of an earlier index.
-
-    Args:
-        place: The address or path of its `wheels.json`. If the address answers 404, there are none yet.
+def _previous(place: str) -> list[IndexEntry]:
+    """Return the entries of an earlier index; none where its address answers 404.
 
     Raises:
         DownloadError: The address does not answer.
@@ -222,23 +164,15 @@ def read_previous(place: str) -> list[IndexEntry]:
                 f"{place}: {entry.filename} has no address of its own: that site serves the file itself.",
                 "Give the wheel's file too, and omit --previous.",
             )
-        if place.startswith("https://") and not entry.url.startswith("https://"):
-            raise UsageError(f"{place}: it came by https, and leads to {entry.url}.")
     say(f"The earlier index has {len(entries)} wheels.")
     return entries
 
 
-def _kept(previous: Iterable[IndexEntry], entries: Iterable[IndexEntry]) -> list[IndexEntry]:
-    """Return the earlier entries that have other file names."""
-    new = {entry.filename: entry for entry in entries}
-    kept = {}
-    for entry in previous:
-        newer = new.get(entry.filename)
-        if newer is None:
-            kept[entry.filename] = entry
-        elif newer.sha256 != entry.sha256:
-            warn(f"{entry.filename}: it replaces the one at {entry.url}, which has a different SHA-256.")
-    return list(kept.values())
+def _parse(document: bytes) -> list[IndexEntry]:
+    values = json.loads(document)
+    if values["schema"] != _SCHEMA:
+        raise ValueError(f"its schema is not {_SCHEMA}")
+    return [IndexEntry.from_json(entry) for entry in values["wheels"]]
 
 
 def _write(out: Path, page: str, entries: Sequence[IndexEntry], paths: Mapping[str, Path]) -> None:
@@ -253,6 +187,8 @@ def _write(out: Path, page: str, entries: Sequence[IndexEntry], paths: Mapping[s
             site.mkdir()
             (site / "index.html").write_text(page, encoding="utf-8")
             _write_index(site, entries)
+            values = {"schema": _SCHEMA, "wheels": [entry.as_json() for entry in entries]}
+            (site / WHEELS_JSON).write_text(_json(values), encoding="utf-8")
             for entry in entries:
                 if entry.beside_the_index:
                     wheel = site / entry.folder / entry.filename
@@ -264,18 +200,16 @@ def _write(out: Path, page: str, entries: Sequence[IndexEntry], paths: Mapping[s
 
 
 def _write_index(site: Path, entries: Sequence[IndexEntry]) -> None:
-    projects: dict[str, dict[str, list[IndexEntry]]] = {}
-    for entry in newest_first(entries):
-        if entry.portable:
-            projects.setdefault(entry.cuda, {}).setdefault(entry.project, []).append(entry)
-    for cuda, listed in projects.items():
-        _write_page(site / cuda, {"meta": _META, "projects": [{"name": name} for name in sorted(listed)]})
-        for project, files in listed.items():
+    for cuda in {entry.cuda for entry in entries if entry.portable}:
+        projects: dict[str, list[IndexEntry]] = {}
+        for entry in entries:
+            if entry.portable and entry.cuda == cuda:
+                projects.setdefault(entry.project, []).append(entry)
+        _write_page(site / cuda, {"meta": _META, "projects": [{"name": name} for name in sorted(projects)]})
+        for project, files in projects.items():
             versions = sorted({entry.label.version for entry in files}, key=Version)
             page = {"meta": _META, "name": project, "versions": versions, "files": [*map(_file, files)]}
             _write_page(site / cuda / project, page)
-    values = {"schema": _SCHEMA, "wheels": [entry.as_json() for entry in newest_first(entries)]}
-    (site / WHEELS_JSON).write_text(_json(values), encoding="utf-8")
 
 
 def _file(entry: IndexEntry) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The page for people: which wheel fits, how to install it, and how to check it.
+"""What people read: the index's page, and the notes of a release.
 
-It is one file that needs nothing else. Without script it shows the table and the install lines, but not the
-picker. A content security policy with the hashes of its own style and script keeps all else out.
+The page is one file that needs nothing else. Without script it shows the table and the install lines, but not
+the picker. A content security policy with the hashes of its own style and script keeps all else out.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from packaging.version import Version
 
-from builder.publish.entries import IndexEntry, human_size, newest_first, newest_of_each_cuda
+from builder.publish.entries import IndexEntry, newest_first
+from builder.wheel.sbom import Sbom
 
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
-_TORCH_INDEX = "https://download.pytorch.org/whl/"
 # GPUs that people know by name, for the table's legend (NVIDIA's list of CUDA GPUs).
 _GPUS = {
     "8.0": "A100, A30",
@@ -29,7 +30,7 @@ _GPUS = {
     "9.0a": "H100, H200, GH200",
     "12.0": "RTX 50 series, RTX PRO Blackwell, GB10",
 }
-# Python 3 minor versions that the picker offers for a wheel of the stable ABI.
+# The newest Python 3 that the picker offers for a wheel that is for newer ones too.
 _NEWEST_PYTHON_MINOR = 14
 
 
@@ -59,12 +60,11 @@ def page_html(entries: Sequence[IndexEntry], *, site_url: str, repository: str) 
     """Return the page for people: a picker, the table of wheels, and how to check one.
 
     Args:
-        entries: With their addresses; at least one of them portable.
+        entries: With their addresses, in the order in which they are shown; at least one of them portable.
         site_url: The site's address, with a slash at its end, or empty.
         repository: `owner/name` of this project's repository, or empty.
     """
-    ordered = newest_first(entries)
-    offered = [entry for entry in ordered if entry.portable]
+    offered = [entry for entry in entries if entry.portable]
     css, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "picker.js"))
     architectures = {name for entry in offered for name in entry.architectures}
     return render(
@@ -77,10 +77,8 @@ def page_html(entries: Sequence[IndexEntry], *, site_url: str, repository: str) 
         newest=max((entry.release for entry in offered), key=Version),
         data=_picker_data(offered),
         offered=offered,
-        newest_of_each_cuda=newest_of_each_cuda(offered),
-        basic=[entry for entry in ordered if not entry.portable],
+        basic=[entry for entry in entries if not entry.portable],
         gpus={name: gpus for name, gpus in _GPUS.items() if name in architectures},
-        human_size=human_size,
         smoke_detail=_smoke_detail,
         site=site_url or "ADDRESS-OF-THIS-PAGE/",
         repository=repository,
@@ -102,30 +100,63 @@ def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
 
     Wheels with a tag or requirement of another form than this project's are only in the table.
     """
-    choices: list[dict[str, Any]] = []
-    pythons: set[int] = set()
-    for entry in offered:
-        torch = re.fullmatch(r"(==|>=)2\.(\d+)(\.\*)?", entry.torch)
-        if entry.oldest_python is None or torch is None:
-            continue
-        oldest, newer = entry.oldest_python
-        pythons |= set(range(oldest, (_NEWEST_PYTHON_MINOR if newer else oldest) + 1))
-        choices.append(
-            {
-                "cuda": entry.cuda,
-                "machine": entry.machine,
-                "requirement": f"{entry.project}=={entry.label.version}",
-                "python": oldest,
-                "newerPython": newer,
-                "torch": int(torch[2]),
-                "newerTorch": torch[1] == ">=",
-                "architectures": " ".join(entry.architectures),
-            }
-        )
+    choices: list[dict[str, Any]] = [
+        {
+            "cuda": entry.cuda,
+            "machine": entry.machine,
+            "requirement": f"{entry.project}=={entry.label.version}",
+            "python": entry.oldest_python[0],
+            "newerPython": entry.oldest_python[1],
+            "torch": entry.oldest_torch[0],
+            "newerTorch": entry.oldest_torch[1],
+            "architectures": " ".join(entry.architectures),
+        }
+        for entry in offered
+        if entry.oldest_python and entry.oldest_torch
+    ]
+    pythons = {choice["python"] for choice in choices}
+    if any(choice["newerPython"] for choice in choices):
+        pythons |= set(range(min(pythons), _NEWEST_PYTHON_MINOR + 1))
     return {
         "wheels": choices,
         "machine": sorted({choice["machine"] for choice in choices}, reverse=True),
         "cuda": {entry.cuda: entry.label.cuda for entry in offered},
         "python": sorted(pythons, reverse=True),
-        "torchIndex": _TORCH_INDEX,
+        "torchIndex": "https://download.pytorch.org/whl/",
     }
+
+
+def release_notes(
+    entries: Sequence[IndexEntry], sboms: Sequence[Sbom], *, repository: str, tag: str, index_url: str
+) -> str:
+    """Return Markdown that says what a release holds, what it was made from, and how to check that.
+
+    Without the package index's address, the notes say to install a wheel by its own.
+    """
+    ordered = newest_first(entries)
+    portable = [entry for entry in ordered if entry.portable]
+    basic = [entry for entry in ordered if not entry.portable]
+    patches = {
+        patch.name.rpartition("/")[2]: patch.properties.get("summary", "")
+        for sbom in sboms
+        for patch in sbom.of_kind("patch")
+    }
+    builds = set()
+    for sbom in sboms:
+        nvcc = next((tool.version for tool in sbom.of_kind("build-tool") if "nvcc" in tool.name), "")
+        target = sbom.subject.properties.get("target", "")
+        builds.add((target, sbom.tool_version("torch"), nvcc, sbom.tool_version("g++")))
+    return render(
+        "notes.md",
+        versions=", ".join(dict.fromkeys(entry.release for entry in ordered)),
+        machines=" and ".join(sorted({entry.machine for entry in ordered}, reverse=True)),
+        entries=ordered,
+        portable=portable,
+        basic=basic,
+        sources={sbom.source.url or sbom.source.sha256: sbom.source for sbom in sboms}.values(),
+        patches=patches,
+        builds=sorted(builds),
+        repository=repository,
+        address=f"https://github.com/{repository}/releases/download/{quote(tag)}/",
+        index_url=index_url,
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,24 +21,17 @@ from github.GitRelease import GitRelease
 from github.GitReleaseAsset import GitReleaseAsset
 from github.Repository import Repository
 
+from builder.publish import github_api
 from builder.publish.entries import (
     METADATA_SUFFIX,
     SMOKETEST_SUFFIX,
     IndexEntry,
     find_wheels,
-    human_size,
     read_entry,
     read_metadata,
     read_sbom,
 )
-from builder.publish.github_api import (
-    API_URL,
-    TransientError,
-    connect,
-    github_errors,
-    token_from_environment,
-)
-from builder.publish.notes import release_notes
+from builder.publish.page import release_notes
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.files import ROOT, file_sha256
@@ -50,25 +42,23 @@ _PAUSES_SECONDS = (1, 2, 4, 8)  # between tries
 _Result = TypeVar("_Result")
 
 
-def main(argv: Sequence[str], *, audit: Callable[[Sequence[Path]], int] | None = None) -> int:
-    """Make or complete a release, and return 0; `audit` is the project's own by default."""
+def main(argv: Sequence[str]) -> int:
+    """Make or complete a release, and return 0."""
     options = _parser().parse_args(argv)
-    if options.repository is None:
-        raise UsageError(
-            "The repository is not known.", "Give --repository OWNER/NAME, or set GITHUB_REPOSITORY."
-        )
-    token = token_from_environment()
+    token = github_api.token_from_environment()
     if token is None and not options.dry_run:
         raise UsageError(
             "Neither GITHUB_TOKEN nor GH_TOKEN is set.",
             "Make a token with write access to the repository's contents, and set it for this command alone.",
         )
-    github = connect(options.api_url, token)
+    github = github_api.connect(options.api_url, token)
     paths = find_wheels(options.wheels, options.wheelhouse)
     entries = {path: read_entry(path) for path in paths}
     _refuse(entries.values(), options)
     with step(f"Auditing {len(paths)} wheels"):
-        if (audit or _project_audit)(paths) != 0:
+        from builder.check import audit  # noqa: PLC0415 - it reads ELF files; --help needs none of that
+
+        if audit.main([*map(str, paths)]) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
     notes = release_notes(
         [*entries.values()],
@@ -77,11 +67,11 @@ def main(argv: Sequence[str], *, audit: Callable[[Sequence[Path]], int] | None =
         tag=options.tag,
         index_url=options.index_url or "",
     )
-    with TemporaryDirectory() as folder, github_errors():
-        files = gather(entries, Path(folder))
-        remote = github.get_repo(options.repository) if token else None
-        if options.dry_run or remote is None:
-            _dry_run(options, files, notes, remote)
+    with TemporaryDirectory() as folder, github_api.github_errors():
+        files = _gather(entries, Path(folder))
+        remote = github.get_repo(options.repository)
+        if options.dry_run:
+            _dry_run(options, files, notes, remote if token else None)
             return 0
         try:
             _complete(options, files, notes, remote)
@@ -95,27 +85,17 @@ def _parser() -> Parser:
     parser = Parser(prog="nox -s release --", description="Make or complete a GitHub release of the wheels.")
     parser.add_argument("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
     parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
-    parser.add_argument("--tag", required=True, type=_reference, help="the release's git tag")
+    parser.add_argument("--tag", required=True, help="the release's git tag")
     parser.add_argument(
-        "--target",
-        type=_reference,
-        metavar="COMMIT",
-        help="make the tag at this commit, if it does not exist",
+        "--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist"
     )
+    name, metavar, help_ = os.environ.get("GITHUB_REPOSITORY"), "OWNER/NAME", "default: GITHUB_REPOSITORY"
     parser.add_argument(
-        "--repository",
-        type=repository,
-        default=os.environ.get("GITHUB_REPOSITORY") or None,
-        metavar="OWNER/NAME",
-        help="default: GITHUB_REPOSITORY",
+        "--repository", type=repository, default=name, required=not name, metavar=metavar, help=help_
     )
-    parser.add_argument("--api-url", default=os.environ.get("GITHUB_API_URL") or API_URL, metavar="URL")
-    parser.add_argument(
-        "--index-url",
-        type=published_address,
-        metavar="URL",
-        help="the package index's address, for the notes",
-    )
+    github_api.add_api_url(parser)
+    help_ = "the package index's address, for the notes"
+    parser.add_argument("--index-url", type=published_address, metavar="URL", help=help_)
     flags = {
         "--dry-run": "print the steps and the notes, change nothing",
         "--replace": "replace files of this release with a different SHA-256, and published notes",
@@ -128,47 +108,31 @@ def _parser() -> Parser:
     return parser
 
 
-def _reference(text: str) -> str:
-    if re.fullmatch(r"(?!.*(\.\.|//|/$))\w[\w.+/-]{0,199}", text, re.ASCII) is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a tag, branch or commit")
-    return text
-
-
 def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
     """Refuse wheels that should not be published, all of them in one message."""
-    reasons: list[tuple[str, str]] = []
+    reasons: dict[str, str] = {}
     for entry in entries:
         if not entry.verified and not options.allow_unverified:
-            reasons.append((f"{entry.filename}: its source is not verified", "--allow-unverified"))
+            reasons[f"{entry.filename}: its source is not verified"] = "--allow-unverified"
         if not entry.complete and not options.allow_incomplete:
-            architectures = ", ".join(entry.architectures) or "some"
-            reason = f"{entry.filename}: it holds only {architectures} of its target's architectures"
-            reasons.append((reason, "--allow-incomplete"))
+            architectures = ", ".join(entry.architectures)
+            reason = f"it holds only {architectures} of its target's architectures"
+            reasons[f"{entry.filename}: {reason}"] = "--allow-incomplete"
         if entry.smoke_test["outcome"] == "failed" and not options.allow_failed_smoketest:
             reason = f"{entry.filename}: its smoke test failed: {entry.smoke_test['detail']}"
-            reasons.append((reason, "--allow-failed-smoketest"))
+            reasons[reason] = "--allow-failed-smoketest"
     if reasons:
-        flags = ", ".join(dict.fromkeys(flag for _, flag in reasons))
+        flags = ", ".join(dict.fromkeys(reasons.values()))
         raise ReleaseError(
-            "These wheels should not be released:\n  " + "\n  ".join(reason for reason, _ in reasons),
+            "These wheels should not be released:\n  " + "\n  ".join(reasons),
             f"Name the other wheels, or pass {flags}.",
         )
 
 
-def _project_audit(paths: Sequence[Path]) -> int:
-    from builder.check import audit  # noqa: PLC0415 - it reads ELF files; --help needs none of that
-
-    return int(audit.main([str(path) for path in paths]))
-
-
-def gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
-    """Return the release's files, each with its SHA-256.
+def _gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
+    """Return the release's files, each with its SHA-256; those made for the release are in the folder.
 
     They are the wheels, their build and smoke-test reports, METADATA for the index, and last `SHA256SUMS`.
-
-    Args:
-        entries: The wheels.
-        folder: Where to write the files that are made for the release.
     """
     files: dict[Path, str] = {}
     for wheel, entry in entries.items():
@@ -181,9 +145,9 @@ def gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
             metadata = folder / (wheel.name + METADATA_SUFFIX)
             metadata.write_bytes(read_metadata(wheel))
             files[metadata] = entry.metadata_sha256
-    lines = {path.name: f"{sha256}  {path.name}\n" for path, sha256 in files.items()}
     sums = folder / "SHA256SUMS"
-    sums.write_text("".join(lines[name] for name in sorted(lines)))
+    names = sorted((path.name, sha256) for path, sha256 in files.items())
+    sums.write_text("".join(f"{sha256}  {name}\n" for name, sha256 in names))
     return {**files, sums: file_sha256(sums)}
 
 
@@ -213,9 +177,9 @@ def _retried(act: Callable[[], _Result]) -> _Result:
     """Return what a function returns that looks at what is there before it makes something new."""
     for pause_seconds in _PAUSES_SECONDS:
         try:
-            with github_errors():
+            with github_api.github_errors():
                 return act()
-        except TransientError as error:
+        except github_api.TransientError as error:
             warn(f"{error.message} Trying again in {pause_seconds} s.")
             time.sleep(pause_seconds)
     return act()
@@ -224,8 +188,7 @@ def _retried(act: Callable[[], _Result]) -> _Result:
 def _find(remote: Repository, tag: str, files: Mapping[Path, str]) -> GitRelease | None:
     """Return the release of a tag, a published one before a draft; None if there is none.
 
-    Raises:
-        ReleaseError: The release of another tag has other content for one of these wheels.
+    A release of another tag that has other content for one of these wheels is an error.
     """
     wheels = {_build(path.name): sha256 for path, sha256 in files.items() if path.suffix == ".whl"}
     releases = []
@@ -235,16 +198,13 @@ def _find(remote: Repository, tag: str, files: Mapping[Path, str]) -> GitRelease
         elif not release.draft:
             for asset in release.assets:
                 sha256 = wheels.get(_build(asset.name)) if asset.name.endswith(".whl") else None
-                if sha256 not in (None, _sha256(asset)):
+                if sha256 and asset.digest != f"sha256:{sha256}":
                     raise ReleaseError(
                         f"{release.html_url} has other content for this version: {asset.name}.",
                         "A published version stays as it is, and pip and uv would not upgrade it. Raise the "
                         "revision of the patches.",
                     )
-    releases.sort(key=lambda release: (release.draft, release.id))
-    for other in releases[1:]:
-        warn(f"There is another release of {tag}, which stays as it is: {other.html_url}")
-    return releases[0] if releases else None
+    return min(releases, key=lambda release: (release.draft, release.id), default=None)
 
 
 def _build(filename: str) -> tuple[str, ...]:
@@ -256,7 +216,7 @@ def _build(filename: str) -> tuple[str, ...]:
 
 def _create(options: argparse.Namespace, notes: str, remote: Repository) -> GitRelease:
     """Make a draft, for a tag that exists, or that is to be made at a commit."""
-    if options.target is None:
+    if not options.target:
         try:
             remote.get_git_ref(f"tags/{options.tag}").complete()
         except UnknownObjectException:
@@ -277,24 +237,19 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
         warn(f"The release also has {name}, which is not one of these files: it stays.")
     with step(f"Uploading {sum(action != 'keep' for action in actions.values())} of {len(files)} files"):
         for path, action in actions.items():
-            if action in ("complete", "replace"):
-                assets[path.name].delete_asset()
             if action == "keep":
-                say(f"  there:   {path.name}")
                 continue
-            say(f"  sending: {path.name} ({human_size(path.stat().st_size)})")
+            if path.name in assets:
+                assets[path.name].delete_asset()
+            say(f"  sending: {path.name} ({path.stat().st_size / 1e6:.1f} MB)")
             kind = {".whl": "application/zip", ".json": "application/json"}.get(path.suffix, "text/plain")
             with path.open("rb") as file:
                 asset = release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
-            if _sha256(asset) != files[path]:
+            if asset.digest != f"sha256:{files[path]}":
                 asset.delete_asset()
-                raise TransientError(f"{path.name} arrived with a different SHA-256.", "Run again.")
-    assets = {asset.name: asset for asset in release.get_assets()}
-    wrong = [
-        path.name
-        for path, sha256 in files.items()
-        if path.name not in assets or _sha256(assets[path.name]) != sha256
-    ]
+                raise github_api.TransientError(f"{path.name} arrived with a different SHA-256.")
+    digests = {asset.name: asset.digest for asset in release.get_assets()}
+    wrong = [path.name for path, sha256 in files.items() if digests.get(path.name) != f"sha256:{sha256}"]
     if wrong:
         raise ReleaseError(
             f"The release lacks these files, or has them with a different SHA-256: {', '.join(wrong)}.",
@@ -306,40 +261,24 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
 def _plan(
     files: Mapping[Path, str], assets: Mapping[str, GitReleaseAsset], *, replace: bool
 ) -> dict[Path, str]:
-    """Return what to do about each file: `keep`, `upload`, `complete` (a partial upload) or `replace`.
-
-    Raises:
-        ReleaseError: The release has files with a different SHA-256, and `replace` is false; names all.
-    """
-    actions = {}
-    different = []
+    """Return what to do about each file: `keep`, `upload`, or `replace` what is there, if allowed."""
+    actions, different = {}, []
     for path, sha256 in files.items():
         asset = assets.get(path.name)
         if asset is None:
             actions[path] = "upload"
-        elif asset.state != "uploaded":
-            actions[path] = "complete"
-        elif _sha256(asset) == sha256:
+        elif asset.digest == f"sha256:{sha256}":
             actions[path] = "keep"
         else:
             actions[path] = "replace"
-            different.append(f"{path.name}: the release has {_sha256(asset)}, this is {sha256}")
+            if asset.state == "uploaded":  # and not a partial one of an upload that failed
+                different.append(f"{path.name}: the release has {asset.digest}, this is {sha256}")
     if different and not replace:
         raise ReleaseError(
             "The release has files of these names with a different SHA-256:\n  " + "\n  ".join(different),
             "Release under another tag, or pass --replace, which breaks installs that are pinned by hash.",
         )
     return actions
-
-
-def _sha256(asset: GitReleaseAsset) -> str:
-    """Return an asset's SHA-256; where the API gives none, the asset is downloaded for it."""
-    if asset.digest:
-        return asset.digest.removeprefix("sha256:")
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "asset")
-        asset.download_asset(str(path), chunk_size=1 << 20)
-        return file_sha256(path)
 
 
 def _dry_run(
@@ -351,17 +290,12 @@ def _dry_run(
     release = _find(remote, options.tag, files) if remote else None
     assets = {asset.name: asset for asset in release.get_assets()} if release else {}
     actions = _plan(files, assets, replace=options.replace)
-    say(f"\nRelease {options.tag} of {options.repository} ({options.api_url})")
+    say(f"\nRelease {options.tag} of {options.repository} ({options.api_url.rstrip('/')})")
     if release is None:
         say("  create a draft" + (f", and the tag at {options.target}" if options.target else ""))
     else:
         say(f"  complete the {'draft' if release.draft else 'published release'} {release.html_url}")
-    words = {"complete": "remove the partial one and upload", "replace": "remove the other one and upload"}
     for path, action in actions.items():
-        say(f"  {words.get(action, action)} {path.name}")
+        say(f"  {action} {path.name}")
         say(f"      {path.stat().st_size} bytes, SHA-256 {files[path]}")
-    say(f"  verify {len(files)} files by size and SHA-256")
-    if release is None or release.draft:
-        say("  publish")
-    say("\nNotes:\n")
-    say(notes)
+    say(f"  verify {len(files)} files by SHA-256, and publish\n\nNotes:\n\n{notes}")

@@ -2,13 +2,18 @@
 
 Without `--source` it is the pinned release, from the first of its addresses that has it. With it, it is
 whatever the user names. Either way its content decides: where the files that a build reads are those of the
-release, it is the release, verified. Otherwise it is unverified, and the wheel's provenance says so.
+release, it is the release, verified, though its archive may have been compressed again. Otherwise it is
+unverified, and the wheel's provenance says so.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +21,14 @@ from urllib.parse import urlsplit
 
 from packaging.version import InvalidVersion, Version
 
-from builder.source.content import differences, keep_only, tree_sha256
-from builder.source.fetch import fetch_release
 from builder.target.options import BuildOptions, is_url
 from builder.target.project import git
-from builder.target.upstream import Release
+from builder.target.upstream import BY_CONTENT, Release
 from builder.util.archive import git_commit, unpack
 from builder.util.errors import DownloadError, SourceError
 from builder.util.files import file_sha256
-from builder.util.http import download, public_address
-from builder.util.log import say, warn
+from builder.util.http import WrongDigestError, download
+from builder.util.log import public_address, say, warn
 
 _NEEDED = ("setup.py", "csrc", "sageattention/__init__.py")
 _VERSION_IN_SETUP = re.compile(
@@ -37,6 +40,11 @@ _OMITTED = shutil.ignore_patterns(
     *("*.py[co]", "*.so", "*.o", "*~", ".*.sw?", "#*#", ".#*"),
 )
 _OMITTED_AT_TOP = {"build", "dist", "wheelhouse"}
+# What setuptools looks for beside the folders of the release and other packages, which it would take along.
+_READ_AT_TOP = re.compile(
+    r".*\.py|setup\.cfg|pyproject\.toml|MANIFEST\.in|(README|LICEN[CS]E|COPYING|NOTICE|AUTHORS).*"
+)
+_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,53 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
     )
 
 
+def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
+    """Put the release into a folder, in place of an older one, and return the address that it came from."""
+    failures: list[DownloadError] = []
+    for address in (release.url, *release.mirrors):
+        if failures:
+            warn(f"{failures[-1].message} Trying {public_address(address)}.")
+        shutil.rmtree(tree, ignore_errors=True)
+        try:
+            if BY_CONTENT in address:
+                _fetch_files(address, release, downloads, tree)
+            else:
+                _fetch_archive(address, release, downloads, tree)
+        except DownloadError as error:
+            failures.append(error)
+        else:
+            return public_address(address)
+    mirrors = " No mirror has it either." if failures[1:] else ""
+    remedy = f"{failures[0].remedy} Or name a copy of the release with --source.".strip()
+    raise DownloadError(failures[0].message + mirrors, remedy)
+
+
+def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:
+    warning = ""
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
+        archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
+        try:
+            download(address, archive, release.sha256)
+        except WrongDigestError as error:
+            warning = f"{error.message} "
+            archive = Path(scratch, archive.name)
+            download(address, archive)
+        unpack(archive, tree)
+    if difference := differences(tree, release.files):
+        raise DownloadError(f"{warning}{address} is not release {release.tag}: {difference}.")
+    if warning:
+        warn(f"{warning}Its files are those of release {release.tag}, so it is used.")
+
+
+def _fetch_files(address: str, release: Release, downloads: Path, tree: Path) -> None:
+    for name, sha256 in release.files.items():
+        cached = downloads / f"{sha256[:16]}-{Path(name).name}"
+        download(address.replace(BY_CONTENT, sha256), cached, sha256)
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cached, tree / name)
+
+
 def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
     """Copy or unpack what the user names; return its kind, place, SHA-256 and commit."""
     remedy = "Give a directory, a .tar.* or .zip file, or an https address."
@@ -154,23 +209,65 @@ def _copy(source: Path, tree: Path, without: Path) -> None:
 
 
 def _check_tree(tree: Path, location: str) -> str:
-    """Check that a tree is source of SageAttention 2, and return the version that its `setup.py` has."""
+    """Check that a tree is source of SageAttention 2, and return the version in its `setup.py` (PEP 440)."""
     missing = [name for name in _NEEDED if not (tree / name).exists()]
     if missing:
         raise SourceError(
             f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it.",
             "Give the folder (or an archive of it) that holds setup.py, csrc/ and sageattention/.",
         )
-    version = read_version((tree / "setup.py").read_text(encoding="utf-8", errors="replace"))
-    if version is None:
-        remedy = 'It must be there as text, such as version="2.2.0".'
-        raise SourceError(f"{location}: the version in setup.py can't be read.", remedy)
-    return version
-
-
-def read_version(setup_py: str) -> str | None:
-    """Return the first version written as text in a `setup.py`, normalised (PEP 440); None without one."""
-    for match in _VERSION_IN_SETUP.finditer(setup_py):
+    text = (tree / "setup.py").read_text(encoding="utf-8", errors="replace")
+    for match in _VERSION_IN_SETUP.finditer(text):
         with suppress(InvalidVersion):
             return str(Version(match["version"]))
-    return None
+    remedy = 'It must be there as text, such as version="2.2.0".'
+    raise SourceError(f"{location}: the version in setup.py can't be read.", remedy)
+
+
+def differences(tree: Path, files: Mapping[str, str]) -> str:
+    """Return how a tree differs from a release's files (path -> SHA-256) where a build reads it; or empty."""
+    existing = {path.relative_to(tree).as_posix(): path for path in _read_by_build(tree, files)}
+    phrases = []
+    for name in sorted(existing.keys() | files.keys()):
+        if name not in existing:
+            phrases.append(f"{name} is missing")
+        elif name not in files:
+            phrases.append(f"{name} is added")
+        elif file_sha256(existing[name]) != files[name]:
+            phrases.append(f"{name} differs")
+    more = f", and {len(phrases) - _NAMED} more" if len(phrases) > _NAMED else ""
+    return ", ".join(phrases[:_NAMED]) + more
+
+
+def keep_only(tree: Path, files: Mapping[str, str]) -> None:
+    """Make a tree hold only these files, with one mode, so that it is the same wherever it came from."""
+    clean = tree.with_name(f"{tree.name}.clean")
+    for name in files:
+        (clean / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(tree / name, clean / name)
+        (clean / name).chmod(0o644)
+    shutil.rmtree(tree)
+    clean.rename(tree)
+
+
+def tree_sha256(root: Path) -> str:
+    """Return one SHA-256 for all files of a folder: their names, bytes, and whether they are executable.
+
+    It is the digest of what `sha256sum` prints for the files, sorted by name, with an `x` for an executable
+    one in place of the second space.
+    """
+    digest = hashlib.sha256()
+    for name, path in sorted((p.relative_to(root).as_posix(), p) for p in root.rglob("*") if p.is_file()):
+        mark = "x" if path.stat().st_mode & 0o100 else " "
+        digest.update(os.fsencode(f"{file_sha256(path)} {mark}{name}\n"))
+    return digest.hexdigest()
+
+
+def _read_by_build(tree: Path, files: Mapping[str, str]) -> Iterator[Path]:
+    folders = {name.partition("/")[0] for name in files if "/" in name}
+    for top in tree.iterdir():
+        if top.is_dir():
+            if top.name in folders or (top / "__init__.py").exists():
+                yield from (path for path in top.rglob("*") if path.is_file())
+        elif top.name in files or _READ_AT_TOP.fullmatch(top.name):
+            yield top

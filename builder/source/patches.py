@@ -1,16 +1,59 @@
-"""Applies a series of patches to the scratch copy of upstream's tree."""
+"""Reads a series of patches and applies it to the scratch copy of upstream's tree.
+
+`patches/<version>/series` lists the patches in order. A patch, `NNNN-name.toml`, adds files of this project,
+then replaces text by regular expressions, each with the number of matches that it expects. It says what
+is wrong, how it shows (why), where upstream discusses it, and the test that fails without the patch.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.source.series import Addition, Patch, Replacement, Series
+from builder.util import toml
 from builder.util.errors import PatchError
 from builder.util.files import file_sha256
 
 _REMEDY = "Build upstream's release that this series was written for."
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A file of the series' folder `files` that goes to the same place in the tree.
+
+    `replaces` is the SHA-256 of the file of upstream's that it may overwrite; empty where there must be none.
+    """
+
+    file: str
+    replaces: str = ""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """One replacement by regular expression; `count` is how many matches all files together must have."""
+
+    files: tuple[str, ...]
+    pattern: str
+    replacement: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch; `sha256` covers the files that it adds, which are in `folder`."""
+
+    name: str
+    sha256: str
+    folder: Path
+    what: str
+    why: str
+    upstream: str
+    test: str
+    add: tuple[Addition, ...] = ()
+    replace: tuple[Replacement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -22,18 +65,60 @@ class Applied:
     summary: str
 
 
-def apply_series(series: Series, tree: Path) -> list[Applied]:
-    """Apply every patch in order, and return what each changed.
+Series = Sequence[Patch]
 
-    Raises:
-        PatchError: A patch does not apply; the message names patch, file, and replacement.
-    """
+
+def load_series(directory: Path) -> Series:
+    """Return the patches of a folder, in order."""
+    try:
+        lines = (directory / "series").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise PatchError(f"{directory / 'series'}: {error.strerror}.") from None
+    names = [name for line in lines if (name := line.split("#")[0].strip())]
+    return tuple(_load(directory / name) for name in names)
+
+
+def files_of(series: Series) -> set[str]:
+    """Return the paths of a series' files in its folder: the list itself, its patches, and what they add."""
+    added = {f"files/{addition.file}" for patch in series for addition in patch.add}
+    return {"series", *(patch.name for patch in series), *added}
+
+
+def apply_series(series: Series, tree: Path) -> list[Applied]:
+    """Apply every patch in order, and return what each changed."""
     return [Applied(patch.name, patch.sha256, _apply(patch, tree)) for patch in series]
 
 
-def _apply(patch: Patch, tree: Path) -> str:
+def _load(path: Path) -> Patch:
+    folder = path.parent / "files"
+    values = toml.load(path, PatchError)
+    patch = toml.convert(Patch, values, path.name, PatchError, name=path.name, sha256="", folder=folder)
+    digest = hashlib.sha256(path.read_bytes())
     for addition in patch.add:
-        _add(patch, addition, tree)
+        if not (folder / addition.file).is_file():
+            raise PatchError(f"{path.name}: add: {addition.file} is not in {folder}.")
+        digest.update(b"\0" + addition.file.encode() + b"\0" + (folder / addition.file).read_bytes())
+    for number, rule in enumerate(patch.replace, 1):
+        try:
+            re.compile(rule.pattern)
+        except re.error as error:
+            raise PatchError(f"{path.name}: replace {number}: pattern: {error}.") from None
+    return replace(patch, sha256=digest.hexdigest())
+
+
+def _apply(patch: Patch, tree: Path) -> str:
+    """Apply one patch, and return in a few words what it changed."""
+    for addition in patch.add:
+        path = tree / addition.file
+        if (file_sha256(path) if path.exists() else "") != addition.replaces:
+            state = "is not the file that this was written to replace"
+            if not addition.replaces:
+                state = "already exists"
+            elif not path.exists():
+                state = "not found, so not replaced"
+            raise PatchError(f"{patch.name}: {addition.file} {state}.", _REMEDY)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((patch.folder / addition.file).read_bytes())
     touched: set[Path] = set()
     for number, rule in enumerate(patch.replace, 1):
         touched |= _replace(rule, tree, f"{patch.name}: replace {number} ({rule.pattern!r})")
@@ -42,20 +127,6 @@ def _apply(patch: Patch, tree: Path) -> str:
     if total:
         summary.append(f"{_count(total, 'replacement')} in {_count(len(touched), 'file')}")
     return ", ".join(summary)
-
-
-def _add(patch: Patch, addition: Addition, tree: Path) -> None:
-    path = tree / addition.file
-    existing_sha256 = file_sha256(path) if path.exists() else ""
-    if existing_sha256 != addition.replaces:
-        state = "is not the file that this was written to replace"
-        if not existing_sha256:
-            state = "not found, so not replaced"
-        elif not addition.replaces:
-            state = "already exists"
-        raise PatchError(f"{patch.name}: {addition.file} {state}.", _REMEDY)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes((patch.folder / addition.file).read_bytes())
 
 
 def _replace(rule: Replacement, tree: Path, where: str) -> set[Path]:

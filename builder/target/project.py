@@ -19,8 +19,9 @@ from builder.util.process import CommandError, run
 
 PROJECT_FILE = Path(__file__).with_name("project.toml")
 
-_HTTPS_REMOTE = re.compile(r"https://(?:[^@/\s]*@)?(?P<host>[\w.-]+)/(?P<path>\S+?)(?:\.git)?/?")
-_SSH_REMOTE = re.compile(r"(?:ssh://)?[\w.-]+@(?P<host>[\w.-]+)[:/](?!\d+/)(?P<path>\S+?)(?:\.git)?/?")
+_REMOTE = re.compile(
+    r"(?:https://(?:[^@/\s]*@)?|(?:ssh://)?[\w.-]+@)(?P<host>[\w.-]+)[:/](?!\d+/)(?P<path>\S+?)(?:\.git)?/?"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def address_of_remote(remote: str) -> str:
     `git@github.com:owner/name.git` and `https://token@github.com/owner/name` are both
     `https://github.com/owner/name`.
     """
-    match = _HTTPS_REMOTE.fullmatch(remote) or _SSH_REMOTE.fullmatch(remote)
+    match = _REMOTE.fullmatch(remote)
     return f"https://{match['host']}/{match['path']}" if match else ""
 
 

@@ -13,10 +13,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.target.architectures import Architecture, join
+from builder.target.architectures import Architecture, Selection, join, major_minor
 from builder.target.machines import MACHINES, X86_64, Machine, machine_of
-from builder.target.pins import Archive, Pins
-from builder.target.selection import Selection
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util import toml
 from builder.util.errors import TargetError, UsageError
@@ -24,8 +22,31 @@ from builder.util.files import ROOT
 
 TARGETS_DIR = ROOT / "targets"
 TOOLCHAINS = "toolchains"
-# A stable wheel's compiled code uses nothing of CPython; its Python modules need this version.
-STABLE_PYTHON_TAG = "cp310"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that is downloaded for a toolchain; `name` is what it holds, in short: `cuda_nvcc`."""
+
+    name: str
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Pins:
+    """What a toolchain consists of.
+
+    Attributes:
+        packages: Pinned requirements that hold the CUDA compiler.
+        archives: What the packages lack.
+        runtime: Pinned requirements that hold the CUDA runtime of another machine, to build for it.
+    """
+
+    packages: tuple[str, ...]
+    archives: tuple[Archive, ...] = ()
+    runtime: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class Target:
     """What can be built: one wheel, in its basic and its PEP 600 form.
 
     Attributes:
-        name: `abi3-cu130-aarch64`; the file's name and the session's.
+        name: `universal-cu130-aarch64`; the file's name and the session's.
         python: The Python that builds, and with `abi` native the one that the wheel is for: `3.12`.
         torch: The torch that it is built with: `2.11.0`.
         torch_index: Address of the package index that torch comes from.
@@ -41,6 +62,7 @@ class Target:
         platform_tag: Machine, and floor of the PEP 600 tag: a wheel that needs a newer glibc is refused.
         abi: `native` (one Python, one torch minor version) or `stable` (every newer one).
         upstream: The folder of `patches/` that describes the release: `v2.2.0`.
+        revision: Of the patches in that folder.
         torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; None with `native`.
     """
 
@@ -53,6 +75,7 @@ class Target:
     platform_tag: str
     abi: str
     upstream: str
+    revision: int
     toolchain_packages: tuple[str, ...]
     toolchain_archives: tuple[Archive, ...]
     toolchain_runtime: tuple[str, ...]
@@ -71,12 +94,7 @@ class Target:
     @property
     def cuda_tag(self) -> str:
         """The CUDA version as PyTorch writes it: `cu130`."""
-        return cuda_tag(self.cuda)
-
-    @property
-    def python_tag(self) -> str:
-        """The wheel's Python tag: `cp312`; with its ABI tag where the ABI is stable: `cp310-abi3`."""
-        return f"{STABLE_PYTHON_TAG}-abi3" if self.stable else f"cp{self.python.replace('.', '')}"
+        return "cu" + self.cuda.replace(".", "")
 
     @property
     def torch_series(self) -> str:
@@ -85,13 +103,20 @@ class Target:
 
     @property
     def torch_requirement(self) -> str:
-        """What the wheel requires: `torch==2.11.*`, or `torch>=2.7` where the ABI is stable."""
-        return f"torch>={self.torch_minimum}" if self.stable else f"torch=={self.torch_series}.*"
+        """What the wheel requires: `torch==2.11.*`, or with a stable ABI `torch>2.8.9999`: 2.9 and newer.
+
+        NVIDIA's containers hold torch 2.9.0a0, which sorts before 2.9: `torch>=2.9` would replace it, and
+        `torch>=2.9.0a0` would take pre-releases from an index.
+        """
+        if self.torch_minimum is None:
+            return f"torch=={self.torch_series}.*"
+        major, minor = major_minor(self.torch_minimum)
+        return f"torch>{major}.{minor - 1}.9999"
 
     def wheel_tag(self, platform: str) -> str:
-        """Return the whole compatibility tag for a platform: `cp312-cp312-linux_x86_64`."""
-        tag = self.python_tag if self.stable else f"{self.python_tag}-{self.python_tag}"
-        return f"{tag}-{platform}"
+        """Return the whole tag: `cp312-cp312-linux_x86_64`, or `py3-none-linux_x86_64` with a stable ABI."""
+        python = f"cp{self.python.replace('.', '')}"
+        return f"py3-none-{platform}" if self.stable else f"{python}-{python}-{platform}"
 
     def describe(self) -> str:
         """Return what its wheels are for, in one line: Python, CUDA, torch, and the machine if not x86_64."""
@@ -103,20 +128,15 @@ class Target:
         return f"{python}, CUDA {self.cuda}, {torch}{machine}"
 
 
-def cuda_tag(cuda: str) -> str:
-    """Return a CUDA version as PyTorch writes it: `13.0` is `cu130`."""
-    return "cu" + cuda.replace(".", "")
-
-
 def local_version(target: Target, selection: Selection) -> str:
     """Return the wheel's local version label (PEP 440), which says what it is for.
 
-    `cu130.torch2.11`, or `cu130.universal` with a stable ABI, which sorts after `torch…` so that pip
-    prefers it. A wheel that lacks some of the target's architectures names those that it has
-    (`cu130.torch2.11.sm89`), so that it is not published by mistake.
+    `cu130.torch2.11.2`, or `cu130.universal.2` with a stable ABI, which sorts after `torch…` so that pip
+    prefers it. The number at the end is the revision of the patches. A wheel that lacks some of the target's
+    architectures names those that it has (`cu130.torch2.11.2.sm89`), so that it is not published by mistake.
     """
     torch = "universal" if target.stable else f"torch{target.torch_series}"
-    label = f"{target.cuda_tag}.{torch}"
+    label = f"{target.cuda_tag}.{torch}.{target.revision}"
     if selection.complete:
         return label
     return ".".join([label, *(f"sm{architecture.number}" for architecture in selection.architectures)])
@@ -139,13 +159,9 @@ def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
 
 
 def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
-    """Read and check one target's file; `toolchains/` is looked for beside it.
-
-    Raises:
-        TargetError: It, or what it names, is wrong; the message says which file and key.
-    """
+    """Read and check one target's file; `toolchains/` is looked for beside it."""
     values = toml.load(path, TargetError)
-    shared = path.parent / TOOLCHAINS / f"{cuda_tag(str(values.get('cuda')))}.toml"
+    shared = path.parent / TOOLCHAINS / f"cu{str(values.get('cuda')).replace('.', '')}.toml"
     pins = toml.convert(Pins, toml.load(shared, TargetError), shared, TargetError)
     target = toml.convert(
         Target,
@@ -156,6 +172,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
         toolchain_packages=pins.packages,
         toolchain_archives=pins.archives,
         toolchain_runtime=pins.runtime,
+        revision=0,
     )
     if target.abi not in {"native", "stable"}:
         raise TargetError(f"{path}: abi: {target.abi!r} is not native or stable.")
@@ -171,11 +188,13 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
             f"It has {join(release.architectures)}.",
         )
     machine = "" if target.machine == X86_64 else f"-{target.machine.name}"
-    name = f"{'abi3' if target.stable else target.python_tag}-{target.cuda_tag}{machine}"
+    prefix = "universal" if target.stable else f"cp{target.python.replace('.', '')}"
+    name = f"{prefix}-{target.cuda_tag}{machine}"
     if path.stem != name:
         raise TargetError(
             f"{path}: the file's name disagrees with its keys: abi {target.abi}, python {target.python}, "
             f"cuda {target.cuda}, platform_tag {target.platform_tag}.",
             f"Rename it to {name}.toml, or correct the keys.",
         )
-    return replace(target, architectures=tuple(sorted(target.architectures)))
+    architectures = tuple(sorted(target.architectures))
+    return replace(target, architectures=architectures, revision=release.revision)

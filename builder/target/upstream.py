@@ -31,6 +31,7 @@ class Release:
 
     Attributes:
         version: As upstream's `setup.py` has it.
+        revision: Of the patches beside this file: raised when what a wheel does changes.
         commit: The commit that `tag` names.
         url: Address of the source archive, and `sha256` its digest.
         mirrors: Further addresses of it, or with `{sha256}` in it, of each of its files.
@@ -41,6 +42,7 @@ class Release:
     """
 
     version: str
+    revision: int
     tag: str
     commit: str
     url: str
@@ -54,11 +56,7 @@ class Release:
 
 @lru_cache
 def load_release(patches_dir: Path) -> Release:
-    """Return the release that a folder of patches, such as `patches/v2.2.0`, is for.
-
-    Raises:
-        TargetError: `upstream.toml` or `upstream.sha256` is missing or wrong; the message says where.
-    """
+    """Return the release that a folder of patches, such as `patches/v2.2.0`, is for."""
     path = patches_dir / FILE_NAME
     values = toml.load(path, TargetError)
     return toml.convert(Release, values, path, TargetError, files=read_sums(patches_dir / SUMS_NAME))

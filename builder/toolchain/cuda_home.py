@@ -1,10 +1,8 @@
 """The CUDA compiler of a build: the user's with `--cuda-home`, else one made of the target's packages.
 
-NVIDIA's packages hold the compiler in pieces that don't make a `CUDA_HOME`: there is no `lib64`, no
-unversioned `libcudart.so`, and for CUDA 12 each library has a folder of its own, and the compiler's driver
-is not in a package at all but in NVIDIA's redistributable archives. So the pieces are copied together once
-(215 MB for CUDA 13.0), to a folder of the cache that is named for what it is made of. It outlives the
-environment that the pieces come from.
+NVIDIA's packages hold the compiler in pieces that don't make a `CUDA_HOME`: there is no `lib64` and no
+unversioned `libcudart.so`, and for CUDA 12 each library has a folder of its own, and nvcc is in NVIDIA's
+archives alone. So the pieces are copied together once (215 MB for CUDA 13.0), to a folder of the cache.
 """
 
 from __future__ import annotations
@@ -22,10 +20,10 @@ from urllib.parse import quote
 
 from builder.target.architectures import major_minor
 from builder.target.options import BuildOptions
-from builder.target.targets import Target
+from builder.target.targets import Archive, Target
 from builder.toolchain import folders
 from builder.toolchain.gxx import Gxx, find_gxx
-from builder.toolchain.venv import Installed, installed_packages
+from builder.toolchain.torch_env import Installed, installed_packages
 from builder.util import http, process
 from builder.util.archive import unpack
 from builder.util.errors import DownloadError, ToolchainError
@@ -43,23 +41,25 @@ _COMPILING = (
 # What a compile and a link need besides.
 _NEEDED = (*_COMPILING, "include/cuda_runtime.h", "include/crt/host_config.h", "lib64/libcudart.so")
 _LINKED_LIBRARIES = ("libcudart", "libcudadevrt")
-# The folders of the packages that hold the compiler: all of CUDA 13's, or those of CUDA 12's parts.
-_PACKAGES_PART = re.compile(r"nvidia/(?:cu\d\d|cuda_nvcc|cuda_runtime|cuda_cccl)/")
+# The folders of the packages' `nvidia/` that hold the compiler of CUDA 12; all of CUDA 13 is in `cu13`.
+_PARTS = ("cuda_nvcc", "cuda_runtime", "cuda_cccl")
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The compilers of a build.
-
-    `identity` is a digest that changes with anything that can change what a compile makes.
-    """
+    """The compilers of a build."""
 
     cuda_home: Path
     nvcc_version: str  # `13.0.88`
     origin: str  # `packages`, `packages+archives` or `cuda-home`
-    components: tuple[Component, ...]  # what the toolkit is made of, beside installed packages
+    components: tuple[Component, ...]  # of the toolkit, beside installed packages
     gxx: Gxx
-    identity: str
+    identity: str  # changes with anything that can change what a compile makes
+
+    @property
+    def cuda_version(self) -> str:
+        """`13.0` of nvcc `13.0.88`."""
+        return ".".join(self.nvcc_version.split(".")[:2])
 
     def path(self) -> str:
         """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
@@ -73,11 +73,7 @@ def resolve(
 ) -> Toolchain:
     """Return the compilers for a target; make its `CUDA_HOME` in the cache if it isn't there yet.
 
-    Args:
-        target: What is built.
-        options: `cuda_home`, `cuda_home_from`, `allow_cuda_minor` and `cache_dir` count.
-        sites: The folders of packages (`torch_env.sites`). What the first one has counts.
-        environ: Where `PATH` and `CXX` are looked up, for g++; None is this process's environment.
+    `sites` are the folders of packages, of which the first that has one counts.
     """
     if options.cuda_home:
         version = check_cuda_home(options.cuda_home, target, options)
@@ -91,12 +87,16 @@ def resolve(
     packages: dict[str, tuple[Path, Installed]] = {}
     for site in sites:
         for package in installed_packages(site):
-            if any(_place_of_package(path) for path in package.files):
+            if any(_place(path) for path in package.files):
                 packages.setdefault(package.name, (site, package))
     archives = target.toolchain_archives
-    pieces = [f"{package.name} {package.sha256}" for _, package in packages.values()]
-    pieces += [archive.sha256 for archive in archives]
-    key = _digest([_LAYOUT, target.cuda, target.machine.name, *pieces])
+    key = _digest(
+        [
+            *(_LAYOUT, target.cuda, target.machine.name),
+            *(f"{package.name} {package.sha256}" for _, package in packages.values()),
+            *(archive.sha256 for archive in archives),
+        ]
+    )
     home = options.cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
     if _missing(home):
         shutil.rmtree(home, ignore_errors=True)
@@ -109,45 +109,46 @@ def resolve(
             f"The cache {options.cache_dir} can't be written: {error}.",
             "Make room there, or choose another folder with --cache-dir DIR.",
         ) from error
-    version, origin = nvcc_version(home / "bin" / "nvcc"), "packages+archives" if archives else "packages"
-    components = tuple(_component(archive.name, archive.url, archive.sha256) for archive in archives)
-    return Toolchain(home, version, origin, components, gxx, _digest([key, gxx.digest()]))
+    return Toolchain(
+        cuda_home=home,
+        nvcc_version=nvcc_version(home / "bin" / "nvcc"),
+        origin="packages+archives" if archives else "packages",
+        components=tuple(map(_component, archives)),
+        gxx=gxx,
+        identity=_digest([key, gxx.digest()]),
+    )
 
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
     """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use."""
-    where = f"{options.cuda_home_from or '--cuda-home'} is {home}"
-    without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
-    instead = f"{without} to build with the target's own CUDA {target.cuda} packages"
+    reason, allow = "", ""
     if not target.machine.is_here:
-        raise ToolchainError(
-            f"{where}, which can't be used to build for {target.machine.name}.", f"{instead}."
-        )
-    if not os.access(home / "bin" / "nvcc", os.X_OK):
+        reason = f"it can't build for {target.machine.name}"
+    elif not os.access(home / "bin" / "nvcc", os.X_OK):
         reason = "there is no bin/nvcc in it" if home.is_dir() else "there is no such folder"
-        raise ToolchainError(f"{where}, and {reason}.", f"{instead}, or give a CUDA {target.cuda} toolkit.")
-    version = nvcc_version(home.resolve() / "bin" / "nvcc")
-    own, wanted = major_minor(version), major_minor(target.cuda)
-    if own == wanted or (own[0] == wanted[0] and options.allow_cuda_minor):
-        return version
-    reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}"
-    allow = ", or use it nevertheless with --allow-cuda-minor"
-    if own[0] != wanted[0]:
-        reason, allow = f"{reason}: a different major version never fits", ""
+    else:
+        version = nvcc_version(home.resolve() / "bin" / "nvcc")
+        own, wanted = major_minor(version), major_minor(target.cuda)
+        if own == wanted or (own[0] == wanted[0] and options.allow_cuda_minor):
+            return version
+        reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}"
+        if own[0] == wanted[0]:
+            allow = ", or use it nevertheless with --allow-cuda-minor"
+        else:
+            reason += ": a different major version never fits"
+    without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
     raise ToolchainError(
-        f"{where}, which can't be used: {reason}.", f"{instead}, or give a CUDA {target.cuda} toolkit{allow}."
+        f"{options.cuda_home_from or '--cuda-home'} is {home}, which can't be used: {reason}.",
+        f"{without} to build with the target's packages, or give a CUDA {target.cuda} toolkit{allow}.",
     )
 
 
 def nvcc_version(nvcc: Path) -> str:
     """Return an nvcc's version, such as `13.0.88`."""
-    try:
-        output = process.run([nvcc, "--version"], env={"PATH": os.pathsep.join(SYSTEM_PATH)}).output
-    except process.CommandError as error:
-        raise ToolchainError(f"{nvcc}: {error.message}", "Check that it is for this machine.") from None
-    match = re.search(r"^Cuda compilation tools, release \d+\.\d+, V(\d+\.\d+\.\d+)$", output, re.MULTILINE)
+    output = process.output_of([nvcc, "--version"])
+    match = re.search(r"^Cuda compilation tools, release .*, V(\d+\.\d+\.\d+)$", output or "", re.MULTILINE)
     if match is None:
-        raise ToolchainError(f"{nvcc} does not print its version: {output.strip()[-200:]!r}.")
+        raise ToolchainError(f"{nvcc} does not print its version: {output!r}.", "Is it for this machine?")
     return match[1]
 
 
@@ -167,38 +168,34 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
         unpacked = home / ".unpacked"
         unpack(path, unpacked)
         for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
-            _copy(source, home, _place(source.relative_to(unpacked).as_posix()))
+            _copy(source, home, _place_of(source.relative_to(unpacked).as_posix()))
         shutil.rmtree(unpacked)
     for site, package in packages:
         for name in package.files:
-            _copy(site / name, home, _place_of_package(name))
+            _copy(site / name, home, _place(name))
     libraries = home / "lib64"
     libraries.mkdir(parents=True, exist_ok=True)
     (home / "lib").symlink_to("lib64")
     versions = sorted(path.name for path in libraries.glob("libcudart.so.*"))
     if versions and not (libraries / "libcudart.so").exists():
         (libraries / "libcudart.so").symlink_to(versions[0])
-    sources = f"{', '.join(target.toolchain_packages)} and the target's archives"
+    remedy = f"Correct the toolchain of CUDA {target.cuda}: its packages and archives."
     if missing := _missing(home):
-        raise ToolchainError(
-            f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}.",
-            f"They come from {sources}: remove the environment and build again.",
-        )
+        message = f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}."
+        raise ToolchainError(message, remedy)
     version = nvcc_version(home / "bin" / "nvcc")
     if major_minor(version) != major_minor(target.cuda):
-        raise ToolchainError(
-            f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}.",
-            f"Correct {sources}: they are of a different release.",
-        )
-
-
-def _place_of_package(path: str) -> str | None:
-    """Return where a package's file goes in a `CUDA_HOME`: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
-    match = _PACKAGES_PART.match(path)
-    return _place(path[match.end() :]) if match else None
+        message = f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}."
+        raise ToolchainError(message, remedy)
 
 
 def _place(path: str) -> str | None:
+    """Return where a package's file goes: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
+    match = re.match(rf"nvidia/(?:cu\d\d|{'|'.join(_PARTS)})/", path)
+    return _place_of(path[match.end() :]) if match else None
+
+
+def _place_of(path: str) -> str | None:
     """Return where a file of a package's part or of an archive goes; None if no compile needs it."""
     top, _, rest = path.partition("/")
     if not rest or rest.endswith((".py", ".pyc")):
@@ -221,10 +218,9 @@ def _missing(home: Path) -> list[str]:
     return [name for name in _NEEDED if not (home / name).is_file()]
 
 
-def _component(name: str, url: str, sha256: str) -> Component:
-    """Return an archive as a build tool, with the version that its file name has."""
-    match = re.search(r"-(\d+(?:\.\d+)+)", url.rpartition("/")[2])
+def _component(archive: Archive) -> Component:
+    match = re.search(r"-(\d+(?:\.\d+)+)", archive.url.rpartition("/")[2])
     version = match[1] if match else ""
-    qualifiers = f"checksum=sha256:{sha256}&download_url={quote(url, safe='')}"
-    purl = f"pkg:generic/{name}@{version}?{qualifiers}" if version else ""
-    return Component("build-tool", name, version, sha256, purl)
+    qualifiers = f"checksum=sha256:{archive.sha256}&download_url={quote(archive.url, safe='')}"
+    purl = f"pkg:generic/{archive.name}@{version}?{qualifiers}" if version else ""
+    return Component("build-tool", archive.name, version, archive.sha256, purl)

@@ -22,15 +22,16 @@ def is_made(folder: Path, inputs: str) -> bool:
 
 
 def make(folder: Path, inputs: str, fill: Callable[[Path], None]) -> bool:
-    """Have a folder filled, unless it was made from the same inputs; returns whether it was made now.
+    """Make a folder, unless it was made from the same inputs; returns whether it was made now.
 
-    `fill` gets another path beside the folder. Where it fails, the folder is as it was.
+    `fill` makes it at another path of the same disk. Where that fails, the folder is as it was; what a killed
+    process left is removed by the next one.
     """
     part = folder.with_name(f".{folder.name}.part")
     with files.locked(folder.with_name(f".{folder.name}.lock"), lambda: say("  waiting for another build")):
         if is_made(folder, inputs):
             return False
-        shutil.rmtree(part, ignore_errors=True)  # a killed build's
+        shutil.rmtree(part, ignore_errors=True)
         try:
             fill(part)
             (part / _MARKER).write_text(inputs, encoding="utf-8")

@@ -1,7 +1,7 @@
 """Finds a g++ that the CUDA compiler accepts.
 
 nvcc refuses a g++ that is newer than it knows, by its major version (CUDA Installation Guide for Linux,
-"Host Compiler Support Policy"; the same figure stands in nvcc's own `crt/host_config.h`).
+"Host Compiler Support Policy").
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from builder.util.log import say
 from builder.util.process import output_of
 
 # From which CUDA version on which major version of g++ is the newest that nvcc accepts.
-_NEWEST = {(13, 0): 15, (12, 8): 14, (12, 4): 13, (12, 0): 12, (0, 0): 11}
+_NEWEST = (((13, 0), 15), ((12, 8), 14), ((12, 4), 13), ((12, 0), 12))
 # torch's headers are C++17 as g++ 9 has it (PyTorch's README asks for 9.4).
 OLDEST = 9
 
@@ -48,8 +48,8 @@ class Gxx:
 
 
 def newest_accepted(nvcc_version: str) -> int:
-    """Return the newest major version of g++ that an nvcc accepts, or that the newest in the table does."""
-    return next(newest for cuda, newest in _NEWEST.items() if major_minor(nvcc_version) >= cuda)
+    """Return the newest major version of g++ that an nvcc accepts, as far as the table knows."""
+    return next(newest for cuda, newest in _NEWEST if major_minor(nvcc_version) >= cuda)
 
 
 def find_gxx(
@@ -57,9 +57,8 @@ def find_gxx(
 ) -> Gxx:
     """Find a g++ that an nvcc accepts, for a machine (this one by default).
 
-    `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used, or if that one doesn't
-    fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does. For another machine it is the cross
-    compiler, `aarch64-linux-gnu-g++`.
+    `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used (another machine's cross
+    compiler), or if that one doesn't fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
     """
     environ = os.environ if environ is None else environ
     machine = machine or this_machine()
@@ -67,30 +66,29 @@ def find_gxx(
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
     name = environ.get("CXX", "").strip()
     program = shutil.which(name or machine.gxx, path=path)
-    gxx = _inspect(Path(program)) if program else None
-    if name and gxx is None:
-        reason = "which is not a g++ that works" if program else "and there is no such program"
-        raise HostCompilerError(
-            f"CXX is {name!r}, {reason}.",
-            "Set it to the name or path of a g++, without arguments, or unset it.",
-        )
-    makes = (name and gxx and output_of([gxx.path, "-dumpmachine"])) or machine.name
-    if makes.partition("-")[0] != machine.name:
-        raise HostCompilerError(
-            f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
-            f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
-        )
+    gxx = inspect(Path(program)) if program else None
+    if name:
+        remedy = "Set it to the name or path of a g++, without arguments, or unset it."
+        if gxx is None:
+            reason = "which is not a g++ that works" if program else "and there is no such program"
+            raise HostCompilerError(f"CXX is {name!r}, {reason}.", remedy)
+        makes = output_of([gxx.path, "-dumpmachine"]) or machine.name
+        if makes.partition("-")[0] != machine.name:
+            raise HostCompilerError(
+                f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
+                f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
+            )
     if gxx and OLDEST <= gxx.major <= newest:
         return gxx
     for candidate in () if name else _versioned(path, newest, machine):
-        other = _inspect(candidate)
+        other = inspect(candidate)
         if other and OLDEST <= other.major <= newest:
             why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {machine.gxx}"
             say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {cuda}")
             return other
     if gxx is None:
         what = f"{program} is not a g++ that works" if program else f"No {machine.gxx} was found"
-        raise HostCompilerError(f"{what}, and nvcc needs one.", f"Install it: {machine.how_to_install_gxx}.")
+        raise HostCompilerError(f"{what}.", f"Install it: {machine.how_to_install_gxx}.")
     relation, limit = ("newer", newest) if gxx.major > newest else ("older", OLDEST)
     raise HostCompilerError(
         f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
@@ -100,7 +98,7 @@ def find_gxx(
     )
 
 
-def _inspect(path: Path) -> Gxx | None:
+def inspect(path: Path) -> Gxx | None:
     """Return a g++ with its version; None if it is something else, or does not run."""
     about = output_of([path, "--version"])
     # Before g++ 7 there is only -dumpversion; a newer one answers the first of the two.
@@ -114,6 +112,6 @@ def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
     for major in range(newest, OLDEST - 1, -1):
         if program := shutil.which(f"{machine.gxx}-{major}", path=path):
             yield Path(program)
-        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
+        toolset = Path(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
         if machine.is_here and toolset.exists():
             yield toolset

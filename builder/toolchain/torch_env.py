@@ -1,23 +1,30 @@
 """Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
 
-`uv pip install --target` fills a folder once for the same inputs; then nothing is installed, and no network
-is needed. With others the folder is made anew, which takes seconds where uv's cache has the files.
+`uv pip install --target` fills a folder once for the same inputs; then no network is needed.
 
-torch comes from the target's package index, or from the default index if that one can't be reached. An index
-that `--torch-index` names is the one that is used. Either way the torch that was installed decides: its
-`torch.version.cuda` has to equal the target's.
+torch comes from the index of `--torch-index`, or else from the target's, or from the default index if that
+one can't be reached. Its `torch.version.cuda` has to equal the target's.
+
+An installed package no longer knows the digest of its wheel, but its RECORD has that of each file (PyPA
+specification "Recording installed projects"): the digest of that list stands in the wheel's place.
 """
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import importlib.metadata
 import json
 import platform
 import re
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.utils import canonicalize_name
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
@@ -25,105 +32,106 @@ from builder.toolchain import folders
 from builder.toolchain.venv import pip_install, why_not_index
 from builder.util.errors import ToolchainError, TorchEnvironmentError
 from builder.util.files import ROOT, file_sha256
-from builder.util.http import public_address
-from builder.util.log import say, warn
+from builder.util.log import public_address, say, warn
+from builder.wheel.sbom import Component
 
 PACKAGES = Path(sys.prefix) / "packages"
 _LOCK = ROOT / "builder" / "requirements.txt"
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A folder of packages: what is installed into it, step by step, and for which other machine's Python."""
-
-    path: Path
-    steps: Sequence[Sequence[str]]
-    python: str = ""  # `3.12`; empty for this Python
+_INSTALLERS_OWN = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_")
 
 
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
-    """Return the folders that `install` fills: the one with torch first, then that of the compiler."""
+    """Return the folders that `install` fills, that with torch first."""
     torch = root / target.machine.name
     return (torch,) if target.machine.is_here else (torch, root / "compiler")
 
 
 def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str:
-    """Install the target's torch, and the packages of its CUDA compiler unless there is a `--cuda-home`.
+    """Install torch, and the CUDA compiler unless there is a `--cuda-home`; return torch's own version.
 
     For another machine, that machine's torch and CUDA runtime are unpacked beside the compiler: nothing of
     them runs here, but a build compiles with their headers and links with their libraries.
-
-    Returns:
-        torch's own version: `2.11.0+cu130`.
     """
     if not target.machine.is_here and not target.toolchain_runtime:
         raise ToolchainError(
             f"The toolchain of CUDA {target.cuda} can't build for another machine: it has no `runtime`.",
             f"Build on a machine of {target.machine.name}.",
         )
-    for folder in _folders(target, options, root):
-        _fill(folder, target, options)
-    return _check_torch(sites(target, root)[0], target)
+    version = ""
+    for site, steps, python in _folders(target, options, root):
+        version = _fill(site, steps, target, options, python)
+    return version
+
+
+def _folders(
+    target: Target, options: BuildOptions, root: Path
+) -> list[tuple[Path, Sequence[Sequence[str]], str]]:
+    """Return the folders that a build needs, that with torch last: path, steps and Python, as for `_fill`."""
+    torch = f"torch=={target.torch}"
+    compiler = [] if options.cuda_home else [*target.toolchain_packages]
+    if target.machine.is_here:
+        return [(sites(target, root)[0], [[torch, *compiler]], "")]
+    theirs, ours = sites(target, root)
+    steps = [[*target.toolchain_runtime], ["--no-deps", torch]]
+    return [(ours, [compiler], ""), (theirs, steps, target.python)]
 
 
 def install_to_import(target: Target, options: BuildOptions, python: str, root: Path = PACKAGES) -> Path:
     """Install another machine's torch with all that it imports, for its Python `3.11`; returns the folder."""
     site = root / f"{target.machine.name}-to-import"
-    _fill(_Folder(site, [[f"torch=={target.torch}"]], python), target, options)
+    _fill(site, [[f"torch=={target.torch}"]], target, options, python=python)
     return site
 
 
 def is_installed(target: Target, options: BuildOptions, root: Path = PACKAGES) -> bool:
     """Return whether `install` will find all that it needs, without a network."""
     return all(
-        folders.is_made(folder.path, _inputs(folder, target, options))
-        for folder in _folders(target, options, root)
+        folders.is_made(site, _inputs(steps, target, options, python))
+        for site, steps, python in _folders(target, options, root)
     )
 
 
-def _folders(target: Target, options: BuildOptions, root: Path) -> list[_Folder]:
-    torch = f"torch=={target.torch}"
-    compiler = [] if options.cuda_home else [*target.toolchain_packages]
-    if target.machine.is_here:
-        return [_Folder(sites(target, root)[0], [[torch, *compiler]])]
-    theirs, ours = sites(target, root)
-    steps = [[*target.toolchain_runtime], ["--no-deps", torch]]
-    return [_Folder(ours, [compiler]), _Folder(theirs, steps, target.python)]
-
-
-def _inputs(folder: _Folder, target: Target, options: BuildOptions) -> str:
+def _inputs(steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str) -> str:
     """Return what a folder's marker says when it holds what is wanted."""
     inputs = {
-        "steps": folder.steps,
-        "for": [folder.python or platform.python_version(), target.platform_tag],
+        "steps": [list(step) for step in steps],
+        "for": [python or platform.python_version(), target.platform_tag],
         "torch_index": public_address(options.torch_index or target.torch_index),
         "lock_sha256": file_sha256(_LOCK),
     }
     return json.dumps(inputs, indent=1) + "\n"
 
 
-def _fill(folder: _Folder, target: Target, options: BuildOptions) -> None:
-    """Fill a folder with packages, unless it is so already."""
-    has_torch = any(f"torch=={target.torch}" in step for step in folder.steps)
+def _fill(
+    site: Path, steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str = ""
+) -> str:
+    """Fill a folder with packages, unless it is so already; returns the version of torch in it, if any.
+
+    `steps` are the arguments of each `uv pip install`, `python` another machine's Python's version.
+    """
+    has_torch = any(f"torch=={target.torch}" in step for step in steps)
 
     def fill(new: Path) -> None:
-        _install(new, folder, target, options, has_torch=has_torch)
+        _install(new, steps, target, options, python)
         if has_torch:
             _check_torch(new, target)
 
-    if not folders.make(folder.path, _inputs(folder, target, options), fill):
-        say(f"  {folder.path}: already installed")
+    if not folders.make(site, _inputs(steps, target, options, python), fill):
+        say(f"  {site}: already installed")
+    return _check_torch(site, target) if has_torch else ""
 
 
-def _install(site: Path, folder: _Folder, target: Target, options: BuildOptions, *, has_torch: bool) -> None:
+def _install(
+    site: Path, steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str
+) -> None:
     into: list[str | Path] = ["--target", site]
-    if folder.python:
+    if python:
         # `manylinux_2_34_aarch64` is uv's `aarch64-manylinux_2_34`
         machine = target.machine.name
         floor = target.platform_tag.removesuffix(f"_{machine}")
-        into += ["--python-platform", f"{machine}-{floor}", "--python-version", folder.python]
+        into += ["--python-platform", f"{machine}-{floor}", "--python-version", python]
         into += ["--only-binary", ":all:"]
-    steps, index = folder.steps, options.torch_index or target.torch_index
+    index: str | None = options.torch_index or target.torch_index
     if index and (reason := why_not_index(index, target.torch)):
         if options.torch_index:
             raise TorchEnvironmentError(
@@ -131,8 +139,8 @@ def _install(site: Path, folder: _Folder, target: Target, options: BuildOptions,
                 f"Correct --torch-index, or omit it to use {target.torch_index}.",
             )
         warn(f"{index} can't be used ({reason}); installing torch from the default index")
-        index = ""
-    if options.torch_index and has_torch:
+        index = None
+    if options.torch_index and any(f"torch=={target.torch}" in step for step in steps):
         # First, and with no other index: the best version of all indexes could be another one's.
         steps = [["--no-deps", "--default-index", options.torch_index, f"torch=={target.torch}"], *steps]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
@@ -165,8 +173,51 @@ def _check_torch(site: Path, target: Target) -> str:
         return version
     is_for = f"for CUDA {cuda}" if cuda else "without CUDA"
     raise TorchEnvironmentError(
-        f"The torch that was installed does not fit: it is torch {version or 'of no known version'}, built "
-        f"{is_for}, and the target is torch {target.torch} for CUDA {target.cuda}.",
-        f"Name an index of builds for CUDA {target.cuda} with --torch-index URL (the target's is "
-        f"{target.torch_index}).",
+        f"torch {version or 'of no known version'}, built {is_for}, was installed, and the target is torch "
+        f"{target.torch} for CUDA {target.cuda}.",
+        f"Name an index of such builds with --torch-index URL (the target's is {target.torch_index}).",
     )
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An installed package; its name is normalised: `nvidia-cuda-nvcc`."""
+
+    name: str
+    version: str
+    files: Mapping[str, str]  # of its wheel: path in site-packages -> SHA-256, sorted
+
+    @property
+    def sha256(self) -> str:
+        """In place of its wheel's digest: that of the lines `<sha256>  <path>`; empty without files."""
+        lines = "".join(f"{sha256}  {path}\n" for path, sha256 in self.files.items())
+        return hashlib.sha256(lines.encode()).hexdigest() if lines else ""
+
+    def component(self) -> Component:
+        """Return the package as a build tool."""
+        purl = f"pkg:pypi/{self.name}@{self.version}"
+        return Component("build-tool", self.name, self.version, self.sha256, purl)
+
+
+def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
+    """Return every package installed in a folder, sorted by name."""
+    packages = []
+    for distribution in importlib.metadata.distributions(path=[str(site_packages)]):
+        # What an aborted uninstallation leaves behind has no metadata.
+        if "Name" in distribution.metadata:
+            name = canonicalize_name(distribution.metadata["Name"])
+            files = _recorded(distribution.read_text("RECORD") or "")
+            packages.append(Installed(name, distribution.version, files))
+    return tuple(sorted(packages, key=lambda package: package.name))
+
+
+def _recorded(text: str) -> dict[str, str]:
+    """Return the files that a wheel brought; notes, scripts and byte code are installers' own."""
+    files = {}
+    for path, digest, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
+        folder, _, name = path.rpartition("/")
+        own = folder.endswith(".dist-info") and name.startswith(_INSTALLERS_OWN)
+        algorithm, _, value = digest.partition("=")
+        if algorithm == "sha256" and not path.startswith(("../", "/", "bin/")) and not own:
+            files[path] = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
+    return dict(sorted(files.items()))

@@ -35,7 +35,7 @@ class UsageError(BuilderError):
 class TargetError(BuilderError):
     """A target file that is wrong; the message names the file and the key.
 
-    Correct that key. docs/add-a-target.md shows a whole file.
+    Correct that key. docs/develop.md shows a whole file.
     """
 
     exit_code = 3

@@ -12,17 +12,7 @@ import requests
 
 from builder.util.errors import DownloadError
 from builder.util.files import file_sha256, locked
-from builder.util.log import public_address, say, warn, without_secrets
-
-__all__ = [
-    "StatusError",
-    "WrongDigestError",
-    "download",
-    "get",
-    "get_json",
-    "public_address",
-    "without_secrets",
-]
+from builder.util.log import say, warn
 
 TRIES = 3
 PAUSE_SECONDS = 1.0  # before the second try; twice as long before the third

@@ -37,14 +37,9 @@ class SharedLibrary:
 
     Attributes:
         machine: `x64` or `AArch64`, as pyelftools names it.
-        soname: Its DT_SONAME; empty without one.
-        needed: DT_NEEDED, in order.
-        rpath: Entries of DT_RPATH.
-        runpath: Entries of DT_RUNPATH.
         versions: SONAME of a library -> the symbol versions that are required of it.
         undefined: Dynamic symbols that others must define, sorted.
         executable_stack: Whether loading it makes the process's stack executable.
-        debug_sections: Names of its DWARF sections.
         fatbin: The bytes of its `.nv_fatbin` section; empty without one.
     """
 
@@ -66,11 +61,7 @@ def is_elf(data: bytes) -> bool:
 
 
 def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
-    """Read a shared library; the name is for errors.
-
-    Raises:
-        ElfError: The bytes are not a 64-bit little-endian ELF file, or it is damaged.
-    """
+    """Read a shared library; the name is for errors."""
     try:
         elf = ELFFile(io.BytesIO(data))
         if elf.elfclass == 64 and elf.little_endian:
@@ -118,7 +109,12 @@ def _read(elf: ELFFile) -> SharedLibrary:
         runpath=paths("DT_RUNPATH", "runpath"),
         versions={library: tuple(sorted(names)) for library, names in sorted(versions.items())},
         undefined=_undefined(sections.get(".dynsym"), sections.get(".gnu.version"), required),
-        executable_stack=_executable_stack(elf),
+        # Without the header the x86 loader uses the old default, an executable stack.
+        executable_stack=all(
+            segment["p_flags"] & _EXECUTABLE
+            for segment in elf.iter_segments()
+            if segment["p_type"] == "PT_GNU_STACK"
+        ),
         debug_sections=tuple(sorted(part for part in sections if part.startswith((".debug_", ".zdebug_")))),
         fatbin=bytes(fatbin.data()) if fatbin is not None else b"",
     )
@@ -142,11 +138,3 @@ def _undefined(table: Any, version_table: Any, required: Mapping[int, tuple[str,
             version = required.get(number & 0x7FFF, ("", ""))[1] if isinstance(number, int) else ""
             symbols.append(Symbol(str(symbol.name), version))
     return tuple(sorted(symbols))
-
-
-def _executable_stack(elf: Any) -> bool:
-    for segment in elf.iter_segments():
-        if segment["p_type"] == "PT_GNU_STACK":
-            return bool(segment["p_flags"] & _EXECUTABLE)
-    # Without the header the x86 loader uses the old default, an executable stack.
-    return True

@@ -61,7 +61,6 @@ class Code:
     Attributes:
         kind: `cubin` (runs on its architecture), `ptx` (the driver compiles it), `ltoir`, or `kind N` for an
             unknown one.
-        architecture: What it is for.
         debug: Whether it was made for a debugger (`-G`).
         container: Which container it is in, from 0: each source file has its own.
     """
@@ -73,11 +72,7 @@ class Code:
 
 
 def read_fatbin(section: bytes) -> tuple[Code, ...]:
-    """Return the GPU code in a `.nv_fatbin` section, in the order of the file.
-
-    Raises:
-        FatbinError: The bytes don't have the layout above.
-    """
+    """Return the GPU code in a `.nv_fatbin` section, in the order of the file."""
     entries: list[Code] = []
     offset, number = _skip_padding(section, 0), 0
     while offset < len(section):

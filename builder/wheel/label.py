@@ -25,14 +25,10 @@ class WheelError(AuditError):
 class WheelLabel:
     """A wheel's file name in parts, and what its local version says.
 
-    The local version is read as this project, PyTorch and others write it: `cu130.torch2.11.sm89`,
+    The local version is read as this project, PyTorch and others write it: `cu130.torch2.11.2.sm89`,
     `cu128torch2.8.0`, `cu130`. Parts that are not known are ignored.
 
-    Attributes:
-        distribution: As it is written: `sageattention`.
-        version: As it is written: `2.2.0+cu130.torch2.11`.
-        python, abi, platform: The tag's parts; each can be several, joined by dots.
-        build: The build tag; empty without one.
+    All parts are as they are written; those of the tag can each be several, joined by dots.
     """
 
     distribution: str
@@ -44,11 +40,7 @@ class WheelLabel:
 
     @classmethod
     def parse(cls, file_name: str) -> WheelLabel:
-        """Return the parts of a file name.
-
-        Raises:
-            WheelError: It is not the name of a wheel.
-        """
+        """Return the parts of a file name; WheelError if it is not the name of a wheel."""
         try:
             # packaging takes any character in a tag, and letters of any script in a name.
             if re.fullmatch(r"[\w.+!-]+", file_name, re.ASCII) is None:
@@ -109,8 +101,8 @@ class WheelLabel:
 
     @property
     def revision(self) -> int:
-        """Revision of the patches, 2 for a last part `r2`; 0 without one."""
-        match = re.search(r"(?:^|\.)r(\d+)$", self.local_version)
+        """Revision of the patches, a number after the part for torch: `cu130.universal.2`; 0 without one."""
+        match = re.search(r"(?:^|\.)(?:universal|torch\d+\.\d+)\.(\d+)(?:\.|$)", self.local_version)
         return int(match[1]) if match else 0
 
     @property

@@ -105,11 +105,7 @@ class Sbom:
 
 
 def read(wheel: Wheel) -> Sbom | None:
-    """Return a wheel's own SBOM; None where it has none.
-
-    Raises:
-        WheelError: It can't be read.
-    """
+    """Return a wheel's own SBOM; None where it has none."""
     name = wheel.in_dist_info(f"sboms/{SBOM_NAME}")
     if name not in wheel.names:
         return None

@@ -75,11 +75,7 @@ class Wheel:
         return tuple(self.members)
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of one file.
-
-        Raises:
-            WheelError: There is none of that name, or its bytes are damaged.
-        """
+        """Return the bytes of one file; WheelError if it is missing or damaged."""
         if name not in self.members:
             raise WheelError(f"{self.path}: {name} is missing.")
         try:
@@ -125,9 +121,6 @@ def record_problems(wheel: Wheel) -> list[str]:
     """Return what is wrong in RECORD, one sentence each; empty if all is right.
 
     `importlib.metadata` can't say which files are missing, and checks no digests.
-
-    Raises:
-        WheelError: RECORD is missing, or a line of it is not a record.
     """
     text = wheel.read(wheel.in_dist_info("RECORD")).decode("utf-8", "surrogateescape")
     record: dict[str, tuple[str, str]] = {}

@@ -18,7 +18,6 @@ from pathlib import Path, PurePosixPath
 import deflate
 
 from builder.util import files
-from builder.wheel.label import WheelError
 from builder.wheel.wheelfile import record_digest
 
 # libdeflate's levels reach from 1 to 12; from 10 on, five times the time saves 0.2% of compressed GPU code.
@@ -28,8 +27,6 @@ _EARLIEST_TIME = 315532800
 _UNIX = 3
 _ZIP_VERSION = 20
 _UTF8_NAMES = 0x800
-_LIMIT_BYTES = 0xFFFFFFFF
-_LIMIT_MEMBERS = 0xFFFF
 
 
 def write_wheel(path: Path, content: Mapping[str, bytes], *, epoch: int) -> Path:
@@ -42,10 +39,8 @@ def write_wheel(path: Path, content: Mapping[str, bytes], *, epoch: int) -> Path
     (Fedora's, uv's) have zlib-ng instead, whose output differs. With the same version of `deflate` the bytes
     are the same with every Python on every x86_64 machine.
 
-    Args:
-        path: The wheel.
-        content: Archive name -> bytes of each file but RECORD, which is made here.
-        epoch: The members' time, seconds since 1970 (SOURCE_DATE_EPOCH); before 1980 counts as 1980.
+    The content is archive name -> bytes of each file but RECORD, which is made here. The epoch is the
+    members' time, seconds since 1970 (SOURCE_DATE_EPOCH); before 1980 counts as 1980.
     """
     dist_info = next(name.partition("/")[0] for name in content if ".dist-info/" in name)
     members = sorted(content.items(), key=lambda member: (member[0].startswith(f"{dist_info}/"), member[0]))
@@ -77,8 +72,6 @@ def _archive(members: Sequence[tuple[str, bytes]], epoch: int) -> bytes:
     clock = (when.tm_hour << 11) | (when.tm_min << 5) | (when.tm_sec // 2)
     body, directory = bytearray(), bytearray()
     for name, data in members:
-        if max(len(data), len(body)) > _LIMIT_BYTES or len(members) > _LIMIT_MEMBERS:
-            raise WheelError(f"{name}: the wheel would be larger than 4 GiB.")
         raw_name = name.encode()
         packed = bytes(deflate.deflate_compress(data, _COMPRESSION_LEVEL))
         method = zipfile.ZIP_DEFLATED

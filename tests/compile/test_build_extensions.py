@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from setuptools import Distribution, Extension
 
 from builder.util.files import ROOT
 
@@ -57,3 +58,15 @@ def test_ninja_runs_commands_as_they_are_and_stops_at_a_failure(build: ModuleTyp
     assert "the reason" in done.stdout
     assert (tmp_path / "out" / "a.o").read_text() == f"{odd}\n"
     assert not (tmp_path / "lib.so").exists()
+
+
+@pytest.mark.parametrize(("abi", "tag"), [("stable", "py3-none"), ("native", f"cp{sys.version_info[0]}")])
+def test_a_wheel_of_the_stable_abi_is_for_any_python(
+    build: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abi: str, tag: str
+) -> None:
+    (tmp_path / "build.json").write_text(json.dumps({"abi": abi}))
+    monkeypatch.setenv("SAGEATTENTION_BUILD", str(tmp_path / "build.json"))
+    extension = Extension("sageattention.lib._fused", ["a.cpp"])
+    command = build.Wheel(Distribution({"name": "x", "version": "1", "ext_modules": [extension]}))
+    command.ensure_finalized()
+    assert "-".join(command.get_tag()).startswith(tag)

@@ -13,8 +13,7 @@ import pytest
 from fakes.tools import target, wait_for
 
 from builder.compile.pep517 import environment, failure, run_build, write_settings
-from builder.target.architectures import Architecture
-from builder.target.selection import Selection
+from builder.target.architectures import Architecture, Selection
 from builder.toolchain.cuda_home import Toolchain
 from builder.toolchain.gxx import Gxx
 from builder.util.errors import CompileError, OutOfMemoryError
@@ -56,7 +55,7 @@ def test_the_settings_are_those_that_the_sources_build_file_documents(tmp_path: 
         "torch": ".toolchain/torch",
         "jobs": 4,
         "launcher": ["/bin/ccache"],
-        "local_version": "cu130.torch2.11.sm89.sm90a",
+        "local_version": "cu130.torch2.11.2.sm89.sm90a",
         "requirement": "torch==2.11.*",
         "abi": "native",
     }

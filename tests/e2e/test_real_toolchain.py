@@ -17,8 +17,8 @@ import pytest
 
 from builder.compile import pep517
 from builder.compile.ccache import Stats, open_cache
+from builder.target.architectures import Selection
 from builder.target.options import BuildOptions
-from builder.target.selection import Selection
 from builder.target.targets import Target, load_targets
 from builder.toolchain import torch_env
 from builder.toolchain.cuda_home import Toolchain, resolve

@@ -44,7 +44,7 @@ UNREACHED = "\n@triton.jit\ndef other(X):\n    tl.store(X, 0)\n\ndef launch(x):\
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment with the universal wheel's torch, and the Triton that it brings."""
     venv = tmp_path_factory.mktemp("triton") / "venv"
-    torch = load_targets()["abi3-cu130"].torch
+    torch = load_targets()["universal-cu130"].torch
     return make_clean_venv(venv, sys.executable, [f"torch=={torch}"])
 
 

@@ -15,8 +15,8 @@ from builder.check.audit import AuditReport
 from builder.finish.embed import embed
 from builder.target.targets import load_targets
 
-NATIVE, STABLE = load_targets()["cp312-cu130"], load_targets()["abi3-cu130"]
-STABLE_NAME = f"sageattention-2.2.0+cu130.universal-{STABLE.wheel_tag('linux_x86_64')}.whl"
+NATIVE, STABLE = load_targets()["cp312-cu130"], load_targets()["universal-cu130"]
+STABLE_NAME = f"sageattention-2.2.0+cu130.universal.2-{STABLE.wheel_tag('linux_x86_64')}.whl"
 _FOLDER = tempfile.TemporaryDirectory()
 ALL = ("80", "86", "89", "90a", "120")
 TORCH = ("aoti_torch_get_sizes", "aoti_torch_library_impl")

@@ -34,25 +34,26 @@ class FakeGitHub:
         self.failure: Callable[[Request], bool] = lambda request: False
         self.requests: list[str] = []
         self.uploads: list[str] = []
-        self.digests = True
         self.url = ""
 
     def add_release(self, **values: Any) -> dict[str, Any]:
         number = 100 + len(self.releases)
         url = f"{self.url}/repos/{REPOSITORY}/releases/{number}"
-        page = f"https://example.invalid/releases/{number}"
-        release = {"id": number, "url": url, "html_url": page, "body": "", "prerelease": False, **values}
+        release = {"id": number, "url": url, "html_url": url, "body": "", "prerelease": False, **values}
         self.releases[number] = {**release, "upload_url": f"{url}/assets{{?name,label}}"}
         return self.releases[number]
 
     def add_asset(self, release: int, name: str, content: bytes, **values: Any) -> dict[str, Any]:
         number = 1000 + len(self.content)
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}" if self.digests else None
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         url = f"{self.url}/repos/{REPOSITORY}/releases/assets/{number}"
         asset = {"id": number, "url": url, "release": release, "name": name, "size": len(content)}
         self.assets[number] = {**asset, "state": "uploaded", "digest": digest, **values}
         self.content[number] = content
         return self.assets[number]
+
+    def assets_of(self, release: int) -> list[dict[str, Any]]:
+        return [asset for asset in self.assets.values() if asset["release"] == release]
 
     def files(self) -> dict[str, bytes]:
         """Return the content of each asset, by its name."""
@@ -69,20 +70,43 @@ class Request(BaseHTTPRequestHandler):
     def _handle(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = urlsplit(self.path)
-        self.route, self.query = parts.path.removeprefix(f"/repos/{REPOSITORY}"), parse_qs(parts.query)
+        self.route = parts.path.removeprefix(f"/repos/{REPOSITORY}")
+        upload = self.command == "POST" and self.route.endswith("/assets")
+        self.upload_name = parse_qs(parts.query)["name"][0] if upload else ""
         self.github.requests.append(f"{self.command} {self.route}")
         if self.github.failure(self):
             return
         if self.headers.get("Authorization") != f"token {TOKEN}":
             self.answer(401, {"message": "Bad credentials"})
-            return
-        for pattern, answer in _ROUTES.items():
-            if match := re.fullmatch(pattern, f"{self.command} {self.route}"):
-                answer(self, *match.groups())
-                return
-        self.answer(404, {"message": "Not Found"})
+        else:
+            number = re.search(r"/(\d+)(?=/|$)", self.route)
+            route = re.sub(r"/\d+(?=/|$)", "/N", self.route)
+            self._answer(f"{self.command} {route}", int(number[1]) if number else 0)
 
     do_GET = do_POST = do_PATCH = do_DELETE = _handle
+
+    def _answer(self, route: str, number: int) -> None:
+        github = self.github
+        if route == "GET /releases":
+            releases = github.releases.items()
+            self.answer(200, [{**made, "assets": github.assets_of(number)} for number, made in releases])
+        elif route == "POST /releases":
+            self.answer(201, github.add_release(**json.loads(self.body)))
+        elif route == "PATCH /releases/N":
+            github.releases[number] |= {"published_at": PUBLISHED_AT, **json.loads(self.body)}
+            self.answer(200, github.releases[number])
+        elif route == "GET /releases/N/assets":
+            self.answer(200, github.assets_of(number))
+        elif self.upload_name in [asset["name"] for asset in github.assets_of(number)]:
+            self.answer(422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]})
+        elif self.upload_name:
+            github.uploads.append(self.upload_name)
+            self.answer(201, github.add_asset(number, self.upload_name, self.body))
+        elif route == "DELETE /releases/assets/N":
+            self.answer(204 if github.assets.pop(number, None) else 404, b"")
+        else:
+            tags = {f"/git/ref/tags/{tag}" for tag in github.tags}
+            self.answer(200 if self.route in tags else 404, {"message": "Not Found"})
 
     def answer(self, status: int, values: Any = None) -> None:
         content = values if isinstance(values, bytes) else json.dumps(values).encode()
@@ -93,57 +117,6 @@ class Request(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
-
-    @property
-    def upload_name(self) -> str:
-        """The name of the file that is sent; empty if none is."""
-        return self.query["name"][0] if self.command == "POST" and "/assets" in self.route else ""
-
-    def list_releases(self) -> None:
-        assets = self.github.assets.values()
-        releases = self.github.releases.values()
-        self.answer(
-            200, [{**made, "assets": [a for a in assets if a["release"] == made["id"]]} for made in releases]
-        )
-
-    def find_tag(self, name: str) -> None:
-        self.answer(200 if name in self.github.tags else 404, {"message": "Not Found"})
-
-    def create(self) -> None:
-        self.answer(201, self.github.add_release(**json.loads(self.body)))
-
-    def change(self, number: str) -> None:
-        self.github.releases[int(number)] |= {"published_at": PUBLISHED_AT, **json.loads(self.body)}
-        self.answer(200, self.github.releases[int(number)])
-
-    def list_assets(self, number: str) -> None:
-        self.answer(200, [a for a in self.github.assets.values() if a["release"] == int(number)])
-
-    def upload(self, number: str) -> None:
-        others = [a["name"] for a in self.github.assets.values() if a["release"] == int(number)]
-        if self.upload_name in others:
-            self.answer(422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]})
-            return
-        self.github.uploads.append(self.upload_name)
-        self.answer(201, self.github.add_asset(int(number), self.upload_name, self.body))
-
-    def remove(self, number: str) -> None:
-        self.answer(204 if self.github.assets.pop(int(number), None) else 404, b"")
-
-    def download(self, number: str) -> None:
-        self.answer(200, self.github.content[int(number)])
-
-
-_ROUTES: dict[str, Callable[..., None]] = {
-    "GET /releases": Request.list_releases,
-    "POST /releases": Request.create,
-    r"PATCH /releases/(\d+)": Request.change,
-    "GET /git/ref/tags/(.+)": Request.find_tag,
-    r"GET /releases/(\d+)/assets": Request.list_assets,
-    r"POST /releases/(\d+)/assets": Request.upload,
-    r"DELETE /releases/assets/(\d+)": Request.remove,
-    r"GET /releases/assets/(\d+)": Request.download,
-}
 
 
 @contextmanager

@@ -12,35 +12,31 @@ from builder.wheel.label import WheelLabel
 from builder.wheel.sbom import Component, serialize
 from builder.wheel.write import write_wheel
 
-NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.whl"
-NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
-UNIVERSAL = "sageattention-2.2.0+cu130.universal-cp310-abi3-manylinux_2_34_x86_64.whl"
-UNIVERSAL_BASIC = "sageattention-2.2.0+cu130.universal-cp310-abi3-linux_x86_64.whl"
+NATIVE = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-manylinux_2_34_x86_64.whl"
+NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-linux_x86_64.whl"
+UNIVERSAL = "sageattention-2.2.0+cu130.universal.2-py3-none-manylinux_2_28_x86_64.whl"
+UNIVERSAL_BASIC = "sageattention-2.2.0+cu130.universal.2-py3-none-linux_x86_64.whl"
 UNIVERSAL_ARM = UNIVERSAL.replace("x86_64", "aarch64")
-OLDER_CUDA = "sageattention-2.2.0+cu128.torch2.10-cp311-cp311-manylinux_2_34_x86_64.whl"
-INCOMPLETE = "sageattention-2.2.0+cu130.torch2.11.sm89-cp312-cp312-manylinux_2_34_x86_64.whl"
+OLDER_CUDA = "sageattention-2.2.0+cu128.torch2.10.2-cp311-cp311-manylinux_2_34_x86_64.whl"
+INCOMPLETE = "sageattention-2.2.0+cu130.torch2.11.2.sm89-cp312-cp312-manylinux_2_34_x86_64.whl"
 
 
 def make_wheel(
     folder: Path,
     filename: str,
-    requires: Sequence[str] = (),
-    requires_python: str = "",
+    headers: Sequence[str] = (),
     code: str = "",
     sbom: bytes = b"",
 ) -> Path:
     """Make a wheel that pip and uv install: one module, METADATA, RECORD, perhaps an SBOM."""
     label = WheelLabel.parse(filename)
     info = f"{label.distribution}-{label.version}.dist-info"
-    metadata = ["Metadata-Version: 2.1", f"Name: {label.distribution}", f"Version: {label.version}"]
-    metadata += [f"Requires-Dist: {requirement}" for requirement in requires]
-    metadata += [f"Requires-Python: {requires_python}"] if requires_python else []
-    texts = {
-        f"{label.distribution}/__init__.py": code or f"__version__ = {label.version!r}\n",
-        f"{info}/METADATA": "\n".join(metadata) + "\n",
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: fake\nRoot-Is-Purelib: false\nTag: {label.tag}\n",
+    metadata = ["Metadata-Version: 2.1", f"Name: {label.distribution}", f"Version: {label.version}", *headers]
+    files = {
+        f"{label.distribution}/__init__.py": code.encode(),
+        f"{info}/METADATA": "\n".join([*metadata, ""]).encode(),
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {label.tag}\n".encode(),
     }
-    files = {path: text.encode() for path, text in texts.items()}
     if sbom:
         files[f"{info}/sboms/sageattention.cdx.json"] = sbom
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,28 +47,27 @@ def make_ours(
     folder: Path, *filenames: str, code: str = "", verified: bool = True, summary: str = "1 replacement"
 ) -> list[Path]:
     """Make wheels of this project, each with an SBOM, and a record beside it."""
+    url = "https://github.com/thu-ml/SageAttention/archive/refs/tags/v2.2.0.tar.gz" if verified else ""
+    source = {"source": "release" if verified else "directory", "verified": str(verified).lower()}
+    components = [
+        Component("source", "SageAttention", "2.2.0", "d" * 64, url=url, properties=source),
+        Component("patch", "x.dist-info/patches/0001-build.toml", properties={"summary": summary}),
+        Component("build-tool", "torch", "2.11.0"),
+        Component("build-tool", "nvidia-cuda-nvcc", "13.0.88"),
+        Component("build-tool", "g++", "14.2.1"),
+    ]
     wheels = []
     for filename in filenames:
         label = WheelLabel.parse(filename)
-        torch = f"torch=={label.torch}.*" if label.torch else "torch>=2.10"
+        torch = f"torch=={label.torch}.*" if label.torch else "torch>2.8.9999"
         python = ">=3.10" if label.universal else f"==3.{label.python[3:]}.*"
-        properties = {"target": "cp312-cu130", "torch": torch, "architectures": "8.0 8.6 8.9 9.0a 12.0"}
-        if not label.complete:
-            properties["architectures"] = "8.9"
-        source = {"source": "release" if verified else "directory", "verified": str(verified).lower()}
-        url = "https://github.com/thu-ml/SageAttention/archive/refs/tags/v2.2.0.tar.gz" if verified else ""
-        components = [
-            Component("source", "SageAttention", "2.2.0", "d" * 64, url=url, properties=source),
-            Component("patch", "x.dist-info/patches/0001-build.toml", properties={"summary": summary}),
-            Component("build-tool", "torch", "2.11.0"),
-            Component("build-tool", "nvidia-cuda-nvcc", "13.0.88"),
-            Component("build-tool", "g++", "14.2.1"),
-        ]
+        architectures = "8.0 8.6 8.9 9.0a 12.0" if label.complete else "8.9"
+        properties = {"target": "cp312-cu130", "torch": torch, "architectures": architectures}
         subject = Component("wheel", "sageattention", label.version, properties=properties)
         sbom = serialize(subject, components, made_by=Component("build-tool", "fake"), epoch=0)
-        wheel = make_wheel(folder, filename, [torch], python, code, sbom)
-        wheel.with_name(f"{filename}.json").write_text("{}\n")
-        wheels.append(wheel)
+        headers = [f"Requires-Dist: {torch}", f"Requires-Python: {python}"]
+        wheels.append(make_wheel(folder, filename, headers, code, sbom))
+        (folder / f"{filename}.json").write_text("{}\n")
     return wheels
 
 

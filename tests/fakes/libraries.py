@@ -9,8 +9,8 @@ from pathlib import Path
 
 from builder.wheel.write import write_wheel
 
-NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
-INFO = "sageattention-2.2.0+cu130.torch2.11.dist-info"
+NAME = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-linux_x86_64.whl"
+INFO = "sageattention-2.2.0+cu130.torch2.11.2.dist-info"
 _SUFFIX_FLAGS = {"": 0x11, "a": 0x100011, "f": 0x200011}
 _COMPRESSION_FLAGS = {"": 0, "lz4": 0x2000, "zstd": 0x8000}
 _MAGIC = {"": b"\x7fELF", "lz4": b"\xf0\x7fELF", "zstd": b"\x28\xb5\x2f\xfd"}

@@ -42,7 +42,7 @@ def redis_server(folder: Path, password: str = "") -> Iterator[str]:
 
 
 @contextmanager
-def web_server() -> Iterator[str]:
+def web_server(*, damaged: bool = False) -> Iterator[str]:
     """Run an HTTP server that takes PUT and GET while the block runs; yields its address."""
     objects: dict[str, bytes] = {}
 
@@ -54,7 +54,8 @@ def web_server() -> Iterator[str]:
             self.wfile.write(body)
 
         def do_GET(self) -> None:
-            self._answer(200 if self.path in objects else 404, objects.get(self.path, b""))
+            body = objects.get(self.path, b"")
+            self._answer(200 if body else 404, body[:-20] + bytes(20) if body and damaged else body)
 
         def do_PUT(self) -> None:
             objects[self.path] = self.rfile.read(int(self.headers["Content-Length"]))

@@ -17,6 +17,7 @@ SHARED = (
     "build_extensions.py",
     "csrc/stable/torch.h",
     "csrc/stable/torch.cpp",
+    "csrc/stable/older_systems.cpp",
     "csrc/stable/launch.h",
     "csrc/stable/bindings.h",
     "sageattention/_library.py",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
+import html
+import re
 from pathlib import Path
 
 from builder.publish import index
@@ -10,27 +11,13 @@ from builder.publish import index
 WHEELS_URL = "https://github.com/someone/wheels/releases/download/v1/"
 
 
-class Links(HTMLParser):
-    """The anchors of a page: their attributes, and their text."""
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.anchors: list[dict[str, str]] = []
-        self.texts: list[str] = []
-        self._inside = False
-        self.feed(page.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "a":
-            self.anchors.append({name: value or "" for name, value in attrs})
-            self._inside = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.texts.append(data)
+def links(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the links of a folder's page, by their texts: the attributes of each."""
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    return {
+        text: {name: html.unescape(value) for name, value in re.findall(r'([\w-]+)="([^"]*)"', attributes)}
+        for attributes, text in re.findall(r"<a ([^>]*)>([^<]*)</a>", page)
+    }
 
 
 def write_site(wheelhouse: Path, out: Path, *arguments: str) -> Path:

@@ -67,6 +67,7 @@ def release(files: Mapping[str, str], url: str, sha256: str = "0" * 64, *mirrors
     """A release to build."""
     return Release(
         version="2.2.0",
+        revision=2,
         tag="v2.2.0",
         commit=COMMIT,
         url=url,

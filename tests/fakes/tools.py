@@ -155,6 +155,7 @@ def target(cuda: str = "13.0", torch: str = "2.11.0", **changes: object) -> Targ
         "toolchain_archives": (),
         "toolchain_runtime": ("cuda-toolkit[cudart]==13.0.2",),
         "upstream": "v2.2.0",
+        "revision": 2,
     }
     return Target(**{**fields, **changes})  # type: ignore[arg-type]
 

@@ -64,7 +64,7 @@ def test_a_finished_wheel(built: Path, tmp_path: Path) -> None:
     assert message.items() == [
         ("Metadata-Version", "2.4"),
         ("Name", "sageattention"),
-        ("Version", "2.2.0+cu130.torch2.11"),
+        ("Version", "2.2.0+cu130.torch2.11.2"),
         ("Classifier", "A :: B"),
         ("X-Odd", "first\n  second"),
         ("Requires-Dist", "torch==2.11.*"),

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from fakes.provenance import RELEASE, SOURCE, TARGET
 
-from builder.finish.fingerprint import BUILDER, code_digests, make_fingerprint
-from builder.target.architectures import Architecture
+from builder.finish.store import BUILDER, code_digests, make_fingerprint
+from builder.target.architectures import Architecture, Selection
 from builder.target.options import BuildOptions
 from builder.target.project import Project
-from builder.target.selection import Selection
 
 INPUTS: dict[str, Any] = {
     "target": TARGET,

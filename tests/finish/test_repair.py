@@ -80,6 +80,21 @@ def test_the_runtime_is_bundled_and_torch_and_the_driver_are_not(
     assert (*extension.rpath, *extension.runpath) == ("$ORIGIN/../../sageattention.libs",)
 
 
+def test_a_wheel_for_every_python_and_older_systems(tmp_path: Path) -> None:
+    target = replace(TARGET, platform_tag="manylinux_2_28_x86_64")
+    torch = library(tmp_path / "torch", "libtorch_cpu.so", "shim")
+    extension = compile_library(
+        tmp_path / "_fused.so", "extern int shim(); int go() { return shim(); }", torch
+    )
+    name = NAME.replace("torch2.11.2-cp312-cp312", "universal.2-py3-none")
+    wheel = pack_wheel(tmp_path / "in", {"sageattention/lib/_fused.so": extension.read_bytes()}, name=name)
+    repaired, _ = repair(wheel, target, tmp_path / "out", tmp_path)
+    assert repaired.name == name.replace("linux_x86_64", "manylinux_2_28_x86_64")
+    with Wheel(repaired) as opened:
+        assert opened.wheel_metadata.get_all("Tag") == ["py3-none-manylinux_2_28_x86_64"]
+        assert opened.wheel_metadata["Root-Is-Purelib"] == "false"
+
+
 def test_symbols_that_are_too_new_are_named(tmp_path: Path) -> None:
     """Those of the extension, and those of what is bundled."""
     libc = library(tmp_path / "system", "libc.so.6", "strtol_of_libc", "GLIBC_2.38")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
-import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from fakes.github import REPOSITORY, TOKEN, FakeGitHub, Request, serving_github
 from fakes.index_wheels import INCOMPLETE, NATIVE, NATIVE_BASIC, UNIVERSAL, make_ours, write_report
 from github.Requester import HTTPSRequestsConnectionClass
 
+from builder.check import audit
 from builder.publish import github_api, release
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.files import file_sha256
@@ -36,18 +35,11 @@ def github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     with serving_github(TAG) as server:
         yield server
     printed = capsys.readouterr()
     assert TOKEN not in printed.out + printed.err
-
-
-@pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that were waited for, and did not pass."""
-    seconds: list[float] = []
-    monkeypatch.setattr("time.sleep", seconds.append)
-    return seconds
 
 
 @pytest.fixture
@@ -58,12 +50,13 @@ def wheelhouse(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(github: FakeGitHub, wheelhouse: Path, pauses: list[float]) -> Run:
-    """Release the wheelhouse, whose wheels all pass the audit."""
+def run(github: FakeGitHub, wheelhouse: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Release the wheelhouse, whose wheels hold no libraries to audit."""
+    monkeypatch.setattr(audit, "main", lambda argv: 0)
 
-    def run(*arguments: str, audit: Callable[[Sequence[Path]], int] = lambda paths: 0) -> None:
+    def run(*arguments: str) -> None:
         command = ["--wheelhouse", str(wheelhouse), "--tag", TAG, "--repository", REPOSITORY]
-        assert release.main([*command, "--api-url", github.url, *arguments], audit=audit) == 0
+        assert release.main([*command, "--api-url", github.url, *arguments]) == 0
 
     return run
 
@@ -92,12 +85,7 @@ def hang_up(request: Request) -> bool:
 
 
 def test_a_release_holds_every_file_and_is_published_last(
-    github: FakeGitHub,
-    run: Run,
-    wheelhouse: Path,
-    pauses: list[float],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    github: FakeGitHub, run: Run, wheelhouse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
     run()
@@ -111,25 +99,18 @@ def test_a_release_holds_every_file_and_is_published_last(
         f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in NAMES if name != "SHA256SUMS"
     )
     assert [line for line in github.requests if line.startswith("PATCH")] == github.requests[-1:]
-    assert github.uploads[-1] == "SHA256SUMS"
-    assert pauses == []
     assert (tmp_path / "output").read_text() == "published=2026-11-01T10:00:00+00:00\n"
-
-
-def test_a_second_run_sends_nothing(github: FakeGitHub, run: Run) -> None:
-    run()
     count = len(github.requests)
     run()
-    assert all(line.startswith("GET") for line in github.requests[count:])
+    assert all(line.startswith("GET") for line in github.requests[count:]), "a second run sends nothing"
 
 
 def test_a_run_that_died_is_completed_by_the_next(
     github: FakeGitHub, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     github.failure = lambda request: len(github.uploads) >= 4 and hang_up(request)
-    with pytest.raises(github_api.TransientError, match="does not answer") as raised:
+    with pytest.raises(github_api.TransientError, match="does not answer"):
         run()
-    assert "Run the same command again" in raised.value.remedy
     assert f"The release of {TAG} may not be complete." in capsys.readouterr().err
     assert only(github)["draft"] is True
     github.failure = lambda request: False
@@ -139,7 +120,7 @@ def test_a_run_that_died_is_completed_by_the_next(
 
 
 def test_a_partial_asset_that_a_502_leaves_is_removed_and_sent_again(
-    github: FakeGitHub, run: Run, wheelhouse: Path, pauses: list[float]
+    github: FakeGitHub, run: Run, wheelhouse: Path
 ) -> None:
     def partial(request: Request) -> bool:
         if request.upload_name != NATIVE:
@@ -150,18 +131,7 @@ def test_a_partial_asset_that_a_502_leaves_is_removed_and_sent_again(
 
     github.failure = times(2, partial)
     run()
-    assert pauses == [1, 2]
     assert sorted(github.files()) == NAMES
-    assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
-
-
-def test_a_partial_asset_of_an_earlier_run_is_replaced_without_asking(
-    github: FakeGitHub, run: Run, wheelhouse: Path
-) -> None:
-    draft = github.add_release(tag_name=TAG, draft=True)
-    github.add_asset(draft["id"], NATIVE, b"PK", state="starter", digest=None)
-    run()
-    assert only(github)["id"] == draft["id"]
     assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
 
 
@@ -187,21 +157,13 @@ def test_what_was_made_although_the_answer_was_lost_is_not_made_twice(github: Fa
     assert only(github)["draft"] is False
 
 
-@pytest.mark.parametrize("count", [1, 99])
-def test_an_upload_with_a_different_digest_never_stays(
-    github: FakeGitHub, run: Run, wheelhouse: Path, count: int
-) -> None:
+def test_an_upload_with_a_different_digest_never_stays(github: FakeGitHub, run: Run) -> None:
     def corrupt(request: Request) -> bool:
         if request.upload_name == NATIVE:
             request.body = request.body[:-1] + b"!"
-        return request.upload_name == NATIVE
+        return False
 
-    damaged = times(count, corrupt)
-    github.failure = lambda request: damaged(request) and False
-    if count == 1:
-        run()
-        assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
-        return
+    github.failure = corrupt
     with pytest.raises(ReleaseError, match=re.escape(NATIVE)):
         run()
     assert NATIVE not in github.files()
@@ -221,17 +183,8 @@ def test_bytes_that_change_after_the_upload_stop_the_publication(github: FakeGit
     assert only(github)["draft"] is True
 
 
-def test_without_digests_the_bytes_are_downloaded_and_compared(github: FakeGitHub, run: Run) -> None:
-    github.digests = False
-    run()
-    number = next(number for number, asset in github.assets.items() if asset["name"] == NATIVE)
-    github.content[number] = github.content[number][:-1] + b"!"
-    with pytest.raises(ReleaseError, match="different SHA-256"):
-        run()
-
-
 def test_other_bytes_replace_published_ones_only_when_asked(
-    github: FakeGitHub, run: Run, wheelhouse: Path, capsys: pytest.CaptureFixture[str]
+    github: FakeGitHub, run: Run, wheelhouse: Path
 ) -> None:
     run()
     before = github.files()
@@ -246,28 +199,24 @@ def test_other_bytes_replace_published_ones_only_when_asked(
     assert github.files()[NATIVE] == (wheelhouse / NATIVE).read_bytes()
     assert sorted(github.files()) == NAMES
     assert "121 pass" in only(github)["body"]
-    assert "Replaced the notes." in capsys.readouterr().out
 
 
-def test_what_is_not_this_releases_is_left_alone(
-    github: FakeGitHub, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    others = [github.add_release(tag_name=f"v{number}", draft=number % 2 == 0) for number in range(8)]
+def test_what_is_not_this_releases_is_left_alone(github: FakeGitHub, run: Run) -> None:
+    others = [github.add_release(tag_name=f"v{number}", draft=number % 2 == 0) for number in range(4)]
     before = [dict(other) for other in others]
     draft = github.add_release(tag_name=TAG, draft=True)
     github.add_asset(draft["id"], "handmade.txt", b"mine")
     run()
     assert [github.releases[other["id"]] for other in others] == before
-    assert github.files()["handmade.txt"] == b"mine"
-    assert "handmade.txt" in capsys.readouterr().err
+    assert sorted(github.files()) == sorted([*NAMES, "handmade.txt"])
 
 
 @pytest.mark.parametrize(
     ("published", "refused"),
     [
         (UNIVERSAL, True),
-        (UNIVERSAL.replace("cp310-abi3", "py3-none"), True),  # pip would prefer one of the two for ever
-        (UNIVERSAL.replace("universal", "universal.r2"), False),
+        (UNIVERSAL.replace("py3-none", "cp310-abi3"), True),  # pip would prefer one of the two for ever
+        (UNIVERSAL.replace("universal.2", "universal"), False),
         (UNIVERSAL.replace("x86_64", "aarch64"), False),
         (NATIVE.replace("cp312", "cp313"), False),
     ],
@@ -289,36 +238,12 @@ def test_a_version_that_another_release_has_never_changes(
 
 def test_a_missing_tag_is_not_made_by_accident(github: FakeGitHub, run: Run) -> None:
     github.tags.clear()
-    with pytest.raises(ReleaseError, match="no tag"):
-        run()
+    for arguments in ([], ["--target="]):
+        with pytest.raises(ReleaseError, match="no tag"):
+            run(*arguments)
     assert github.releases == {}
     run("--target", "c" * 40)
     assert only(github)["target_commitish"] == "c" * 40
-
-
-def test_an_interrupted_release_is_completed_by_the_next_run(
-    github: FakeGitHub, run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # A shell's background job starts with it ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def interrupt(request: Request) -> bool:
-        if request.upload_name != UNIVERSAL:
-            return False
-        os.kill(os.getpid(), signal.SIGINT)
-        return hang_up(request)
-
-    github.failure = interrupt
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert f"The release of {TAG} may not be complete." in capsys.readouterr().err
-    github.failure = lambda request: False
-    run()
-    assert sorted(github.files()) == NAMES
-    assert only(github)["draft"] is False
 
 
 @pytest.mark.parametrize(
@@ -327,7 +252,6 @@ def test_an_interrupted_release_is_completed_by_the_next_run(
         (401, {"message": "Bad credentials"}, "another one in GITHUB_TOKEN"),
         (404, {"message": "Not Found"}, "Check the repository's name"),
         (200, b"<html>Please log in</html>", "Check that --api-url"),
-        (200, [{"tag_name": 3}], "Check that --api-url"),
     ],
 )
 def test_an_answer_that_is_no_use_is_one_error(
@@ -341,11 +265,10 @@ def test_an_answer_that_is_no_use_is_one_error(
     with pytest.raises(ReleaseError) as raised:
         run()
     assert message in raised.value.remedy
-    assert github.files() == {}
 
 
 def test_what_should_not_be_published_is_refused_all_at_once(
-    github: FakeGitHub, run: Run, wheelhouse: Path
+    github: FakeGitHub, run: Run, wheelhouse: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_ours(wheelhouse, INCOMPLETE)
     make_ours(wheelhouse, UNIVERSAL, verified=False)
@@ -354,28 +277,18 @@ def test_what_should_not_be_published_is_refused_all_at_once(
         run()
     for part in (f"{INCOMPLETE}: it holds only 8.9", f"{UNIVERSAL}: its source is not verified", "FAILED"):
         assert part in raised.value.message
-    assert github.requests == []
     flags = re.findall(r"--[a-z-]+", raised.value.remedy)
     assert sorted(flags) == ["--allow-failed-smoketest", "--allow-incomplete", "--allow-unverified"]
     for flag in flags:
         with pytest.raises(ReleaseError):
             run(flag)
-    run(*flags)
-    assert "SageAttention 2.2.0: directory" in only(github)["body"]
-    assert "**not verified**" in only(github)["body"]
-
-
-def test_every_wheel_is_audited_and_one_fault_stops_all(github: FakeGitHub, run: Run) -> None:
-    audited: list[str] = []
-
-    def audit(paths: Sequence[Path]) -> int:
-        audited.extend(path.name for path in paths)
-        return 14
-
+    monkeypatch.setattr(audit, "main", lambda argv: 14)
     with pytest.raises(AuditError):
-        run(audit=audit)
-    assert audited == sorted(WHEELS)
+        run(*flags)
     assert github.requests == []
+    monkeypatch.setattr(audit, "main", lambda argv: 0)
+    run(*flags)
+    assert "**not verified**" in only(github)["body"]
 
 
 def test_a_dry_run_prints_steps_and_notes_and_changes_nothing(
@@ -383,15 +296,16 @@ def test_a_dry_run_prints_steps_and_notes_and_changes_nothing(
 ) -> None:
     run("--dry-run")
     assert all(line.startswith("GET") for line in github.requests)
-    printed = capsys.readouterr().out
-    for name in NAMES:
-        assert f"upload {name}\n" in printed
-    assert "create a draft" in printed
-    assert "## Smoke tests" in printed
     monkeypatch.delenv("GITHUB_TOKEN")
+    with pytest.raises(UsageError, match="GH_TOKEN"):
+        run()
     count = len(github.requests)
     run("--dry-run")
     assert len(github.requests) == count
+    printed = capsys.readouterr().out
+    for name in NAMES:
+        assert printed.count(f"upload {name}\n") == 2
+    assert printed.count("create a draft") == printed.count("## Smoke tests") == 2
     monkeypatch.setenv("GH_TOKEN", TOKEN)
     run()
     capsys.readouterr()
@@ -401,13 +315,16 @@ def test_a_dry_run_prints_steps_and_notes_and_changes_nothing(
     assert f"keep {NATIVE}\n" in steps
 
 
-def test_the_notes_say_what_was_built_patched_and_tested(github: FakeGitHub, run: Run) -> None:
+def test_the_notes_say_what_was_built_patched_and_tested(
+    github: FakeGitHub, run: Run, wheelhouse: Path
+) -> None:
+    make_ours(wheelhouse, UNIVERSAL, summary="a | b\n`c` <img src=x>")
     run("--index-url", "https://someone.example/wheels")
     notes = only(github)["body"]
     for line in (
         f"| `{NATIVE}` | passed | NVIDIA H100, torch 2.11.0+cu130 | passed (120 pass) |",
         f"| `{UNIVERSAL}` | not run |  |  |",
-        "- `0001-build.toml`: 1 replacement",
+        r"- `0001-build.toml`: a \| b \`c\` \<img src=x\>",
         f"archive/refs/tags/v2.2.0.tar.gz, SHA-256 `{'d' * 64}`",
         "| cp312-cu130 | 2.11.0 | 13.0.88 | 14.2.1 |",
         '"sageattention==2.2.0" --extra-index-url https://someone.example/wheels/cu130/',
@@ -416,34 +333,9 @@ def test_the_notes_say_what_was_built_patched_and_tested(github: FakeGitHub, run
         assert notes.count(line) == 1
 
 
-def test_what_reports_say_can_not_become_markup(github: FakeGitHub, run: Run, wheelhouse: Path) -> None:
-    text = "a | b\n| ## c `d` ![e](https://evil.invalid/f) <img src=x> **g** &lt;"
-    wheel, *_ = make_ours(wheelhouse, *WHEELS, summary=text)
-    write_report(wheel, headline=text, environment={"gpu": text, "torch": text})
-    run()
-    lines = [line for line in only(github)["body"].splitlines() if "evil.invalid" in line]
-    assert len(lines) == 2
-    for line in lines:
-        plain = re.sub(r"\\.", "", line)
-        assert not re.search(r"[<\[]|\*\*g|`d`|&lt", plain)
-        assert plain.count("|") in (0, 5)
-
-
-def test_what_is_missing_is_said_before_the_audit(
-    github: FakeGitHub, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for arguments, message in (
-        (["--repository", "nonsense"], "'nonsense' is not a repository"),
-        (["--api-url", "http://api.example.invalid"], "sent over https only"),
-        (["--target="], "--target: '' is not the name"),  # it would make the tag at the default branch
-        (["--tag=a..b"], "--tag: 'a..b' is not the name"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            run(*arguments, audit=lambda paths: pytest.fail("audited"))
-    monkeypatch.delenv("GITHUB_TOKEN")
-    with pytest.raises(UsageError, match="GH_TOKEN"):
-        run()
-    assert github.requests == []
+def test_a_token_is_sent_over_https_only(github: FakeGitHub, run: Run) -> None:
+    with pytest.raises(UsageError, match="sent over https only"):
+        run("--api-url", "http://api.example.invalid")
 
 
 def test_uploads_have_a_timeout_at_another_host_too(monkeypatch: pytest.MonkeyPatch) -> None:

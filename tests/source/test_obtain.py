@@ -14,8 +14,13 @@ import pytest
 from fakes.source import COMMIT, COPIED, READ, files, pack, release, sums
 from fakes.static_server import StaticServer
 
-from builder.source.content import tree_sha256
-from builder.source.obtain import Source, obtain, read_version
+from builder.source.obtain import (
+    Source,
+    differences,
+    fetch_release,
+    obtain,
+    tree_sha256,
+)
 from builder.target.options import BuildOptions
 from builder.target.upstream import Release
 from builder.util.errors import DownloadError, SourceError
@@ -126,19 +131,6 @@ def test_nothing_is_ever_written_into_the_users_directory(checkout: Path, get: G
             path.chmod(0o755)
 
 
-def test_a_directorys_digest_tells_content_name_and_mode(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_text("1")
-    digests = [tree_sha256(tmp_path)]
-    path.chmod(0o755)
-    digests.append(tree_sha256(tmp_path))
-    path.write_text("2")
-    digests.append(tree_sha256(tmp_path))
-    path.rename(tmp_path / "b")
-    assert tree_sha256(tmp_path) not in digests
-    assert len(set(digests)) == 3
-
-
 def test_the_commit_of_a_checkout_is_kept(checkout: Path, get: Get) -> None:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
     subprocess.run(["git", "init", "-q", checkout], check=True)
@@ -170,16 +162,6 @@ def test_an_address_is_downloaded_anew_each_time_and_unverified(
     assert get(url).version == "3.0"
 
 
-def test_a_login_page_in_place_of_an_archive_is_named_by_its_address(
-    served: StaticServer, get: Get, tmp_path: Path
-) -> None:
-    (served.folder / "main.tar.gz").write_text("<!DOCTYPE html><title>Log in</title>")
-    with pytest.raises(SourceError) as caught:
-        get(f"{served.url}/main.tar.gz")
-    assert f"{served.url}/main.tar.gz: main.tar.gz can't be unpacked" in caught.value.message
-    assert str(tmp_path) not in str(caught.value)
-
-
 def test_no_secret_of_an_address_is_kept_or_printed(
     served: StaticServer, checkout: Path, get: Get, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,23 +183,23 @@ def test_a_directory_that_is_no_sageattention_is_refused(
         get(checkout)
 
 
-def test_a_source_without_a_version_is_refused(checkout: Path, get: Get) -> None:
-    (checkout / "setup.py").write_text("setup(version=get_version())\n")
-    with pytest.raises(SourceError, match=r"the version in setup\.py can't be read"):
-        get(checkout)
-
-
 @pytest.mark.parametrize(
     ("text", "version"),
     [
         ('setup(\n    version = "2.2.0",\n)', "2.2.0"),
         ("nvcc_cuda_version = '12.8'\nVERSION = '2.1.1'", "2.1.1"),
         ("python_version='x'\nversion='unknown'\n__version__='1.0-beta2'", "1.0b2"),
-        ("setup(version=VERSION)", None),
     ],
 )
-def test_versions_are_read_from_the_text(text: str, version: str | None) -> None:
-    assert read_version(text) == version
+def test_versions_are_read_from_the_text(checkout: Path, get: Get, text: str, version: str) -> None:
+    (checkout / "setup.py").write_text(text)
+    assert get(checkout).version == version
+
+
+def test_a_source_without_a_version_is_refused(checkout: Path, get: Get) -> None:
+    (checkout / "setup.py").write_text("setup(version=get_version())\n")
+    with pytest.raises(SourceError, match=r"the version in setup\.py can't be read"):
+        get(checkout)
 
 
 @pytest.mark.parametrize(
@@ -232,3 +214,96 @@ def test_what_can_t_be_a_source_is_refused(get: Get, source: str, message: str) 
     with pytest.raises(SourceError, match=message) as caught:
         get(source)
     assert caught.value.remedy
+
+
+Fetch = Callable[..., str]
+BY_CONTENT = "content/sha256:{sha256}/raw/"
+
+
+@pytest.fixture
+def fetch(served: StaticServer, checkout: Path, tmp_path: Path) -> Fetch:
+    """Fetches the release from these paths, checks it, and returns the path that it came from.
+
+    The server has the pinned archive, one that is compressed in another way, one of something else, and each
+    file by its content.
+    """
+    archive = file_sha256(pack(checkout, served.folder / "pinned.tar.gz"))
+    pack(checkout, served.folder / "again.tar.gz", level=1)
+    pinned = sums(checkout)
+    for name, sha256 in pinned.items():
+        file = served.folder / BY_CONTENT.format(sha256=sha256) / "index.html"
+        file.parent.mkdir(parents=True)
+        file.write_bytes((checkout / name).read_bytes())
+    (checkout / "setup.py").write_text("something else")
+    pack(checkout, served.folder / "wrong.tar.gz")
+
+    def fetch(*paths: str) -> str:
+        first, *mirrors = (f"{served.url}/{path}" for path in paths)
+        tree, downloads = tmp_path / "tree", tmp_path / "downloads"
+        found = fetch_release(release(pinned, first, archive, *mirrors), downloads, tree)
+        assert sums(tree) == pinned
+        return found.removeprefix(f"{served.url}/")
+
+    return fetch
+
+
+def test_the_first_address_that_has_it_serves(fetch: Fetch, served: StaticServer) -> None:
+    assert fetch("none.tar.gz", "pinned.tar.gz", "never.tar.gz") == "pinned.tar.gz"
+    assert served.requests == ["/none.tar.gz", "/pinned.tar.gz"]
+    assert fetch("pinned.tar.gz") == "pinned.tar.gz"
+    assert len(served.requests) == 2, "from the cache"
+
+
+def test_an_archive_that_was_compressed_again_is_used_with_a_warning(
+    fetch: Fetch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch("again.tar.gz") == "again.tar.gz"
+    warned = capsys.readouterr().err
+    assert "again.tar.gz has a different SHA-256: expected" in warned
+    assert "Its files are those of release v2.2.0, so it is used." in warned
+    assert not list((tmp_path / "downloads").glob("*.gz")), "the cache keeps what is pinned only"
+
+
+def test_an_archive_with_different_files_is_never_used(fetch: Fetch, served: StaticServer) -> None:
+    with pytest.raises(DownloadError) as caught:
+        fetch("wrong.tar.gz")
+    assert "wrong.tar.gz is not release v2.2.0: setup.py differs." in caught.value.message
+    assert "--source" in caught.value.remedy
+    assert fetch("wrong.tar.gz", "again.tar.gz") == "again.tar.gz"
+
+
+def test_each_file_can_come_by_its_content(fetch: Fetch, served: StaticServer) -> None:
+    assert fetch("none.tar.gz", BY_CONTENT) == BY_CONTENT
+    damaged = next(served.folder.glob("content/*/raw/index.html"))
+    damaged.write_bytes(b"damaged")
+    assert fetch(BY_CONTENT) == BY_CONTENT, "from the cache"
+
+
+def test_a_file_that_is_not_what_it_is_called_is_refused(fetch: Fetch, served: StaticServer) -> None:
+    next(served.folder.glob("content/*/raw/index.html")).write_bytes(b"damaged")
+    with pytest.raises(DownloadError, match=r"404.* No mirror has it either\."):
+        fetch("none.tar.gz", BY_CONTENT)
+
+
+def test_a_damaged_archive_does_not_stop_the_search(fetch: Fetch, served: StaticServer) -> None:
+    whole = (served.folder / "again.tar.gz").read_bytes()
+    (served.folder / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
+    assert fetch("cut.tar.gz", "pinned.tar.gz") == "pinned.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        *((name, True) for name in ("csrc/new/a.cu", "sageattention/more.py", "setup.cfg", "conftest.py")),
+        *((name, True) for name in ("LICENCE.txt", "plugin/__init__.py", "plugin/more.txt")),
+        *((name, False) for name in ("bench/bench.py", ".gitignore", "notes.txt", "assets/1.png")),
+    ],
+)
+def test_what_is_added_counts_where_a_build_reads_it(tmp_path: Path, name: str, counts: bool) -> None:
+    for path in ("setup.py", "csrc/a.cu", "sageattention/__init__.py", "plugin/__init__.py", name):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    pinned = sums(
+        tmp_path, {"setup.py", "csrc/a.cu", "sageattention/__init__.py", "plugin/__init__.py"} - {name}
+    )
+    assert differences(tmp_path, pinned) == (f"{name} is added" if counts else "")

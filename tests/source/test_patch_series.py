@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from builder.source.series import load_series
+from builder.source.patches import load_series
 from builder.target.upstream import build_constants, load_release
 
 PATCHES = Path(__file__).resolve().parents[2] / "patches"
@@ -42,14 +42,6 @@ def test_every_file_of_ours_is_added_by_an_entry() -> None:
     added = {addition.file for patch in load_series(FOLDER) for addition in patch.add}
     files = {path.relative_to(FILES).as_posix() for path in FILES.rglob("*") if path.is_file()}
     assert {name for name in files if "__pycache__" not in name} == added
-
-
-def test_every_header_names_a_test() -> None:
-    for entry in load_series(FOLDER):
-        named = re.findall(r"tests/[\w/]+\.py", entry.test)
-        assert named or re.search(r"Smoke test|Audit|By hand", entry.test), entry.name
-        for name in named:
-            assert (PATCHES.parent / name).is_file(), f"{entry.name}: {name}"
 
 
 def test_added_files_say_their_licence() -> None:
@@ -138,11 +130,6 @@ def test_what_shares_ptx_names_its_lowest_architecture(build: ModuleType) -> Non
         groups = build._groups(unit, everything)
         assert sorted(arch for group in groups for arch in group) == sorted(everything)
         assert all(group == sorted(group, key=build._order) for group in groups)
-
-
-def test_no_two_objects_have_one_name(build: ModuleType) -> None:
-    units = {unit for library in build.LIBRARIES for unit in library.units} | {build.COMMON}
-    assert len({unit.object for unit in units}) == len({unit.name for unit in units}) == len(units)
 
 
 def test_an_object_of_two_libraries_is_for_the_architectures_of_both(build: ModuleType) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.source.patches import apply_series
-from builder.source.series import files_of, load_series
+from builder.source.patches import apply_series, files_of, load_series
 from builder.util.errors import PatchError
 
 HEADER = 'what = "a test"\nwhy = "to see"\nupstream = "none"\ntest = "this one"\n'

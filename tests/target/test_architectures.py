@@ -1,10 +1,15 @@
-"""How architectures are written, what runs on what, and what a CUDA version can compile."""
+"""How architectures are written, what runs on what, and which of them a build is for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
-from builder.target.architectures import Architecture, join, refuse_uncompilable
+from builder.target import architectures
+from builder.target.architectures import Architecture, Selection, join, refuse_uncompilable
+from builder.target.architectures import select as select_with_ptx
 from builder.target.upstream import PATCHES_DIR, build_constants
 from builder.util.errors import ArchitectureError
 
@@ -23,11 +28,6 @@ def test_every_way_to_write_an_architecture_is_read(text: str) -> None:
 def test_what_is_no_architecture_is_refused(text: str) -> None:
     with pytest.raises(ArchitectureError, match="is not a CUDA architecture"):
         Architecture.parse(text)
-
-
-def test_architectures_sort_by_number() -> None:
-    texts = ["sm_120", "9.0a", "9.0", "8.9", "10.0"]
-    assert join(sorted(map(Architecture.parse, texts)), " ") == "8.9 9.0 9.0a 10.0 12.0"
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,131 @@ def test_a_compiler_that_lacks_an_architecture_stops_the_build_with_a_way_out() 
     assert "12.0 needs CUDA 12.8" in caught.value.message
     assert '--arch "8.0;8.6;8.9;9.0a"' in caught.value.remedy
     refuse_uncompilable(TARGET, "12.8", lowest_cuda)
+
+
+def select(
+    requested: str | None, architectures: Sequence[Architecture], local: Sequence[str] | None
+) -> Selection:
+    return select_with_ptx(requested, architectures, local, with_ptx=("8.0", "8.9"))
+
+
+def test_no_gpu_takes_all_of_the_target_and_says_so() -> None:
+    selection = select(None, tuple(reversed(TARGET)), ())
+    assert selection.architectures == TARGET
+    assert selection.complete
+    assert selection.reason == "no GPU found: all of the target (8.0, 8.6, 8.9, 9.0a, 12.0)"
+
+
+def test_local_gpus_are_the_default() -> None:
+    selection = select(None, TARGET, ("8.9", "9.0"))
+    assert selection.architectures == (Architecture(8, 9), Architecture(9, 0, "a"))
+    assert not selection.complete
+    assert selection.reason == "the local GPUs: 8.9, 9.0a"
+
+
+def test_a_gpu_without_a_cubin_of_its_own_gets_the_nearest_that_runs_on_it() -> None:
+    selection = select(None, TARGET, ("8.7", "12.1"))
+    assert selection.architectures == (Architecture(8, 6), Architecture(12, 0))
+    assert selection.reason == "the local GPUs: 8.6 (runs on 8.7), 12.0 (runs on 12.1)"
+
+
+@pytest.mark.parametrize(
+    ("local", "architectures", "reason"),
+    [
+        (("10.0",), "8.9", "8.9 (its PTX runs on 10.0)"),
+        (("8.6", "10.3"), "8.6, 8.9", "8.6, 8.9 (its PTX runs on 10.3)"),
+        (("7.5",), "8.0", "no kernel runs on 7.5, 8.0, the smallest build"),
+        (("7.5", "8.9"), "8.9", "8.9, no kernel runs on 7.5"),
+    ],
+)
+def test_a_gpu_without_a_cubin_gets_what_it_will_use(
+    local: tuple[str, ...], architectures: str, reason: str
+) -> None:
+    selection = select("local", TARGET, local)
+    assert join(selection.architectures) == architectures
+    assert selection.reason == f"the local GPUs: {reason}"
+
+
+def test_without_a_gpu_the_reason_is_said() -> None:
+    with pytest.raises(ArchitectureError, match="--arch local: no GPU found on this machine"):
+        select("local", TARGET, ())
+    with pytest.raises(ArchitectureError, match="--arch local: the NVIDIA driver does not answer"):
+        select("local", TARGET, None)
+    assert select(None, TARGET, None).reason.startswith(
+        "the NVIDIA driver does not answer: all of the target"
+    )
+
+
+@pytest.mark.parametrize("requested", ["8.9;12.0", "12.0, 8.9", "sm_120 sm89", "8.9;8.9;12.0;"])
+def test_named_architectures_come_sorted_and_once(requested: str) -> None:
+    selection = select(requested, TARGET, ("9.0",))
+    assert selection.architectures == (Architecture(8, 9), Architecture(12, 0))
+    assert selection.reason == "as asked for: 8.9, 12.0"
+    assert not selection.complete
+
+
+@pytest.mark.parametrize(
+    ("requested", "said"),
+    [
+        ("12.1", "Choose from 8.0, 8.6, 8.9, 9.0a, 12.0, or all, or local"),
+        ("8.9;7.5", "--arch 7.5: the target has no such architecture"),
+        ("10.0a", "--arch 10.0a: the target has no such architecture"),
+        ("12.0a", "--arch 12.0a: the target has no such architecture"),
+        ("9.0+PTX", "'9.0+ptx' is not a CUDA architecture"),
+        ("ampere", "'ampere' is not a CUDA architecture"),
+        (" ; ", "'' is not a CUDA architecture"),
+    ],
+)
+def test_nothing_that_was_asked_for_is_dropped_in_silence(requested: str, said: str) -> None:
+    with pytest.raises(ArchitectureError) as caught:
+        select(requested, TARGET, ())
+    assert said in str(caught.value)
+
+
+def ask(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> tuple[str, ...] | None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return architectures.local_gpus()
+
+
+def test_no_nvidia_smi_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert architectures.local_gpus() == ()
+
+
+def test_each_capability_is_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        'test "$*" = "--query-gpu=compute_cap --format=csv,noheader" && printf "12.0\\n8.6\\n[N/A]\\n8.6\\n"'
+    )
+    assert ask(tmp_path, monkeypatch, script) == ("8.6", "12.0")
+
+
+def test_a_driver_without_devices_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ask(tmp_path, monkeypatch, "echo No devices were found; exit 6") == ()
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("echo 'could not talk to the driver'; exit 9", "could not talk to the driver"),
+        ("exec sleep 60", "nvidia-smi did not end within 0.2 s"),
+    ],
+)
+def test_a_driver_that_does_not_answer_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    script: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(architectures, "NVIDIA_SMI_SECONDS", 0.2)
+    assert ask(tmp_path, monkeypatch, script) is None
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: the NVIDIA driver does not answer: ")
+    assert message in warning
+
+
+def test_naming_all_of_them_is_complete() -> None:
+    assert select("8.0;8.6;8.9;9.0;12.0", TARGET, ()).complete

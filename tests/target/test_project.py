@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from builder.target.project import PROJECT_FILE, address_of_remote, load_project
-from builder.util.errors import UsageError
 
 
 def write(path: Path, text: str) -> Path:
@@ -99,22 +98,15 @@ def test_the_environment_and_the_users_git_have_no_part_in_it(
     assert (before.url, len(before.revision)) == ("https://github.com/a/b", 40)
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_checkout_of_another_users_is_one_too(checkout: Path) -> None:
-    before = load_project({}, checkout, PROJECT_FILE)
-    for path in (checkout, checkout / ".git"):
-        os.chown(path, 12345, 12345)
-    assert load_project({}, checkout, PROJECT_FILE) == before
-
-
 def test_an_archive_inside_somebody_elses_checkout_is_not_of_it(checkout: Path) -> None:
     (checkout / "unpacked" / "builder").mkdir(parents=True)
     project = load_project({}, checkout / "unpacked", PROJECT_FILE)
     assert (project.url, project.revision) == ("", "")
 
 
-def test_a_wrong_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="name: 1 is not a string"):
-        load_project({}, tmp_path, write(tmp_path / "project.toml", "name = 1\nurl = ''"))
-    with pytest.raises(UsageError, match="url: missing"):
-        load_project({}, tmp_path, write(tmp_path / "project.toml", "name = 'a'"))
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_a_checkout_of_another_users_is_one_too(checkout: Path) -> None:
+    before = load_project({}, checkout, PROJECT_FILE)
+    for path in (checkout, checkout / ".git"):
+        os.chown(path, 12345, 12345)
+    assert load_project({}, checkout, PROJECT_FILE) == before

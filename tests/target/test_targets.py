@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shutil
 import subprocess
@@ -13,9 +14,8 @@ import pytest
 from packaging.tags import parse_tag
 from packaging.version import Version
 
-from builder.target.architectures import join
-from builder.target.machines import AARCH64
-from builder.target.selection import select
+from builder.target.architectures import join, select
+from builder.target.machines import AARCH64, MACHINES, X86_64, machine_of
 from builder.target.targets import TARGETS_DIR, Target, find_target, load_target, load_targets, local_version
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util.errors import TargetError, UsageError
@@ -53,14 +53,12 @@ def test_the_shipped_targets_become_the_right_wheels() -> None:
         name: (target.python, target.torch, target.torch_requirement, target.wheel_tag(target.platform_tag))
         for name, target in targets.items()
     } == {
-        "abi3-cu128": ("3.11", "2.10.0", "torch>=2.7", "cp310-abi3-manylinux_2_34_x86_64"),
-        "abi3-cu130": ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-manylinux_2_34_x86_64"),
-        "abi3-cu130-aarch64": ("3.12", "2.11.0", "torch>=2.9", "cp310-abi3-manylinux_2_34_aarch64"),
+        "universal-cu128": ("3.11", "2.10.0", "torch>2.6.9999", "py3-none-manylinux_2_28_x86_64"),
+        "universal-cu130": ("3.12", "2.11.0", "torch>2.8.9999", "py3-none-manylinux_2_28_x86_64"),
+        "universal-cu130-aarch64": ("3.12", "2.11.0", "torch>2.8.9999", "py3-none-manylinux_2_28_aarch64"),
         "cp311-cu128": ("3.11", "2.10.0", "torch==2.10.*", "cp311-cp311-manylinux_2_34_x86_64"),
         "cp312-cu130": ("3.12", "2.11.0", "torch==2.11.*", "cp312-cp312-manylinux_2_34_x86_64"),
     }
-    assert targets["cp312-cu130"].python_tag == "cp312"
-    assert targets["abi3-cu130"].python_tag == "cp310-abi3"
     for target in targets.values():
         assert len(parse_tag(target.wheel_tag(target.platform_tag))) == 1
         # A GPU of 8.6 runs the code of 8.0.
@@ -94,13 +92,14 @@ def _local_version(target: Target, arch: str | None) -> str:
 
 
 def test_local_versions_say_what_the_wheel_is_for() -> None:
-    native, stable = load_targets()["cp312-cu130"], load_targets()["abi3-cu130"]
-    assert _local_version(native, None) == "cu130.torch2.11"
-    assert _local_version(stable, "all") == "cu130.universal"
-    assert _local_version(native, "9.0;8.9") == "cu130.torch2.11.sm89.sm90a"
-    assert _local_version(stable, "12.0") == "cu130.universal.sm120"
-    # pip prefers the universal one
-    assert Version("2.2.0+cu130.universal") > Version("2.2.0+cu130.torch2.11")
+    native, stable = load_targets()["cp312-cu130"], load_targets()["universal-cu130"]
+    assert _local_version(native, None) == "cu130.torch2.11.2"
+    assert _local_version(stable, "all") == "cu130.universal.2"
+    assert _local_version(native, "9.0;8.9") == "cu130.torch2.11.2.sm89.sm90a"
+    assert _local_version(stable, "12.0") == "cu130.universal.2.sm120"
+    # pip prefers the universal one, and a later revision, also the tenth.
+    versions = ["torch2.11.2", "universal", "universal.2", "universal.10"]
+    assert versions == sorted(versions, key=lambda label: Version(f"2.2.0+cu130.{label}"))
 
 
 def change(key: str, value: str) -> str:
@@ -134,26 +133,14 @@ def test_a_wrong_file_is_refused_by_name_and_key(targets: Path, text: str, messa
     assert str(targets.parent) in str(caught.value) or "v9.9" in message
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("packages = []\nextra = 1", "extra: unknown key"),
-        ("packages = []\n[[archives]]\nname = 'a'", "archives 1: url: missing"),
-        ("packages = []\narchives = ['a']", "archives 1: 'a' is not a table"),
-    ],
-)
-def test_a_wrong_toolchain_is_refused_by_its_own_name(targets: Path, text: str, message: str) -> None:
-    (targets / "toolchains" / "cu130.toml").write_text(text)
-    with pytest.raises(TargetError) as caught:
-        load_target(write(targets, NATIVE))
-    assert f"toolchains/cu130.toml: {message}" in caught.value.message
-
-
 def test_a_target_is_found_by_name_or_the_names_are_said(targets: Path) -> None:
     assert find_target("cp312-cu130").name == "cp312-cu130"
     with pytest.raises(UsageError) as caught:
         find_target("cp399-cu130")
-    assert "abi3-cu128, abi3-cu130, abi3-cu130-aarch64, cp311-cu128, cp312-cu130" in caught.value.remedy
+    assert (
+        "cp311-cu128, cp312-cu130, universal-cu128, universal-cu130, universal-cu130-aarch64"
+        in caught.value.remedy
+    )
     with pytest.raises(TargetError, match="no target file"):
         load_targets(targets)
 
@@ -169,3 +156,28 @@ def test_targets_load_without_anything_heavy_and_fast() -> None:
     start = time.perf_counter()
     load_targets()
     assert time.perf_counter() - start < 0.1
+
+
+@pytest.mark.parametrize(
+    ("tag", "machine"),
+    [
+        ("linux_x86_64", X86_64),
+        ("manylinux_2_34_aarch64", AARCH64),
+        ("manylinux2014_x86_64", X86_64),
+        ("win_arm64", None),
+        ("any", None),
+    ],
+)
+def test_the_machine_of_a_tag(tag: str, machine: object) -> None:
+    assert machine_of(tag) is machine
+
+
+def test_the_compiler_for_another_machine_is_a_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    assert [machine.gxx for machine in MACHINES] == ["g++", "aarch64-linux-gnu-g++"]
+    assert "`apt install g++-aarch64-linux-gnu`" in AARCH64.how_to_install_gxx
+    assert "`dnf install gcc-c++-aarch64-linux-gnu`" in AARCH64.how_to_install_gxx
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert [machine.gxx for machine in MACHINES] == ["x86_64-linux-gnu-g++", "g++"]
+    assert "`apt install g++-x86-64-linux-gnu`" in X86_64.how_to_install_gxx
+    assert "`apt install g++`" in AARCH64.how_to_install_gxx

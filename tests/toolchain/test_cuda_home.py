@@ -13,7 +13,7 @@ from fakes.tools import change_installed, gxx, install_package, make_archive, ta
 
 from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions
-from builder.target.pins import Archive
+from builder.target.targets import Archive
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256

@@ -15,7 +15,7 @@ from fakes.tools import target, torch_wheel, wheel_of_package
 from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions
 from builder.toolchain import torch_env
-from builder.toolchain.venv import installed_packages
+from builder.toolchain.torch_env import installed_packages
 from builder.util.errors import TorchEnvironmentError
 from builder.util.files import ROOT
 

@@ -9,7 +9,8 @@ import pytest
 from fakes.static_server import StaticServer
 from fakes.tools import site_packages_of, wheel_of_package
 
-from builder.toolchain.venv import install_wheel, installed_packages, make_clean_venv, why_not_index
+from builder.toolchain.torch_env import installed_packages
+from builder.toolchain.venv import install_wheel, make_clean_venv, why_not_index
 from builder.util.errors import TorchEnvironmentError
 
 

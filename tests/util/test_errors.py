@@ -19,8 +19,3 @@ def test_each_kind_has_an_exit_code_of_its_own() -> None:
     # 0 is success, 1 a crash, and from 126 shells use them.
     assert sorted(codes) == sorted(set(codes))
     assert set(codes) <= set(range(2, 126))
-
-
-def test_an_errors_remedy_is_on_a_line_of_its_own() -> None:
-    assert str(errors.UsageError("Wrong.", "Do this.")) == "Wrong.\n  Do this."
-    assert str(errors.UsageError("Wrong.")) == "Wrong."

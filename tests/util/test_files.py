@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from builder.util.files import ROOT, beside, locked, write
-
-
-def test_a_file_is_written_with_the_folders_above_it(tmp_path: Path) -> None:
-    write(tmp_path / "a" / "b.txt", "é\n")
-    write(tmp_path / "a" / "b.bin", b"\xff")
-    assert (tmp_path / "a" / "b.txt").read_bytes() == "é\n".encode()
-    assert (tmp_path / "a" / "b.bin").read_bytes() == b"\xff"
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["b.bin", "b.txt"]
+from builder.util.files import ROOT, beside, write
 
 
 def test_a_file_is_replaced_and_not_written_through(tmp_path: Path) -> None:
@@ -66,22 +57,6 @@ def test_a_folder_that_could_not_be_replaced_is_still_there(tmp_path: Path) -> N
         pass  # nothing is made that could replace it
     assert (site / "old").read_text() == "old"
     assert list(tmp_path.iterdir()) == [site]
-
-
-def test_a_lock_is_waited_for(tmp_path: Path) -> None:
-    told, done = threading.Event(), threading.Event()
-
-    def second() -> None:
-        with locked(tmp_path / "a" / "lock", told.set):
-            done.set()
-
-    thread = threading.Thread(target=second)
-    with locked(tmp_path / "a" / "lock", pytest.fail):
-        thread.start()
-        assert told.wait(10)
-        assert not done.wait(0.2)
-    thread.join(10)
-    assert done.is_set()
 
 
 def test_no_lock_is_held_twice(tmp_path: Path) -> None:

@@ -79,14 +79,6 @@ def test_what_may_pass_is_tried_three_times(server: Server) -> None:
     assert len(server.faults) == 1
 
 
-def test_json_is_read_or_refused(server: Server) -> None:
-    server.content = b'{"a": [1]}'
-    assert http.get_json(server.url) == {"a": [1]}
-    server.content = b"<html>Log in"
-    with pytest.raises(DownloadError, match="answers without JSON"):
-        http.get_json(server.url)
-
-
 def test_a_dead_address_ends_soon_and_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "PAUSE_SECONDS", 0)
     with pytest.raises(DownloadError, match="Connection refused; tried 3 times") as caught:

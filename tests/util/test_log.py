@@ -10,7 +10,7 @@ import pytest
 
 from builder.util.errors import DownloadError
 from builder.util.files import ROOT
-from builder.util.log import detail, fail, public_address, say, step, warn, without_secrets
+from builder.util.log import fail, public_address, say, step, warn, without_secrets
 
 CODE = """
 from builder.util.log import fail, say, step, warn
@@ -81,8 +81,3 @@ def test_a_step_that_fails_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), step("Repairing"):
         raise ValueError("broken")
     assert re.search(r"  failed in \d+\.\d s\n$", capsys.readouterr().out)
-
-
-def test_details_are_not_printed_unless_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    detail("a command")
-    assert capsys.readouterr().out == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from builder.util.log import show_details
-from builder.util.process import CommandError, output_of, run, show
+from builder.util.process import CommandError, run, show
 
 
 def python(code: str) -> list[str]:
@@ -54,12 +54,6 @@ def test_a_command_that_does_not_start_or_end_is_an_error(tmp_path: Path) -> Non
         run(python("import time; time.sleep(60)"), timeout_seconds=0.2)
     with pytest.raises(CommandError, match=r"^none can't be run"):
         show([tmp_path / "none"])
-
-
-def test_output_is_text_or_none(tmp_path: Path) -> None:
-    assert output_of(python("print(' 13.0 ')")) == "13.0"
-    assert output_of(python("print(1); raise SystemExit(1)")) is None
-    assert output_of([tmp_path / "none"]) is None
 
 
 def test_a_shown_command_speaks_for_itself(capfd: pytest.CaptureFixture[str]) -> None:

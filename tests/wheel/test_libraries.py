@@ -9,8 +9,19 @@ from fakes.libraries import compile_library
 
 from builder.util.errors import RepairError
 from builder.wheel.elf import SharedLibrary, read_elf
-from builder.wheel.libraries import CUDA_RUNTIME, DRIVER, PYTHON, SYSTEM, TORCH, TORCH_CUDA, owner_of
-from builder.wheel.manylinux import load_policy, reached_tag, too_new, way_out
+from builder.wheel.libraries import (
+    CUDA_RUNTIME,
+    DRIVER,
+    PYTHON,
+    SYSTEM,
+    TORCH,
+    TORCH_CUDA,
+    load_policy,
+    owner_of,
+    reached_tag,
+    too_new,
+    way_out,
+)
 
 POLICY = load_policy("manylinux_2_34_x86_64")
 

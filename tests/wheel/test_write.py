@@ -69,4 +69,4 @@ def test_the_bytes_are_known(tmp_path: Path) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == KNOWN_DIGEST
 
 
-KNOWN_DIGEST = "1c81550aa73e223f885bd532f0f78925183731f7a3da0df5a2529b83570b5fce"
+KNOWN_DIGEST = "5a4f2597570e8d373b6c2d9b58315d88d5f5000ea8c8dc31d1bb4c3a686e24cd"

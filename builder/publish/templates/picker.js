@@ -50,7 +50,8 @@
         : `${where} there is no wheel.`;
       return;
     }
-    const torchVersion = torch.value.endsWith("+") ? `torch>=2.${parseInt(torch.value, 10)}` : `torch==2.${torch.value}.*`;
+    // `>=` would replace the pre-release that a vendor ships.
+    const torchVersion = torch.value.endsWith("+") ? `torch>2.${parseInt(torch.value, 10) - 1}.9999` : `torch==2.${torch.value}.*`;
     const index = new URL(`${cuda.value}/`, document.baseURI).href;
     const indexes = fresh.checked ? [index, data.torchIndex + cuda.value] : [index];
     const wanted = `"${wheel.requirement}" "${torchVersion}"`;

@@ -13,7 +13,7 @@ JSON file that says what to build, and nothing else does:
     launcher        command to put before each compiler, such as ["ccache"]; empty for none
     local_version   local version label, such as "cu130.torch2.11"
     requirement     of torch, such as "torch==2.11.*"
-    abi             "native" (one Python and torch) or "stable" (tag cp310-abi3)
+    abi             "native" (one Python and torch) or "stable" (tag py3-none)
 
 Folders may be relative to the tree; commands name them as they are given.
 """
@@ -43,7 +43,11 @@ ARCHITECTURES = {
     "12.1": (12, 9),
 }
 
-# Their PTX goes along, for GPUs that are newer than all of these: the fp16 kernels' and the fp8 kernels'.
+# Extension -> what it is compiled for: architectures from one on, or one alone.
+LEAST = {"_qattn_sm80": "8.0", "_qattn_sm89": "8.9", "_fused": "8.0"}
+ONLY = {"_qattn_sm90": "9.0a"}  # its code uses what only 9.0a has
+
+# The PTX of these goes along, for GPUs that are newer than all: the fp16 kernels' and the fp8 kernels'.
 WITH_PTX = ("8.0", "8.9")
 
 # The C functions of torch that this version's headers call are there from torch 2.7 on.
@@ -80,17 +84,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Library:
-    """One extension; `least` and `only` say for which of the build's architectures it is compiled."""
+    """One extension."""
 
     name: str
     units: tuple
-    least: str = "8.0"
-    only: str = ""
 
     def architectures(self, wanted):
-        if self.only:
-            return [arch for arch in wanted if arch == self.only]
-        return [arch for arch in wanted if _order(arch) >= _order(self.least)]
+        if self.name in ONLY:
+            return [arch for arch in wanted if arch == ONLY[self.name]]
+        return [arch for arch in wanted if _order(arch) >= _order(LEAST[self.name])]
 
 
 def _sm80(entry, seconds, shared=("8.0", "8.6", "8.9", "9.0a")):
@@ -136,7 +138,6 @@ LIBRARIES = (
             _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf", 30),
             _sm89("sm89_qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf", 30),
         ),
-        least="8.9",
     ),
     Library(
         "_qattn_sm90",
@@ -145,7 +146,6 @@ LIBRARIES = (
             *_preparation("sm90"),
             Unit("csrc/qattn/qk_int_sv_f8_cuda_sm90.cu", 10),
         ),
-        only="9.0a",
     ),
     Library(
         "_fused",
@@ -156,7 +156,7 @@ LIBRARIES = (
         ),
     ),
 )
-COMMON = Unit("csrc/stable/torch.cpp", 5)  # linked into each
+COMMON = (Unit("csrc/stable/torch.cpp", 5), Unit("csrc/stable/older_systems.cpp", 1))  # linked into each
 
 # torch's own headers need C++20 from 2.13 on; those of its stable ABI do not (2.10, 2.11 and 2.15 tried).
 # C++17 asks for older symbols of libstdc++.
@@ -249,7 +249,7 @@ class BuildExtensions(build_ext):
         compilers = Compilers(settings())
         wanted = checked_architectures(compilers.architectures, compilers.cuda)
         libraries = [library for library in LIBRARIES if library.architectures(wanted)]
-        compiles = {COMMON.name: (COMMON, [])}
+        compiles = {unit.name: (unit, []) for unit in COMMON}
         for library in libraries:
             for unit in library.units:
                 compiles[unit.name] = (unit, library.architectures(wanted))
@@ -267,7 +267,7 @@ class BuildExtensions(build_ext):
         for library in libraries:
             output = Path(self.get_ext_fullpath(f"sageattention.lib.{library.name}")).resolve()
             output.parent.mkdir(parents=True, exist_ok=True)
-            objects = [unit.object for unit in (*library.units, COMMON)]
+            objects = [unit.object for unit in (*library.units, *COMMON)]
             steps.append((library.name, output, objects, compilers.link(objects, output)))
         (ROOT / BUILD).mkdir(parents=True, exist_ok=True)
         (ROOT / BUILD / "build.ninja").write_text(ninja_file(steps), encoding="utf-8")
@@ -352,12 +352,11 @@ def _groups(unit, architectures):
 
 
 class Wheel(bdist_wheel):
-    """setuptools' bdist_wheel, with the tag of the ABI."""
+    """setuptools' bdist_wheel, with a tag for any Python where the extensions fit any torch."""
 
-    def finalize_options(self):
-        if settings()["abi"] == "stable":
-            self.py_limited_api = "cp310"
-        super().finalize_options()
+    def get_tag(self):
+        python, abi, platform = super().get_tag()
+        return ("py3", "none", platform) if settings()["abi"] == "stable" else (python, abi, platform)
 
 
 COMMANDS = {"build_ext": BuildExtensions, "bdist_wheel": Wheel}

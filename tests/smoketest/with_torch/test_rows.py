@@ -82,7 +82,11 @@ FAULTS = [
     ("takes-anything", f"shapes/{FP16}/shapes that disagree are refused", "head_dim 129: accepted"),
     ("takes-anything", f"shapes/{FP16}/other types, devices and layouts are refused", "float32: accepted"),
     ("takes-anything", f"shapes/{FP16}/no keys are refused", "not ValueError"),
-    ("takes-anything", "shapes/varlen/shapes that disagree are refused", "V shorter than K: raised RuntimeError"),
+    (
+        "takes-anything",
+        "shapes/varlen/shapes that disagree are refused",
+        "V shorter than K: raised RuntimeError",
+    ),
     ("takes-anything", "shapes/varlen/cu_seqlens are checked", "max_seqlen_q too small: accepted"),
     ("large-v", f"range/{FP16}/V of 6e4 x normal, bf16", "are NaN or infinite"),
     ("causal", f"range/{FP16}/QK^T far below zero", "causal: cosine"),

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from . import core
+from . import _torch, core
 from ._arguments import Call, warn_once
-from ._torch import sdpa
 
 __all__ = ["patched", "scaled_dot_product_attention"]
 
@@ -53,7 +52,7 @@ def scaled_dot_product_attention(
             if layout == "NHD":
                 output = output.transpose(1, 2)
             return output if dims == 4 else output.reshape(query.shape)
-    return sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    return _torch.compute(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 
 class patched(TorchFunctionMode):  # noqa: N801  a context manager, named as one
@@ -67,6 +66,6 @@ class patched(TorchFunctionMode):  # noqa: N801  a context manager, named as one
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function is sdpa:
+        if function is _torch.sdpa:
             function = scaled_dot_product_attention
         return function(*args, **(kwargs or {}))

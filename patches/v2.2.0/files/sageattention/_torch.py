@@ -12,6 +12,7 @@ from ._arguments import Call
 
 # What torch.nn.functional.scaled_dot_product_attention is: taken here, where nobody puts ours in its place.
 sdpa = torch._C._nn.scaled_dot_product_attention
+_SMALLEST_SCALE = 2.0**-126  # of float32, in which they multiply with it
 _PER_CHUNK = 2**26  # elements of QK^T that are held at a time for the logsumexp
 
 
@@ -57,19 +58,53 @@ def attention(call: Call, derivative: str = "") -> Any:
     # A branch, since torch takes no symbol for it.
     if q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3):
         shared = True
+    rest = (attn_mask, dropout_p, is_causal, sm_scale, shared)
     if derivative == "tangent":  # only this implementation has forward-mode derivatives
         output, _ = torch.ops.aten._scaled_dot_product_attention_math(
             q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared
         )
     elif torch.is_autocast_enabled(q.device.type) and q.dtype == k.dtype == v.dtype:
         with torch.autocast(q.device.type, enabled=False):  # it changes nothing in our kernels either
-            output = sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared)
+            output = compute(q, k, v, *rest)
     else:
-        output = sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared)
+        output = compute(q, k, v, *rest)
     result = output.transpose(-3, -2) if tensor_layout == "NHD" else output
-    if not q.is_nested:
+    # With a mask torch's kernels write another layout than HND; to copy that costs up to 6 % of the call.
+    if not q.is_nested and (attn_mask is None or tensor_layout == "NHD"):
         result = result.contiguous()
     return (result, _logsumexp(q, k, is_causal, sm_scale, attn_mask)) if return_lse else result
+
+
+def compute(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    attn_mask: torch.Tensor | None,
+    dropout_p: float,
+    is_causal: bool,
+    scale: float | None,
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """Call torch's function so that none of its kernels meets what it computes wrong."""
+    if not q.is_nested:
+        if scale is not None and scale < 0:  # not all of torch's kernels compute that
+            q, scale = -q, -scale
+        if scale is not None and scale < _SMALLEST_SCALE:
+            q, scale = q * 0, 1.0
+        q, k, v = _aligned(q), _aligned(k), _aligned(v)
+    return sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+
+
+def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose rows begin at multiples of 16 bytes, as flash and cuDNN take for granted."""
+    unit = 16 // tensor.element_size()
+    shifted = not torch.compiler.is_compiling() and tensor.storage_offset() % unit != 0  # it knows no offsets
+    if not shifted and tensor.is_contiguous():
+        return tensor
+    *outer, last = tensor.stride()
+    if shifted or last != 1 or (tensor.size(-1) % unit == 0 and any(stride % unit for stride in outer)):
+        return tensor.clone(memory_format=torch.contiguous_format)
+    return tensor
 
 
 def _logsumexp(

@@ -184,9 +184,9 @@ def _limited(k_scale: torch.Tensor, q_scale: torch.Tensor, sizes: Sizes) -> torc
 
 
 def _fitting_float16(v: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return V as float16, and the powers of two that channels were divided by where they would not fit."""
+    """Return V as float16 and contiguous, and the powers of two that channels were divided by where it is too small."""
     largest = v.abs().amax(dim=tokens, keepdim=True).float().clamp(min=1e-37)
     exponent = torch.log2(largest).floor() + 1
     too_small, too_large = largest < 2.0**-8, (exponent - math.log2(_SUMMED_IN_FLOAT16)).clamp(min=0)
     scale = torch.exp2(torch.where(too_small, exponent, too_large))
-    return (v * (1 / scale)).to(torch.float16), scale
+    return (v * (1 / scale)).to(torch.float16).contiguous(), scale

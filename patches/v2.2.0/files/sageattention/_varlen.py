@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from . import _rule, _torch, _triton_kernels
+from . import _torch, _triton_kernels
 from ._arguments import Call, is_foreign, properties, sizes_of
 
 _LONG = (
@@ -38,9 +38,8 @@ def attention(
         _need(ends.dtype in (torch.int32, torch.int64), f"{name} is {ends.dtype}: expected int32 or int64.")
         _need(ends.device == q.device, f"{name} is on {ends.device} and q on {q.device}.")
     packed = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
-    if torch.compiler.is_compiling():
-        if isinstance(sizes, str):
-            raise ValueError(sizes)
+    by_torch = isinstance(sizes, str) or call.dropout_p or forced == "torch" or _torch.derivative_of(q, k, v)
+    if torch.compiler.is_compiling() and not by_torch:  # lengths are not read: that would break the graph
         return _triton_kernels.varlen(call, *packed, sizes)
     shapes = f"The shapes are q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}."
     _need(q.dim() == k.dim() == v.dim() == 3, f"q, k and v: each must have 3 dimensions. {shapes}")
@@ -53,23 +52,8 @@ def attention(
         )
     if q.numel() == 0 or ends_q[-1] == 0:
         return torch.zeros_like(q)
-    count = len(ends_q) - 1
-    by_torch = call.dropout_p or forced == "torch" or _torch.derivative_of(q, k, v)
-    if isinstance(sizes, str) or by_torch or torch.cuda.get_device_capability(q.device) < (8, 0):
-        return torch.cat([*_each(dense, call, ends_q, ends_k)])
-    of_one = sizes._replace(batch=count, q_tokens=ends_q[-1] // count, kv_tokens=ends_k[-1] // count)
-    kind = "causal" if call.is_causal else "full"
-    aligned = q.size(-1) % 8 == 0 and q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
-    # torch's kernel masks from the bottom right.
-    flash_takes = aligned and (not call.is_causal or ends_q == ends_k) and forced == "auto"
-    if flash_takes and _rule.torch_is_faster(q.device.index, kind, of_one):
-        output, *_ = torch.ops.aten._flash_attention_forward(
-            q, k, v, cu_seqlens_q.int(), cu_seqlens_k.int(), max_seqlen_q, max_seqlen_k, 0.0, call.is_causal, False,
-            scale=call.sm_scale,
-        )  # fmt: skip
-        output[ends_q[-1] :] = 0
-        return output
-    if ends_q[-1] >= _LONG * count:
+    old = q.is_cuda and torch.cuda.get_device_capability(q.device) < (8, 0)
+    if by_torch or old or ends_q[-1] >= _LONG * (len(ends_q) - 1):
         return torch.cat([*_each(dense, call, ends_q, ends_k)])
     return _triton_kernels.varlen(call, *packed, sizes)
 

@@ -580,8 +580,7 @@ def sageattn_varlen(
 
     Sequence i of Q is `q[cu_seqlens_q[i]:cu_seqlens_q[i + 1]]`, and likewise for K and V. The lengths are read back
     from the GPU and checked, so the call waits for it; under torch.compile they are not. One launch in Triton computes
-    many sequences; few long ones, and what only torch's function can compute, are computed one by one by `sageattn`,
-    and torch's flash kernel takes many where it is faster.
+    many sequences; few long ones, and what only torch's function can compute, are computed one by one by `sageattn`.
 
     Args:
         q: `[tokens, heads, head_dim]`; k and v likewise, with a number of heads that divides that of `q`.
