@@ -41,8 +41,8 @@ _COMPILING = (
 # What a compile and a link need besides.
 _NEEDED = (*_COMPILING, "include/cuda_runtime.h", "include/crt/host_config.h", "lib64/libcudart.so")
 _LINKED_LIBRARIES = ("libcudart", "libcudadevrt")
-# The folders of the packages' `nvidia/` that hold the compiler of CUDA 12; all of CUDA 13 is in `cu13`.
-_PARTS = ("cuda_nvcc", "cuda_runtime", "cuda_cccl")
+# The folders of the packages that hold the compiler: all of CUDA 13's, or those of CUDA 12's parts.
+_PACKAGES_PART = re.compile(r"nvidia/(?:cu\d\d|cuda_nvcc|cuda_runtime|cuda_cccl)/")
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,6 @@ class Toolchain:
     components: tuple[Component, ...]  # of the toolkit, beside installed packages
     gxx: Gxx
     identity: str  # changes with anything that can change what a compile makes
-
-    @property
-    def cuda_version(self) -> str:
-        """`13.0` of nvcc `13.0.88`."""
-        return ".".join(self.nvcc_version.split(".")[:2])
 
     def path(self) -> str:
         """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
@@ -90,13 +85,9 @@ def resolve(
             if any(_place(path) for path in package.files):
                 packages.setdefault(package.name, (site, package))
     archives = target.toolchain_archives
-    key = _digest(
-        [
-            *(_LAYOUT, target.cuda, target.machine.name),
-            *(f"{package.name} {package.sha256}" for _, package in packages.values()),
-            *(archive.sha256 for archive in archives),
-        ]
-    )
+    pieces = [f"{package.name} {package.sha256}" for _, package in packages.values()]
+    pieces += [archive.sha256 for archive in archives]
+    key = _digest([_LAYOUT, target.cuda, target.machine.name, *pieces])
     home = options.cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
     if _missing(home):
         shutil.rmtree(home, ignore_errors=True)
@@ -109,14 +100,9 @@ def resolve(
             f"The cache {options.cache_dir} can't be written: {error}.",
             "Make room there, or choose another folder with --cache-dir DIR.",
         ) from error
-    return Toolchain(
-        cuda_home=home,
-        nvcc_version=nvcc_version(home / "bin" / "nvcc"),
-        origin="packages+archives" if archives else "packages",
-        components=tuple(map(_component, archives)),
-        gxx=gxx,
-        identity=_digest([key, gxx.digest()]),
-    )
+    version, origin = nvcc_version(home / "bin" / "nvcc"), "packages+archives" if archives else "packages"
+    components = tuple(map(_component, archives))
+    return Toolchain(home, version, origin, components, gxx, _digest([key, gxx.digest()]))
 
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
@@ -191,7 +177,7 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
 
 def _place(path: str) -> str | None:
     """Return where a package's file goes: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
-    match = re.match(rf"nvidia/(?:cu\d\d|{'|'.join(_PARTS)})/", path)
+    match = _PACKAGES_PART.match(path)
     return _place_of(path[match.end() :]) if match else None
 
 

@@ -40,6 +40,15 @@ _LOCK = ROOT / "builder" / "requirements.txt"
 _INSTALLERS_OWN = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_")
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """A folder of packages: the arguments of each `uv pip install`, and another machine's Python (`3.12`)."""
+
+    path: Path
+    steps: Sequence[Sequence[str]]
+    python: str = ""
+
+
 def sites(target: Target, root: Path = PACKAGES) -> tuple[Path, ...]:
     """Return the folders that `install` fills, that with torch first."""
     torch = root / target.machine.name
@@ -57,81 +66,70 @@ def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str
             f"The toolchain of CUDA {target.cuda} can't build for another machine: it has no `runtime`.",
             f"Build on a machine of {target.machine.name}.",
         )
-    version = ""
-    for site, steps, python in _folders(target, options, root):
-        version = _fill(site, steps, target, options, python)
-    return version
+    for folder in _folders(target, options, root):
+        _fill(folder, target, options)
+    return _check_torch(sites(target, root)[0], target)
 
 
-def _folders(
-    target: Target, options: BuildOptions, root: Path
-) -> list[tuple[Path, Sequence[Sequence[str]], str]]:
-    """Return the folders that a build needs, that with torch last: path, steps and Python, as for `_fill`."""
+def _folders(target: Target, options: BuildOptions, root: Path) -> list[_Folder]:
+    """Return the folders that a build needs."""
     torch = f"torch=={target.torch}"
     compiler = [] if options.cuda_home else [*target.toolchain_packages]
     if target.machine.is_here:
-        return [(sites(target, root)[0], [[torch, *compiler]], "")]
+        return [_Folder(sites(target, root)[0], [[torch, *compiler]])]
     theirs, ours = sites(target, root)
     steps = [[*target.toolchain_runtime], ["--no-deps", torch]]
-    return [(ours, [compiler], ""), (theirs, steps, target.python)]
+    return [_Folder(ours, [compiler]), _Folder(theirs, steps, target.python)]
 
 
 def install_to_import(target: Target, options: BuildOptions, python: str, root: Path = PACKAGES) -> Path:
     """Install another machine's torch with all that it imports, for its Python `3.11`; returns the folder."""
     site = root / f"{target.machine.name}-to-import"
-    _fill(site, [[f"torch=={target.torch}"]], target, options, python=python)
+    _fill(_Folder(site, [[f"torch=={target.torch}"]], python), target, options)
     return site
 
 
 def is_installed(target: Target, options: BuildOptions, root: Path = PACKAGES) -> bool:
     """Return whether `install` will find all that it needs, without a network."""
     return all(
-        folders.is_made(site, _inputs(steps, target, options, python))
-        for site, steps, python in _folders(target, options, root)
+        folders.is_made(folder.path, _inputs(folder, target, options))
+        for folder in _folders(target, options, root)
     )
 
 
-def _inputs(steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str) -> str:
+def _inputs(folder: _Folder, target: Target, options: BuildOptions) -> str:
     """Return what a folder's marker says when it holds what is wanted."""
     inputs = {
-        "steps": [list(step) for step in steps],
-        "for": [python or platform.python_version(), target.platform_tag],
+        "steps": folder.steps,
+        "for": [folder.python or platform.python_version(), target.platform_tag],
         "torch_index": public_address(options.torch_index or target.torch_index),
         "lock_sha256": file_sha256(_LOCK),
     }
     return json.dumps(inputs, indent=1) + "\n"
 
 
-def _fill(
-    site: Path, steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str = ""
-) -> str:
-    """Fill a folder with packages, unless it is so already; returns the version of torch in it, if any.
-
-    `steps` are the arguments of each `uv pip install`, `python` another machine's Python's version.
-    """
-    has_torch = any(f"torch=={target.torch}" in step for step in steps)
+def _fill(folder: _Folder, target: Target, options: BuildOptions) -> None:
+    """Fill a folder with packages, unless it is so already."""
+    has_torch = any(f"torch=={target.torch}" in step for step in folder.steps)
 
     def fill(new: Path) -> None:
-        _install(new, steps, target, options, python)
+        _install(new, folder, target, options, has_torch=has_torch)
         if has_torch:
             _check_torch(new, target)
 
-    if not folders.make(site, _inputs(steps, target, options, python), fill):
-        say(f"  {site}: already installed")
-    return _check_torch(site, target) if has_torch else ""
+    if not folders.make(folder.path, _inputs(folder, target, options), fill):
+        say(f"  {folder.path}: already installed")
 
 
-def _install(
-    site: Path, steps: Sequence[Sequence[str]], target: Target, options: BuildOptions, python: str
-) -> None:
+def _install(site: Path, folder: _Folder, target: Target, options: BuildOptions, *, has_torch: bool) -> None:
     into: list[str | Path] = ["--target", site]
-    if python:
+    if folder.python:
         # `manylinux_2_34_aarch64` is uv's `aarch64-manylinux_2_34`
         machine = target.machine.name
         floor = target.platform_tag.removesuffix(f"_{machine}")
-        into += ["--python-platform", f"{machine}-{floor}", "--python-version", python]
+        into += ["--python-platform", f"{machine}-{floor}", "--python-version", folder.python]
         into += ["--only-binary", ":all:"]
-    index: str | None = options.torch_index or target.torch_index
+    steps, index = folder.steps, options.torch_index or target.torch_index
     if index and (reason := why_not_index(index, target.torch)):
         if options.torch_index:
             raise TorchEnvironmentError(
@@ -139,8 +137,8 @@ def _install(
                 f"Correct --torch-index, or omit it to use {target.torch_index}.",
             )
         warn(f"{index} can't be used ({reason}); installing torch from the default index")
-        index = None
-    if options.torch_index and any(f"torch=={target.torch}" in step for step in steps):
+        index = ""
+    if options.torch_index and has_torch:
         # First, and with no other index: the best version of all indexes could be another one's.
         steps = [["--no-deps", "--default-index", options.torch_index, f"torch=={target.torch}"], *steps]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from builder.util import http, process
 from builder.util.errors import DownloadError, TorchEnvironmentError
-from builder.util.log import warn
 
 
 def make_clean_venv(
@@ -65,8 +64,4 @@ def why_not_index(index: str, torch: str = "") -> str:
 
 
 def _uv(*arguments: str | Path) -> int:
-    try:
-        return process.show([sys.executable, "-m", "uv", *arguments])
-    except process.CommandError as error:
-        warn(error.message)
-        return 127
+    return process.show([sys.executable, "-m", "uv", *arguments])
