@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import sysconfig
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,7 +130,7 @@ def test_a_cache_that_cannot_be_used_is_done_without(
     assert open_cache(options, "abc", tmp_path) == CompilerCache()
     assert "compiling without it" in capsys.readouterr().err
     broken = program(tmp_path / "ccache", "#!/bin/sh\nexit 3\n")
-    monkeypatch.setattr(ccache.sysconfig, "get_path", lambda _: str(broken.parent))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(broken.parent))
     assert open_cache(replace(options, cache_dir=tmp_path / "other"), "abc", tmp_path) == CompilerCache()
     assert "compiling without it" in capsys.readouterr().err
 
