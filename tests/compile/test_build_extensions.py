@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from setuptools import Distribution, Extension
+from setuptools import Distribution, Extension  # type: ignore[import-untyped]
 
 from builder.util.files import ROOT
 

@@ -128,7 +128,7 @@ def test_the_packages_compiler_compiles_for_every_architecture(
 ) -> None:
     tree = tree_of(tmp_path / "tree", KERNEL)
     compile_in(tree, *(word for arch in target.architectures for word in ("-gencode", arch.gencode)))
-    link = [tools.gxx.path, "-shared", "a.o", f"-L{tools.cuda_home}/lib64", "-lcudart", "-o", "a.so"]
+    link = [str(tools.gxx.path), "-shared", "a.o", f"-L{tools.cuda_home}/lib64", "-lcudart", "-o", "a.so"]
     subprocess.run(link, cwd=tree, check=True)
     assert "libcudart.so.13" in read_elf((tree / "a.so").read_bytes()).needed
 
