@@ -44,12 +44,8 @@ def report() -> int:
         advice.append(
             "Masks and sageattn_varlen need Triton and a C compiler: pip install triton; apt install gcc"
         )
-    enabled = {
-        "_qattn_sm80": core.SM80_ENABLED,
-        "_qattn_sm89": core.SM89_ENABLED,
-        "_qattn_sm90": core.SM90_ENABLED,
-    }
-    print("Loaded: _fused " + " ".join(name if there else f"(no {name})" for name, there in enabled.items()))
+    enabled = {80: core.SM80_ENABLED, 89: core.SM89_ENABLED, 90: core.SM90_ENABLED}
+    print("Loaded: _fused " + " ".join(f"_qattn_sm{number}" for number in enabled if enabled[number]))
     if not torch.cuda.is_available():
         why = "torch is built without CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
         print(f"GPU: none ({why}): sageattn() takes torch's attention.")
@@ -57,18 +53,15 @@ def report() -> int:
     index = torch.cuda.current_device()
     major, minor = torch.cuda.get_device_capability(index)
     name = torch.cuda.get_device_name(index)
-    print(
-        f"GPU {index} of {torch.cuda.device_count()}: {name}, compute capability {major}.{minor}, driver {_driver()}"
-    )
+    driver = subprocess.getoutput("nvidia-smi --query-gpu=driver_version --format=csv,noheader").split("\n")[
+        0
+    ]
+    print(f"GPU {index} of {torch.cuda.device_count()}: {name}, {major}.{minor}, driver {driver}")
     file = _rule.user_file(index)
-    rule = (
-        f"as measured here ({file})"
-        if file.is_file()
-        else "by this build's rule"
-        if _rule.load(index)
-        else ""
-    )
-    print(f"SAGEATTENTION_KERNEL={core._FORCED}; when torch's attention is faster: {rule or 'ask --measure'}")
+    rule = "by this build's rule" if _rule.load(index) else "ask --measure"
+    if file.is_file():
+        rule = f"as measured here ({file})"
+    print(f"SAGEATTENTION_KERNEL={core._FORCED}; when torch's attention is faster: {rule}")
     for batch, heads, tokens, head_dim in _SIZES:
         call = Call(*_inputs(batch, heads, heads, tokens, tokens, head_dim), "HND", False, head_dim**-0.5)
         line = f"{batch} x {heads} x {tokens:,} x {head_dim}: {core.explain(call.q, call.k, call.v)}"
@@ -90,16 +83,6 @@ def report() -> int:
     for line in dict.fromkeys(advice):
         print(f"-> {line}")
     return int(bool(advice))
-
-
-def _driver() -> str:
-    asked = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    try:
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10, check=True).stdout.split(
-            "\n"
-        )[0]
-    except (OSError, subprocess.SubprocessError) as problem:
-        return f"unknown ({type(problem).__name__})"
 
 
 def measure() -> int:

@@ -128,11 +128,7 @@ def _logsumexp(
                 ones = torch.ones(product.shape[-2:], dtype=torch.bool, device=q.device)
                 product = product.masked_fill(~ones.tril(start), float("-inf"))
             if attn_mask is not None:
-                mask = (
-                    attn_mask
-                    if attn_mask.dim() < 2 or attn_mask.size(-2) == 1
-                    else attn_mask[..., start : start + rows, :]
-                )
+                mask = attn_mask.expand(*q.shape[:-1], k.size(-2))[..., start : start + rows, :]
                 is_bool = mask.dtype == torch.bool
                 product = product.masked_fill(~mask, float("-inf")) if is_bool else product + mask
             parts.append(product.logsumexp(-1))

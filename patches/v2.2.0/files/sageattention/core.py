@@ -63,12 +63,9 @@ __all__ = [
 # Names that upstream's module has, imported at first use: `import sageattention` does not import Triton.
 _TRITON = {
     "per_block_int8_triton": ("quant_per_block", "per_block_int8"),
-    "per_block_int8_varlen_triton": ("quant_per_block_varlen", "per_block_int8"),
     "per_thread_int8_triton": ("quant_per_thread", "per_thread_int8"),
     "attn_false": ("attn_qk_int8_per_block", "forward"),
     "attn_true": ("attn_qk_int8_per_block_causal", "forward"),
-    "attn_false_varlen": ("attn_qk_int8_block_varlen", "forward"),
-    "attn_true_varlen": ("attn_qk_int8_per_block_causal_varlen", "forward"),
 }
 
 _GRANULARITIES = {"per_warp": 2, "per_thread": 3}  # of int8 scales, as the kernels number them
