@@ -148,6 +148,8 @@ def whole_model(subject: Subject, spec: RowSpec) -> Result:
         return not_applicable(f"needs 24 GiB of free GPU memory, {free / 2**30:.0f} GiB are free")
     kind, goal = WHOLE_MODELS[spec.case]
     model, inputs = BUILDERS[kind](subject.device)
+    if hasattr(model, "set_attention_backend"):
+        model.set_attention_backend("native")  # a model of another row may have left its own as the process's
     replacement = subject.module.scaled_dot_product_attention
 
     def replaced() -> torch.Tensor:

@@ -43,8 +43,6 @@ def attention(call: Call, derivative: str = "") -> Any:
         shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}"
         raise ValueError(f"v, or k: the shapes, heads first, are {shapes}, which do not fit together.")
     if attn_mask is not None and type(attn_mask) is torch.Tensor:
-        if attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:  # which gives NaN (torch 2.11, CUDA)
-            attn_mask = attn_mask.to(q.dtype)
         if attn_mask.dim() < 2:
             attn_mask = attn_mask.expand(1, k.size(-2))
         if is_causal:  # which torch's function does not combine
@@ -91,6 +89,8 @@ def compute(
             q, scale = -q, -scale
         if scale is not None and scale < _SMALLEST_SCALE:
             q, scale = q * 0, 1.0
+        if attn_mask is not None and attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:
+            attn_mask = attn_mask.to(q.dtype)  # another type gives NaN (torch 2.11, CUDA)
         q, k, v = _aligned(q), _aligned(k), _aligned(v)
     return sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 

@@ -131,7 +131,7 @@ def varlen(
     )  # fmt: skip
     most = torch.finfo(given).max
     output.mul_(v_scale.repeat_interleave(sizes.q_heads // sizes.kv_heads, dim=1)).clamp_(-most, most)
-    return output.masked_fill_(outside_q, 0)
+    return output.masked_fill_(outside_q, 0)[..., : q.size(-1)].contiguous()
 
 
 def _without_hidden(k: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -39,8 +39,12 @@ def attention(
         _need(ends.device == q.device, f"{name} is on {ends.device} and q on {q.device}.")
     packed = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     by_torch = isinstance(sizes, str) or call.dropout_p or forced == "torch" or _torch.derivative_of(q, k, v)
-    if torch.compiler.is_compiling() and not by_torch:  # lengths are not read: that would break the graph
-        return _triton_kernels.varlen(call, *packed, sizes)
+    if torch.compiler.is_compiling():
+        if not by_torch:  # lengths are not read: that would break the graph
+            return _triton_kernels.varlen(call, *packed, sizes)
+        from ._uncompiled import packed_attention
+
+        return packed_attention(dense, call, *packed, forced)
     shapes = f"The shapes are q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}."
     _need(q.dim() == k.dim() == v.dim() == 3, f"q, k and v: each must have 3 dimensions. {shapes}")
     ends_q, ends_k = torch.stack((cu_seqlens_q.long(), cu_seqlens_k.long())).tolist()
