@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -132,21 +131,15 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
 
 
 def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:
-    warning = ""
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
-        archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
-        try:
-            download(address, archive, release.sha256)
-        except WrongDigestError as error:
-            warning = f"{error.message} "
-            archive = Path(scratch, archive.name)
-            download(address, archive)
-        unpack(archive, tree)
+    archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
+    try:
+        download(address, archive, release.sha256)
+    except WrongDigestError as error:
+        warn(f"{error.message} It is used if its files are those of release {release.tag}.")
+        download(address, archive)
+    unpack(archive, tree)
     if difference := differences(tree, release.files):
-        raise DownloadError(f"{warning}{address} is not release {release.tag}: {difference}.")
-    if warning:
-        warn(f"{warning}Its files are those of release {release.tag}, so it is used.")
+        raise DownloadError(f"{address} is not release {release.tag}: {difference}.")
 
 
 def _fetch_files(address: str, release: Release, downloads: Path, tree: Path) -> None:
@@ -173,8 +166,7 @@ def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
     elif is_url(source):
         raise SourceError(f"--source {source}: not an http or https address.", remedy)
     elif not path.is_file():
-        state = "not a directory or file" if path.exists() else "not found"
-        raise SourceError(f"--source {path}: {state}.", remedy)
+        raise SourceError(f"--source {path}: no such directory or file.", remedy)
     try:
         unpack(path, tree)
     except DownloadError as error:
