@@ -202,18 +202,15 @@ def _copy(source: Path, tree: Path, without: Path) -> None:
 
 def _check_tree(tree: Path, location: str) -> str:
     """Check that a tree is source of SageAttention 2, and return the version in its `setup.py` (PEP 440)."""
-    missing = [name for name in _NEEDED if not (tree / name).exists()]
-    if missing:
+    if missing := [name for name in _NEEDED if not (tree / name).exists()]:
         raise SourceError(
-            f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it.",
-            "Give the folder (or an archive of it) that holds setup.py, csrc/ and sageattention/.",
+            f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it."
         )
     text = (tree / "setup.py").read_text(encoding="utf-8", errors="replace")
     for match in _VERSION_IN_SETUP.finditer(text):
         with suppress(InvalidVersion):
             return str(Version(match["version"]))
-    remedy = 'It must be there as text, such as version="2.2.0".'
-    raise SourceError(f"{location}: the version in setup.py can't be read.", remedy)
+    raise SourceError(f"{location}: the version in setup.py can't be read: it must be there as text.")
 
 
 def differences(tree: Path, files: Mapping[str, str]) -> str:

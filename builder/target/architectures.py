@@ -56,11 +56,6 @@ class Architecture:
         """The number in `sm_90a`: `90a`."""
         return f"{self.major}{self.minor}{self.feature}"
 
-    @property
-    def gencode(self) -> str:
-        """The value of nvcc's `-gencode` for a cubin of it."""
-        return f"arch=compute_{self.number},code=sm_{self.number}"
-
     def runs_on(self, gpu: Architecture) -> bool:
         """Return whether a cubin for this architecture runs on a GPU (CUDA's "Binary Compatibility").
 

@@ -111,7 +111,7 @@ def test_a_file_is_replaced_only_if_it_is_the_expected_one(bench: Bench) -> None
     ("body", "message"),
     [
         ("[[replace]]\nfiles = ['a']\npattern = 'a'\ncount = 1\n", "replace 1: replacement: missing"),
-        (rule("a", "a", "", 1).replace("count = 1", "count = '1'"), "count: '1' is not a whole number"),
+        (rule("a", "a", "", 1).replace("count = 1", "count = '1'"), "count: '1' is not of the type int"),
         ("extra = 1\n", "extra: unknown key"),
         ("extra", "0001-wrong.toml: can't be read: "),
     ],

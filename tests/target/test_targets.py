@@ -113,10 +113,10 @@ def change(key: str, value: str) -> str:
     [
         (NATIVE + 'pyton = "3.12"\n', "pyton: unknown key"),
         (NATIVE.replace('python = "3.13"\n', ""), "python: missing"),
-        (change("python", "3.13"), "python: 3.13 is not a string (in quotes)"),
+        (change("python", "3.13"), "python: 3.13 is not of the type str"),
         (change("abi", '"limited"'), "abi: it must be native, or stable with"),
         (NATIVE + 'torch_minimum = "2.10"\n', "abi: it must be native, or stable with"),
-        (change("architectures", '"8.9"'), "architectures: '8.9' is not a list"),
+        (change("architectures", '"8.9"'), "architectures: '8.9' is not of the type tuple"),
         (change("architectures", '["8.9", "ada"]'), "architectures 2: 'ada' is not a CUDA architecture"),
         (change("architectures", '["7.5"]'), "architectures: SageAttention 2.2.0 does not have 7.5"),
         (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag: 'manylinux_2_34_riscv64' is"),
