@@ -125,9 +125,8 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
             failures.append(error)
         else:
             return public_address(address)
-    mirrors = " No mirror has it either." if failures[1:] else ""
     remedy = f"{failures[0].remedy} Or name a copy of the release with --source.".strip()
-    raise DownloadError(failures[0].message + mirrors, remedy)
+    raise DownloadError(failures[0].message, remedy)
 
 
 def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:

@@ -121,9 +121,3 @@ def test_a_wrong_patch_is_refused_when_it_is_read(bench: Bench, body: str, messa
     with pytest.raises(PatchError) as caught:
         load_series(bench.patches)
     assert message in caught.value.message
-
-
-def test_a_missing_patch_is_named(bench: Bench) -> None:
-    (bench.patches / "series").write_text("0001-gone.toml\n")
-    with pytest.raises(PatchError, match=r"0001-gone\.toml: not found"):
-        load_series(bench.patches)

@@ -110,13 +110,11 @@ def test_the_caches_place(environ: dict[str, str], expected: str) -> None:
     ("arguments", "said"),
     [
         (["--jobs", "0"], "Argument --jobs: '0' is not a number of processes from 1 to 9999"),
-        (["--jobs"], "Argument --jobs: expected one argument"),
         (["--arch", ""], "--arch is empty"),
         (["--cache-size", "10"], "Argument --cache-size: '10' is not a size such as 10G"),
         (["--cache-size", "0G"], "Argument --cache-size: '0G' is not a size"),
         (["--verbos"], "Unrecognized arguments: --verbos"),
         (["--arch=8.9", "12.0"], "Unrecognized arguments: 12.0"),
-        (["--force=yes"], "Argument --force: ignored explicit argument 'yes'"),
     ],
 )
 def test_what_can_t_be_used_is_refused_with_the_way_to_help(arguments: list[str], said: str) -> None:

@@ -15,7 +15,7 @@ from packaging.tags import parse_tag
 from packaging.version import Version
 
 from builder.target.architectures import join, select
-from builder.target.machines import AARCH64, MACHINES, X86_64, machine_of
+from builder.target.machines import AARCH64, MACHINES, X86_64
 from builder.target.targets import TARGETS_DIR, Target, find_target, load_target, load_targets, local_version
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util.errors import TargetError, UsageError
@@ -117,7 +117,6 @@ def change(key: str, value: str) -> str:
         (change("abi", '"limited"'), "abi: it must be native, or stable with"),
         (NATIVE + 'torch_minimum = "2.10"\n', "abi: it must be native, or stable with"),
         (change("architectures", '"8.9"'), "architectures: '8.9' is not of the type tuple"),
-        (change("architectures", '["8.9", "ada"]'), "architectures 2: 'ada' is not a CUDA architecture"),
         (change("architectures", '["7.5"]'), "architectures: SageAttention 2.2.0 does not have 7.5"),
         (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag: 'manylinux_2_34_riscv64' is"),
         (NATIVE + "[toolchain\n", "can't be read: "),
@@ -155,20 +154,6 @@ def test_targets_load_without_anything_heavy_and_fast() -> None:
     start = time.perf_counter()
     load_targets()
     assert time.perf_counter() - start < 0.1
-
-
-@pytest.mark.parametrize(
-    ("tag", "machine"),
-    [
-        ("linux_x86_64", X86_64),
-        ("manylinux_2_34_aarch64", AARCH64),
-        ("manylinux2014_x86_64", X86_64),
-        ("win_arm64", None),
-        ("any", None),
-    ],
-)
-def test_the_machine_of_a_tag(tag: str, machine: object) -> None:
-    assert machine_of(tag) is machine
 
 
 def test_the_compiler_for_another_machine_is_a_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
