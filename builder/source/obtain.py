@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -126,27 +125,20 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
             failures.append(error)
         else:
             return public_address(address)
-    mirrors = " No mirror has it either." if failures[1:] else ""
     remedy = f"{failures[0].remedy} Or name a copy of the release with --source.".strip()
-    raise DownloadError(failures[0].message + mirrors, remedy)
+    raise DownloadError(failures[0].message, remedy)
 
 
 def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:
-    warning = ""
-    tree.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=tree.parent) as scratch:
-        archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
-        try:
-            download(address, archive, release.sha256)
-        except WrongDigestError as error:
-            warning = f"{error.message} "
-            archive = Path(scratch, archive.name)
-            download(address, archive)
-        unpack(archive, tree)
+    archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
+    try:
+        download(address, archive, release.sha256)
+    except WrongDigestError as error:
+        warn(f"{error.message} It is used if its files are those of release {release.tag}.")
+        download(address, archive)
+    unpack(archive, tree)
     if difference := differences(tree, release.files):
-        raise DownloadError(f"{warning}{address} is not release {release.tag}: {difference}.")
-    if warning:
-        warn(f"{warning}Its files are those of release {release.tag}, so it is used.")
+        raise DownloadError(f"{address} is not release {release.tag}: {difference}.")
 
 
 def _fetch_files(address: str, release: Release, downloads: Path, tree: Path) -> None:
@@ -173,8 +165,7 @@ def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
     elif is_url(source):
         raise SourceError(f"--source {source}: not an http or https address.", remedy)
     elif not path.is_file():
-        state = "not a directory or file" if path.exists() else "not found"
-        raise SourceError(f"--source {path}: {state}.", remedy)
+        raise SourceError(f"--source {path}: no such directory or file.", remedy)
     try:
         unpack(path, tree)
     except DownloadError as error:
@@ -210,18 +201,15 @@ def _copy(source: Path, tree: Path, without: Path) -> None:
 
 def _check_tree(tree: Path, location: str) -> str:
     """Check that a tree is source of SageAttention 2, and return the version in its `setup.py` (PEP 440)."""
-    missing = [name for name in _NEEDED if not (tree / name).exists()]
-    if missing:
+    if missing := [name for name in _NEEDED if not (tree / name).exists()]:
         raise SourceError(
-            f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it.",
-            "Give the folder (or an archive of it) that holds setup.py, csrc/ and sageattention/.",
+            f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it."
         )
     text = (tree / "setup.py").read_text(encoding="utf-8", errors="replace")
     for match in _VERSION_IN_SETUP.finditer(text):
         with suppress(InvalidVersion):
             return str(Version(match["version"]))
-    remedy = 'It must be there as text, such as version="2.2.0".'
-    raise SourceError(f"{location}: the version in setup.py can't be read.", remedy)
+    raise SourceError(f"{location}: the version in setup.py can't be read: it must be there as text.")
 
 
 def differences(tree: Path, files: Mapping[str, str]) -> str:

@@ -70,10 +70,7 @@ Series = Sequence[Patch]
 
 def load_series(directory: Path) -> Series:
     """Return the patches of a folder, in order."""
-    try:
-        lines = (directory / "series").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise PatchError(f"{directory / 'series'}: {error.strerror}.") from None
+    lines = (directory / "series").read_text(encoding="utf-8").splitlines()
     names = [name for line in lines if (name := line.split("#")[0].strip())]
     return tuple(_load(directory / name) for name in names)
 
@@ -95,14 +92,7 @@ def _load(path: Path) -> Patch:
     patch = toml.convert(Patch, values, path.name, PatchError, name=path.name, sha256="", folder=folder)
     digest = hashlib.sha256(path.read_bytes())
     for addition in patch.add:
-        if not (folder / addition.file).is_file():
-            raise PatchError(f"{path.name}: add: {addition.file} is not in {folder}.")
         digest.update(b"\0" + addition.file.encode() + b"\0" + (folder / addition.file).read_bytes())
-    for number, rule in enumerate(patch.replace, 1):
-        try:
-            re.compile(rule.pattern)
-        except re.error as error:
-            raise PatchError(f"{path.name}: replace {number}: pattern: {error}.") from None
     return replace(patch, sha256=digest.hexdigest())
 
 
@@ -111,12 +101,8 @@ def _apply(patch: Patch, tree: Path) -> str:
     for addition in patch.add:
         path = tree / addition.file
         if (file_sha256(path) if path.exists() else "") != addition.replaces:
-            state = "is not the file that this was written to replace"
-            if not addition.replaces:
-                state = "already exists"
-            elif not path.exists():
-                state = "not found, so not replaced"
-            raise PatchError(f"{patch.name}: {addition.file} {state}.", _REMEDY)
+            expected = "the file that this was written to replace" if addition.replaces else "absent"
+            raise PatchError(f"{patch.name}: {addition.file} is not {expected}.", _REMEDY)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((patch.folder / addition.file).read_bytes())
     touched: set[Path] = set()

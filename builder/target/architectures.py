@@ -56,11 +56,6 @@ class Architecture:
         """The number in `sm_90a`: `90a`."""
         return f"{self.major}{self.minor}{self.feature}"
 
-    @property
-    def gencode(self) -> str:
-        """The value of nvcc's `-gencode` for a cubin of it."""
-        return f"arch=compute_{self.number},code=sm_{self.number}"
-
     def runs_on(self, gpu: Architecture) -> bool:
         """Return whether a cubin for this architecture runs on a GPU (CUDA's "Binary Compatibility").
 
@@ -168,33 +163,21 @@ def select(
 def _select_local(
     everything: tuple[Architecture, ...], local: Sequence[str], with_ptx: Collection[str]
 ) -> Selection:
-    chosen, reasons = set(), []
-    without_kernels = []
+    chosen, without_kernels = set(), []
     for capability in local:
         gpu = Architecture.parse(capability)
         cubins = [architecture for architecture in everything if architecture.runs_on(gpu)]
         # PTX is compiled by the driver, for any newer GPU.
-        ptx = [
-            architecture
-            for architecture in everything
-            if str(architecture) in with_ptx and architecture < gpu
-        ]
-        if cubins:
-            chosen.add(cubins[-1])
-            same = cubins[-1].capability == capability
-            reasons.append(str(cubins[-1]) if same else f"{cubins[-1]} (runs on {capability})")
-        elif ptx:
-            chosen.add(ptx[-1])
-            reasons.append(f"{ptx[-1]} (its PTX runs on {capability})")
+        ptx = [one for one in everything if str(one) in with_ptx and one < gpu]
+        if usable := cubins or ptx:
+            chosen.add(usable[-1])
         else:
             without_kernels.append(capability)
+    selected = tuple(sorted(chosen)) or everything[:1]
+    reason = f"{join(selected)}, for the local GPUs ({', '.join(local)})"
     if without_kernels:
-        reasons.append(f"no kernel runs on {', '.join(without_kernels)}")
-    if not chosen:
-        chosen.add(everything[0])
-        reasons.append(f"{everything[0]}, the smallest build")
-    selected = tuple(sorted(chosen))
-    return Selection(selected, f"the local GPUs: {', '.join(dict.fromkeys(reasons))}", selected == everything)
+        reason += f"; no kernel runs on {', '.join(without_kernels)}"
+    return Selection(selected, reason, selected == everything)
 
 
 def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selection:

@@ -69,34 +69,27 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     what.add_argument(
         "--source",
         metavar="DIR|ARCHIVE|URL",
-        help="build this in place of a download: a checkout (only read), a .tar.* or .zip file, or the "
-        "address of one; if a file is not the pinned release's, the wheel says that its source is unverified",
+        help="build this checkout (only read), .tar.* or .zip file, or address of one",
     )
     what.add_argument(
         "--arch",
         metavar="LIST",
-        help='architectures, such as "8.9;12.0"; or "all" of the target; or "local", those of this '
-        "machine's GPUs (default: local, and with no GPU all)",
+        help='architectures such as "8.9;12.0", or all, or local (default: local, and with no GPU all)',
     )
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--cuda-home",
         metavar="DIR",
-        help="use this CUDA toolkit in place of the target's packages; its version must be the target's",
+        help="use this CUDA toolkit, of the target's version",
     )
     tools.add_argument(
         "--allow-cuda-minor", action="store_true", help="accept a CUDA toolkit of a different minor version"
     )
-    tools.add_argument(
-        "--torch-index",
-        metavar="URL",
-        help="install torch from this package index, in place of the target's",
-    )
+    tools.add_argument("--torch-index", metavar="URL", help="install torch from this package index")
     tools.add_argument(
         "--machine-root",
         metavar="DIR",
-        help="for a wheel of another machine: import it in this root of a system of that machine, with qemu; "
-        "tools/debian-root makes one (default: it is not imported)",
+        help="import another machine's wheel in this root of its system, which tools/debian-root makes",
     )
     work = parser.add_argument_group("work")
     work.add_argument(
@@ -108,7 +101,7 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     work.add_argument(
         "--check",
         action="store_true",
-        help="only check g++, folders, disks, source and patches, which takes seconds, and print the plan",
+        help="only check g++, folders, disks, source and patches, and print the plan",
     )
     work.add_argument("--force", action="store_true", help="build even if the wheels are up to date")
     work.add_argument("--keep-build", action="store_true", help="keep the build's scratch folder")
@@ -125,8 +118,8 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     places.add_argument(
         "--cache-dir",
         metavar="DIR",
-        help="folder for downloads, toolchains and compiled objects (default: $SAGEATTENTION_BUILD_CACHE, or "
-        "sageattention-build in $XDG_CACHE_HOME or ~/.cache)",
+        help="folder for downloads, toolchains and objects (default: $SAGEATTENTION_BUILD_CACHE, or one in "
+        "$XDG_CACHE_HOME or ~/.cache)",
     )
     places.add_argument(
         "--cache-size",
@@ -139,7 +132,7 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
         "--cache-remote",
         type=_remote,
         metavar="URL",
-        help="share compiled objects with other machines: address of a Redis or HTTP server, or file:/FOLDER "
+        help="share objects through a Redis or HTTP server, or file:/FOLDER "
         "(default: $SAGEATTENTION_BUILD_CACHE_REMOTE)",
     )
     places.add_argument(
@@ -164,21 +157,18 @@ def parse_build_options(
     arguments: Sequence[str],
     environ: Mapping[str, str],
     *,
-    relative_to: Path | None = None,
     prog: str = "nox -s build-TARGET --",
     parents: Sequence[Parser] = (),
 ) -> BuildOptions:
     """Return a build's options, from its arguments and the environment.
 
-    Relative paths start from `relative_to`, by default the current folder; `prog` and `parents` (parsers of
-    further arguments, which were read already) are for `--help`.
+    `prog` and `parents` (parsers of further arguments, which were read already) are for `--help`.
     """
     parsed = vars(build_parser(prog, parents).parse_args(list(arguments)))
     values = {name: value for name, value in parsed.items() if name in BuildOptions.__dataclass_fields__}
     for name in ("source", "arch", "cuda_home", "torch_index", "machine_root", "wheelhouse", "cache_dir"):
         if values[name] == "":
             raise UsageError(f"--{name.replace('_', '-')} is empty.", f"See {prog} --help.")
-    base = (relative_to or Path.cwd()).resolve()
     if values["cuda_home"]:
         values["cuda_home_from"] = "--cuda-home"
     elif environ.get("CUDA_HOME"):
@@ -194,15 +184,15 @@ def parse_build_options(
             ) from None
     for name in ("cuda_home", "cache_dir", "wheelhouse", "machine_root"):
         if values[name]:
-            values[name] = _path(base, values[name])
+            values[name] = _path(values[name])
     if values["source"] and not is_url(values["source"]):
-        values["source"] = str(_path(base, values["source"]))
+        values["source"] = str(_path(values["source"]))
     return BuildOptions(**values)
 
 
-def _path(base: Path, text: str) -> Path:
+def _path(text: str) -> Path:
     try:
-        return base / Path(text).expanduser()
+        return Path.cwd() / Path(text).expanduser()
     except RuntimeError:
         raise UsageError(f"{text}: there is no such home directory.", "Write the whole path.") from None
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.target.architectures import Architecture, Selection, join, major_minor
-from builder.target.machines import MACHINES, X86_64, Machine, machine_of
+from builder.target.machines import X86_64, Machine, machine_of
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util import toml
 from builder.util.errors import TargetError, UsageError
@@ -174,27 +174,15 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
         toolchain_runtime=pins.runtime,
         revision=0,
     )
-    if target.abi not in {"native", "stable"}:
-        raise TargetError(f"{path}: abi: {target.abi!r} is not native or stable.")
-    if target.stable != (target.torch_minimum is not None):
-        raise TargetError(f"{path}: torch_minimum: abi stable needs it, and abi native must not have it.")
+    if (target.abi, target.torch_minimum is None) not in {("native", True), ("stable", False)}:
+        raise TargetError(f"{path}: abi: it must be native, or stable with a torch_minimum.")
     if machine_of(target.platform_tag) is None:
-        names = " or ".join(machine.name for machine in MACHINES)
-        raise TargetError(f"{path}: platform_tag: {target.platform_tag!r} does not end in {names}.")
+        raise TargetError(f"{path}: platform_tag: {target.platform_tag!r} is for an unknown machine.")
     release = load_release(patches_root / target.upstream)
     if unknown := set(target.architectures) - set(release.architectures):
         raise TargetError(
             f"{path}: architectures: SageAttention {release.version} does not have {join(sorted(unknown))}.",
             f"It has {join(release.architectures)}.",
-        )
-    machine = "" if target.machine == X86_64 else f"-{target.machine.name}"
-    prefix = "universal" if target.stable else f"cp{target.python.replace('.', '')}"
-    name = f"{prefix}-{target.cuda_tag}{machine}"
-    if path.stem != name:
-        raise TargetError(
-            f"{path}: the file's name disagrees with its keys: abi {target.abi}, python {target.python}, "
-            f"cuda {target.cuda}, platform_tag {target.platform_tag}.",
-            f"Rename it to {name}.toml, or correct the keys.",
         )
     architectures = tuple(sorted(target.architectures))
     return replace(target, architectures=architectures, revision=release.revision)

@@ -59,16 +59,9 @@ def load_release(patches_dir: Path) -> Release:
     """Return the release that a folder of patches, such as `patches/v2.2.0`, is for."""
     path = patches_dir / FILE_NAME
     values = toml.load(path, TargetError)
-    return toml.convert(Release, values, path, TargetError, files=read_sums(patches_dir / SUMS_NAME))
-
-
-def read_sums(path: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that `sha256sum` listed, by its path."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise TargetError(f"{path}: {error.strerror}.", "docs/patches.md says how to make it.") from None
-    return {line[66:]: line[:64] for line in lines}
+    lines = (patches_dir / SUMS_NAME).read_text(encoding="utf-8").splitlines()
+    files = {line[66:]: line[:64] for line in lines}
+    return toml.convert(Release, values, path, TargetError, files=files)
 
 
 @lru_cache

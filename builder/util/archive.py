@@ -34,7 +34,8 @@ def unpack(archive: Path, into: Path) -> None:
             with archive.open("rb") as file:
                 zipped = file.read(2) == b"PK"
             if zipped:
-                _unzip(archive, unpacked)
+                with zipfile.ZipFile(archive) as members:
+                    members.extractall(unpacked)  # noqa: S202 - zipfile leaves no folder by itself
             else:
                 with tarfile.open(archive) as tar:
                     tar.extractall(unpacked, filter="data")
@@ -57,11 +58,3 @@ def git_commit(archive: Path) -> str:
     except (*_DAMAGE, OSError):
         return ""
     return comment if re.fullmatch(r"[0-9a-f]{40}", comment) else ""
-
-
-def _unzip(archive: Path, into: Path) -> None:
-    with zipfile.ZipFile(archive) as members:
-        members.extractall(into)  # noqa: S202 - zipfile leaves no folder by itself
-        for member in members.infolist():
-            if not member.is_dir() and (member.external_attr >> 16) & 0o100:
-                (into / member.filename).chmod(0o755)

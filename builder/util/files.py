@@ -35,12 +35,10 @@ def beside(path: Path) -> Iterator[Path]:
             raise
 
 
-def write(path: Path, content: str | bytes, *, executable: bool = False) -> None:
+def write(path: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all; text becomes UTF-8."""
     with beside(path) as new:
         new.write_bytes(content.encode() if isinstance(content, str) else content)
-        if executable:
-            new.chmod(0o755)
 
 
 @contextmanager

@@ -61,9 +61,7 @@ def get_json(url: str) -> Any:
         raise DownloadError(f"{url} answers without JSON: {error}.") from None
 
 
-def download(
-    url: str, path: Path, sha256: str | None = None, *, timeout_seconds: float = READ_SECONDS
-) -> None:
+def download(url: str, path: Path, sha256: str | None = None) -> None:
     """Download a file, unless it is there with that SHA-256 already; it appears whole or not at all.
 
     With a SHA-256, an interrupted download is resumed from `<name>.part`.
@@ -78,7 +76,7 @@ def download(
                 return
             while True:
                 resumed = sha256 is not None and part.exists()
-                _retried(url, lambda: _append(url, part, sha256 is not None, timeout_seconds))
+                _retried(url, lambda: _append(url, part, sha256 is not None))
                 actual = file_sha256(part)
                 if sha256 in {None, actual}:
                     break
@@ -97,14 +95,14 @@ def download(
         ) from error
 
 
-def _append(url: str, part: Path, resume: bool, timeout_seconds: float) -> None:
+def _append(url: str, part: Path, resume: bool) -> None:
     """Complete a partial file with what the server sends."""
     size_bytes = part.stat().st_size if resume and part.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # ranges count the file's own bytes
     if size_bytes:
         headers["Range"] = f"bytes={size_bytes}-"
     try:
-        response = _open(url, headers, timeout_seconds)
+        response = _open(url, headers, READ_SECONDS)
     except StatusError as error:
         if error.status == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing; the digest tells whether it is right

@@ -18,7 +18,6 @@ from builder.util.errors import BuilderError
 # By name, so that the types can be checked where tomli is not installed.
 tomllib: ModuleType = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
 
-_TYPES = {str: "a string (in quotes)", int: "a whole number", tuple: "a list"}
 _Record = TypeVar("_Record")
 
 
@@ -68,6 +67,5 @@ def _value(hint: Any, value: Any, where: str, error: type[BuilderError]) -> Any:
     if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
         return convert(hint, value, where, error)
     if type(value) is not hint:
-        expected = _TYPES.get(get_origin(hint) or hint, "a table")
-        raise error(f"{where}: {value!r} is not {expected}.")
+        raise error(f"{where}: {value!r} is not of the type {getattr(hint, '__name__', hint)}.")
     return value

@@ -127,7 +127,8 @@ def test_the_packages_compiler_compiles_for_every_architecture(
     tools: Toolchain, target: Target, compile_in: Compile, tmp_path: Path
 ) -> None:
     tree = tree_of(tmp_path / "tree", KERNEL)
-    compile_in(tree, *(word for arch in target.architectures for word in ("-gencode", arch.gencode)))
+    numbers = [architecture.number for architecture in target.architectures]
+    compile_in(tree, *(f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers))
     link = [str(tools.gxx.path), "-shared", "a.o", f"-L{tools.cuda_home}/lib64", "-lcudart", "-o", "a.so"]
     subprocess.run(link, cwd=tree, check=True)
     assert "libcudart.so.13" in read_elf((tree / "a.so").read_bytes()).needed

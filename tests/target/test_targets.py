@@ -15,7 +15,7 @@ from packaging.tags import parse_tag
 from packaging.version import Version
 
 from builder.target.architectures import join, select
-from builder.target.machines import AARCH64, MACHINES, X86_64, machine_of
+from builder.target.machines import AARCH64, MACHINES, X86_64
 from builder.target.targets import TARGETS_DIR, Target, find_target, load_target, load_targets, local_version
 from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util.errors import TargetError, UsageError
@@ -113,14 +113,12 @@ def change(key: str, value: str) -> str:
     [
         (NATIVE + 'pyton = "3.12"\n', "pyton: unknown key"),
         (NATIVE.replace('python = "3.13"\n', ""), "python: missing"),
-        (change("python", "3.13"), "python: 3.13 is not a string (in quotes)"),
-        (change("abi", '"limited"'), "abi: 'limited' is not native or stable"),
-        (NATIVE + 'torch_minimum = "2.10"\n', "torch_minimum: abi stable needs it"),
-        (change("architectures", '"8.9"'), "architectures: '8.9' is not a list"),
-        (change("architectures", '["8.9", "ada"]'), "architectures 2: 'ada' is not a CUDA architecture"),
+        (change("python", "3.13"), "python: 3.13 is not of the type str"),
+        (change("abi", '"limited"'), "abi: it must be native, or stable with"),
+        (NATIVE + 'torch_minimum = "2.10"\n', "abi: it must be native, or stable with"),
+        (change("architectures", '"8.9"'), "architectures: '8.9' is not of the type tuple"),
         (change("architectures", '["7.5"]'), "architectures: SageAttention 2.2.0 does not have 7.5"),
-        (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag: 'manylinux_2_34_riscv64' does"),
-        (change("platform_tag", '"manylinux_2_34_aarch64"'), "the file's name disagrees with its keys"),
+        (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag: 'manylinux_2_34_riscv64' is"),
         (NATIVE + "[toolchain\n", "can't be read: "),
         (NATIVE.replace("13.0", "13.2"), "cu132.toml: not found"),
         (change("upstream", '"v9.9"'), "v9.9/upstream.toml: not found"),
@@ -156,20 +154,6 @@ def test_targets_load_without_anything_heavy_and_fast() -> None:
     start = time.perf_counter()
     load_targets()
     assert time.perf_counter() - start < 0.1
-
-
-@pytest.mark.parametrize(
-    ("tag", "machine"),
-    [
-        ("linux_x86_64", X86_64),
-        ("manylinux_2_34_aarch64", AARCH64),
-        ("manylinux2014_x86_64", X86_64),
-        ("win_arm64", None),
-        ("any", None),
-    ],
-)
-def test_the_machine_of_a_tag(tag: str, machine: object) -> None:
-    assert machine_of(tag) is machine
 
 
 def test_the_compiler_for_another_machine_is_a_cross_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
