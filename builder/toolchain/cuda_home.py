@@ -21,12 +21,11 @@ from urllib.parse import quote
 from builder.target.architectures import major_minor
 from builder.target.options import BuildOptions
 from builder.target.targets import Archive, Target
-from builder.toolchain import folders
 from builder.toolchain.gxx import Gxx, find_gxx
-from builder.toolchain.torch_env import Installed, installed_packages
+from builder.toolchain.torch_env import Installed, installed_packages, make_folder
 from builder.util import http, process
 from builder.util.archive import unpack
-from builder.util.errors import DownloadError, ToolchainError
+from builder.util.errors import ToolchainError
 from builder.util.files import file_sha256
 from builder.util.log import say
 from builder.wheel.sbom import Component
@@ -91,15 +90,9 @@ def resolve(
     home = options.cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
     if _missing(home):
         shutil.rmtree(home, ignore_errors=True)
-    try:
-        fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
-        if folders.make(home, key, fill):
-            say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
-    except OSError as error:
-        raise ToolchainError(
-            f"The cache {options.cache_dir} can't be written: {error}.",
-            "Make room there, or choose another folder with --cache-dir DIR.",
-        ) from error
+    fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
+    if make_folder(home, key, fill):
+        say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
     version, origin = nvcc_version(home / "bin" / "nvcc"), "packages+archives" if archives else "packages"
     components = tuple(map(_component, archives))
     return Toolchain(home, version, origin, components, gxx, _digest([key, gxx.digest()]))
@@ -146,11 +139,7 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
     """Copy a home together."""
     for archive in target.toolchain_archives:
         path = downloads / f"{archive.sha256[:16]}-{archive.url.rpartition('/')[2]}"
-        try:
-            http.download(archive.url, path, archive.sha256)
-        except DownloadError as error:
-            instead = f"Or give a CUDA {target.cuda} toolkit with --cuda-home DIR."
-            raise DownloadError(error.message, f"{error.remedy} {instead}".strip()) from None
+        http.download(archive.url, path, archive.sha256)
         unpacked = home / ".unpacked"
         unpack(path, unpacked)
         for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):

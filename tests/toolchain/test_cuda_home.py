@@ -93,9 +93,8 @@ def test_what_the_packages_of_cuda_12_lack_comes_from_an_archive(
             ("cuda_nvcc", "12.8.93", sha256)
         ]
         wrong = target("12.8", toolchain_archives=(Archive("cuda_nvcc", url, "0" * 64, 1),))
-        with pytest.raises(DownloadError, match="different SHA-256") as caught:
+        with pytest.raises(DownloadError, match="different SHA-256"):
             have(wrong)
-        assert "--cuda-home DIR" in caught.value.remedy
 
 
 def test_another_machines_runtime_comes_first(
@@ -147,10 +146,3 @@ def test_a_users_toolkit_that_does_not_fit_is_refused(tmp_path: Path, users: Pat
     assert check_cuda_home(users, target("13.1"), minor) == "13.0.48"
     (users / "bin" / "nvcc").write_text("#!/bin/sh\necho what\n")
     assert "does not print its version: 'what'" in refusal(users, "13.0")
-
-
-def test_a_cache_that_can_not_be_written_is_said(have: Callable[..., Toolchain], tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file where a folder belongs")
-    with pytest.raises(ToolchainError, match="can't be written") as caught:
-        have()
-    assert "--cache-dir DIR" in caught.value.remedy
