@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from urllib.parse import quote
 from builder.target.architectures import major_minor
 from builder.target.options import BuildOptions
 from builder.target.targets import Archive, Target
-from builder.toolchain.gxx import Gxx, find_gxx
+from builder.toolchain.gxx import Gxx
 from builder.toolchain.torch_env import Installed, installed_packages, make_folder
 from builder.util import http, process
 from builder.util.archive import unpack
@@ -62,22 +62,19 @@ class Toolchain:
         return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
 
 
-def resolve(
-    target: Target, options: BuildOptions, sites: Sequence[Path], environ: Mapping[str, str] | None = None
-) -> Toolchain:
+def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: Gxx) -> Toolchain:
     """Return the compilers for a target; make its `CUDA_HOME` in the cache if it isn't there yet.
 
     `sites` are the folders of packages, of which the first that has one counts.
     """
     if options.cuda_home:
         version = check_cuda_home(options.cuda_home, target, options)
-        home, gxx = options.cuda_home.resolve(), find_gxx(version, environ)
+        home = options.cuda_home.resolve()
         digests = [file_sha256(home / name) for name in _COMPILING if (home / name).is_file()]
         nvcc = Component("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
         say(f"  CUDA {version} of {options.cuda_home}, for a target of CUDA {target.cuda}")
         identity = _digest([version, *digests, gxx.digest()])
         return Toolchain(home, version, "cuda-home", (nvcc,), gxx, identity)
-    gxx = find_gxx(target.cuda, environ, target.machine)
     packages: dict[str, tuple[Path, Installed]] = {}
     for site in sites:
         for package in installed_packages(site):

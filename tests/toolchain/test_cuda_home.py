@@ -15,6 +15,7 @@ from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions
 from builder.target.targets import Archive
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
+from builder.toolchain.gxx import find_gxx
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256
 
@@ -108,7 +109,8 @@ def test_another_machines_runtime_comes_first(
     install_package(theirs, "nvidia-cuda-runtime", "13.0.96", runtime)
     options = BuildOptions(cache_dir=tmp_path / "cache")
     wanted = target(platform_tag=f"manylinux_2_34_{machine.name}")
-    made = resolve(wanted, options, [theirs, site_packages], {"PATH": str(tmp_path / "hostbin")})
+    cross = find_gxx("13.0", {"PATH": str(tmp_path / "hostbin")}, machine)
+    made = resolve(wanted, options, [theirs, site_packages], cross)
     assert (made.cuda_home / "lib64" / "libcudart.so").read_text() == "theirs"
     assert made.cuda_home != have().cuda_home
 
