@@ -180,7 +180,7 @@ def _build(job: Job) -> list[Path]:
         say(f"  torch {torch_env.install(target, options)}")
     with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
         tools = resolve(target, options, torch_env.sites(target), job.gxx)
-        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.gxx.version}")
+        say(f"  nvcc {tools.nvcc_version}, g++ {tools.gxx.version}")
     wheel, cost = _compile(job, source, tools, plan)
     provenance = Provenance(
         target=target,

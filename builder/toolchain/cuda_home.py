@@ -50,7 +50,6 @@ class Toolchain:
 
     cuda_home: Path
     nvcc_version: str  # `13.0.88`
-    origin: str  # `packages`, `packages+archives` or `cuda-home`
     components: tuple[Component, ...]  # of the toolkit, beside installed packages
     gxx: Gxx
     identity: str  # changes with anything that can change what a compile makes
@@ -74,7 +73,7 @@ def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: G
         nvcc = Component("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
         say(f"  CUDA {version} of {options.cuda_home}, for a target of CUDA {target.cuda}")
         identity = _digest([version, *digests, gxx.digest()])
-        return Toolchain(home, version, "cuda-home", (nvcc,), gxx, identity)
+        return Toolchain(home, version, (nvcc,), gxx, identity)
     packages: dict[str, tuple[Path, Installed]] = {}
     for site in sites:
         for package in installed_packages(site):
@@ -90,9 +89,9 @@ def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: G
     fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
     if make_folder(home, key, fill):
         say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
-    version, origin = nvcc_version(home / "bin" / "nvcc"), "packages+archives" if archives else "packages"
     components = tuple(map(_component, archives))
-    return Toolchain(home, version, origin, components, gxx, _digest([key, gxx.digest()]))
+    identity = _digest([key, gxx.digest()])
+    return Toolchain(home, nvcc_version(home / "bin" / "nvcc"), components, gxx, identity)
 
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
