@@ -179,8 +179,8 @@ def _build(job: Job) -> list[Path]:
     with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
         say(f"  torch {torch_env.install(target, options)}")
     with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
-        tools = resolve(target, options, torch_env.sites(target))
-        say(f"  nvcc {tools.nvcc_version} ({tools.origin}), g++ {tools.gxx.version}")
+        tools = resolve(target, options, torch_env.sites(target), job.gxx)
+        say(f"  nvcc {tools.nvcc_version}, g++ {tools.gxx.version}")
     wheel, cost = _compile(job, source, tools, plan)
     provenance = Provenance(
         target=target,

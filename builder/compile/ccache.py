@@ -34,8 +34,6 @@ _NOT_A_RESULT = re.compile(
     r"direct_cache_miss|preprocessed_cache_miss|called_for_link|called_for_preprocessing|no_input_file"
 )
 
-# Everything of one build's cache but the objects; in the source tree, with which it goes.
-_FOLDER = ".ccache"
 _STATS = "stats"
 # Without `helper` ccache looks for a program of its own for Redis and HTTP. The times are in milliseconds.
 _REMOTE = "{url} helper=_builtin_ connect-timeout=2000 operation-timeout=10000 read-only={read_only}"
@@ -96,9 +94,25 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
         return CompilerCache()
     # What comes from other machines is kept apart, so that a build without it has nothing of it.
     objects = options.cache_dir / "ccache" / ("objects-shared" if options.cache_remote else "objects")
+    folder = tree / ".ccache"  # everything of one build's cache but the objects, goes with the source tree
     # One on PATH is the user's own.
-    folder, ccache = tree / _FOLDER, Path(sysconfig.get_path("scripts")) / "ccache"
+    ccache = Path(sysconfig.get_path("scripts")) / "ccache"
     config = folder / "ccache.conf"
+    # In a Redis server's address, `:password@` is understood without the colon alone.
+    url, read_only = options.cache_remote.replace("://:", "://"), str(options.cache_remote_read_only).lower()
+    settings = {  # ccache manual, "Configuration options"
+        "cache_dir": str(objects),
+        "temporary_dir": str(folder.absolute() / "tmp"),
+        "stats_log": str(folder.absolute() / _STATS),
+        "max_size": f"{options.cache_size}iB",
+        "compiler_check": f"string:{identity}",
+        "base_dir": os.pathsep.join(dict.fromkeys([str(tree.absolute()), str(tree.resolve())])),
+        "depend_mode": "true",
+        "hash_dir": "false",
+        # The tree is this build's own copy, just written: young files don't mean that anything changes them.
+        "sloppiness": "include_file_ctime, include_file_mtime",
+        "remote_storage": _REMOTE.format(url=url, read_only=read_only) if url else "",
+    }
     try:
         # It has to start, and be able to write: better found out here than in each compile.
         process.run([ccache, "--version"])
@@ -108,7 +122,6 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         (folder / _STATS).write_bytes(b"")
         config.touch(mode=0o600)  # the remote cache's address may hold a password
-        settings = _settings(options, objects, identity, tree.absolute())
         # A `$` would start the name of a variable.
         lines = [f"{name} = {value.replace('$', '$$')}\n" for name, value in settings.items()]
         config.write_text("".join(lines), encoding="utf-8")
@@ -117,22 +130,3 @@ def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCach
         return CompilerCache()
     remote = public_address(options.cache_remote) if options.cache_remote else ""
     return CompilerCache((str(ccache),), {"CCACHE_CONFIGPATH": str(config)}, remote)
-
-
-def _settings(options: BuildOptions, objects: Path, identity: str, tree: Path) -> dict[str, str]:
-    """Return ccache's settings (ccache manual, "Configuration options")."""
-    # In a Redis server's address, `:password@` is understood without the colon alone.
-    url, read_only = options.cache_remote.replace("://:", "://"), options.cache_remote_read_only
-    return {
-        "cache_dir": str(objects),
-        "temporary_dir": str(tree / _FOLDER / "tmp"),
-        "stats_log": str(tree / _FOLDER / _STATS),
-        "max_size": f"{options.cache_size}iB",
-        "compiler_check": f"string:{identity}",
-        "base_dir": os.pathsep.join(dict.fromkeys([str(tree), str(tree.resolve())])),
-        "depend_mode": "true",
-        "hash_dir": "false",
-        # The tree is this build's own copy, just written: young files don't mean that anything changes them.
-        "sloppiness": "include_file_ctime, include_file_mtime",
-        "remote_storage": _REMOTE.format(url=url, read_only=str(read_only).lower()) if url else "",
-    }

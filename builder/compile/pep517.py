@@ -135,11 +135,9 @@ def run_build(
                 if echo or _NINJA_STATUS.match(text):
                     say(f"  {text}")
         _, status, usage = os.wait4(process.pid, 0)
-    except BaseException as error:
+    except BaseException:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait()
-        if isinstance(error, OSError):
-            raise CompileError(f"{log} can't be written: {error.strerror}.", "Make room there.") from error
         raise
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:

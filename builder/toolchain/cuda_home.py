@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,11 @@ from urllib.parse import quote
 from builder.target.architectures import major_minor
 from builder.target.options import BuildOptions
 from builder.target.targets import Archive, Target
-from builder.toolchain import folders
-from builder.toolchain.gxx import Gxx, find_gxx
-from builder.toolchain.torch_env import Installed, installed_packages
+from builder.toolchain.gxx import Gxx
+from builder.toolchain.torch_env import Installed, installed_packages, make_folder
 from builder.util import http, process
 from builder.util.archive import unpack
-from builder.util.errors import DownloadError, ToolchainError
+from builder.util.errors import ToolchainError
 from builder.util.files import file_sha256
 from builder.util.log import say
 from builder.wheel.sbom import Component
@@ -51,7 +50,6 @@ class Toolchain:
 
     cuda_home: Path
     nvcc_version: str  # `13.0.88`
-    origin: str  # `packages`, `packages+archives` or `cuda-home`
     components: tuple[Component, ...]  # of the toolkit, beside installed packages
     gxx: Gxx
     identity: str  # changes with anything that can change what a compile makes
@@ -63,22 +61,19 @@ class Toolchain:
         return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
 
 
-def resolve(
-    target: Target, options: BuildOptions, sites: Sequence[Path], environ: Mapping[str, str] | None = None
-) -> Toolchain:
+def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: Gxx) -> Toolchain:
     """Return the compilers for a target; make its `CUDA_HOME` in the cache if it isn't there yet.
 
     `sites` are the folders of packages, of which the first that has one counts.
     """
     if options.cuda_home:
         version = check_cuda_home(options.cuda_home, target, options)
-        home, gxx = options.cuda_home.resolve(), find_gxx(version, environ)
+        home = options.cuda_home.resolve()
         digests = [file_sha256(home / name) for name in _COMPILING if (home / name).is_file()]
         nvcc = Component("build-tool", "nvcc", version, file_sha256(home / "bin" / "nvcc"))
         say(f"  CUDA {version} of {options.cuda_home}, for a target of CUDA {target.cuda}")
         identity = _digest([version, *digests, gxx.digest()])
-        return Toolchain(home, version, "cuda-home", (nvcc,), gxx, identity)
-    gxx = find_gxx(target.cuda, environ, target.machine)
+        return Toolchain(home, version, (nvcc,), gxx, identity)
     packages: dict[str, tuple[Path, Installed]] = {}
     for site in sites:
         for package in installed_packages(site):
@@ -91,18 +86,12 @@ def resolve(
     home = options.cache_dir / "toolchains" / f"cuda-{target.cuda}-{key[:16]}"
     if _missing(home):
         shutil.rmtree(home, ignore_errors=True)
-    try:
-        fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
-        if folders.make(home, key, fill):
-            say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
-    except OSError as error:
-        raise ToolchainError(
-            f"The cache {options.cache_dir} can't be written: {error}.",
-            "Make room there, or choose another folder with --cache-dir DIR.",
-        ) from error
-    version, origin = nvcc_version(home / "bin" / "nvcc"), "packages+archives" if archives else "packages"
+    fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
+    if make_folder(home, key, fill):
+        say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
     components = tuple(map(_component, archives))
-    return Toolchain(home, version, origin, components, gxx, _digest([key, gxx.digest()]))
+    identity = _digest([key, gxx.digest()])
+    return Toolchain(home, nvcc_version(home / "bin" / "nvcc"), components, gxx, identity)
 
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
@@ -146,11 +135,7 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
     """Copy a home together."""
     for archive in target.toolchain_archives:
         path = downloads / f"{archive.sha256[:16]}-{archive.url.rpartition('/')[2]}"
-        try:
-            http.download(archive.url, path, archive.sha256)
-        except DownloadError as error:
-            instead = f"Or give a CUDA {target.cuda} toolkit with --cuda-home DIR."
-            raise DownloadError(error.message, f"{error.remedy} {instead}".strip()) from None
+        http.download(archive.url, path, archive.sha256)
         unpacked = home / ".unpacked"
         unpack(path, unpacked)
         for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):

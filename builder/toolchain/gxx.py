@@ -52,15 +52,12 @@ def newest_accepted(nvcc_version: str) -> int:
     return next(newest for cuda, newest in _NEWEST if major_minor(nvcc_version) >= cuda)
 
 
-def find_gxx(
-    nvcc_version: str, environ: Mapping[str, str] | None = None, machine: Machine | None = None
-) -> Gxx:
+def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | None = None) -> Gxx:
     """Find a g++ that an nvcc accepts, for a machine (this one by default).
 
     `CXX` is used or refused, never ignored. Without it, `g++` on `PATH` is used (another machine's cross
     compiler), or if that one doesn't fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
     """
-    environ = os.environ if environ is None else environ
     machine = machine or this_machine()
     path = environ.get("PATH", os.defpath)
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)

@@ -1,6 +1,7 @@
 """Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
 
-`uv pip install --target` fills a folder once for the same inputs; then no network is needed.
+`uv pip install --target` fills a folder once for the same inputs; then no network is needed. A marker in it,
+written last, says what it was made from: without it, or with another one, the folder is made anew as a whole.
 
 torch comes from the index of `--torch-index`, or else from the target's, or from the default index if that
 one can't be reached. Its `torch.version.cuda` has to equal the target's.
@@ -12,32 +13,60 @@ specification "Recording installed projects"): the digest of that list stands in
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import importlib.metadata
 import json
 import platform
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
-from builder.toolchain import folders
 from builder.toolchain.venv import pip_install, why_not_index
+from builder.util import files
 from builder.util.errors import ToolchainError, TorchEnvironmentError
-from builder.util.files import ROOT, file_sha256
 from builder.util.log import public_address, say, warn
 from builder.wheel.sbom import Component
 
 PACKAGES = Path(sys.prefix) / "packages"
-_LOCK = ROOT / "builder" / "requirements.txt"
+_MARKER = ".made-from"
+_LOCK = files.ROOT / "builder" / "requirements.txt"
 _INSTALLERS_OWN = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_")
+
+
+def is_made(folder: Path, inputs: str) -> bool:
+    """Return whether a folder was made, wholly, from what a text says."""
+    marker = folder / _MARKER
+    return marker.is_file() and marker.read_text(encoding="utf-8") == inputs
+
+
+def make_folder(folder: Path, inputs: str, fill: Callable[[Path], None]) -> bool:
+    """Make a folder, unless it was made from the same inputs; returns whether it was made now.
+
+    `fill` makes it at another path of the same disk. Where that fails, the folder is as it was; what a killed
+    process left is removed by the next one.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    with files.locked(folder.with_name(f".{folder.name}.lock"), lambda: say("  waiting for another build")):
+        if is_made(folder, inputs):
+            return False
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            fill(part)
+            (part / _MARKER).write_text(inputs, encoding="utf-8")
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        return True
 
 
 @dataclass(frozen=True)
@@ -92,8 +121,7 @@ def install_to_import(target: Target, options: BuildOptions, python: str, root: 
 def is_installed(target: Target, options: BuildOptions, root: Path = PACKAGES) -> bool:
     """Return whether `install` will find all that it needs, without a network."""
     return all(
-        folders.is_made(folder.path, _inputs(folder, target, options))
-        for folder in _folders(target, options, root)
+        is_made(folder.path, _inputs(folder, target, options)) for folder in _folders(target, options, root)
     )
 
 
@@ -103,25 +131,20 @@ def _inputs(folder: _Folder, target: Target, options: BuildOptions) -> str:
         "steps": folder.steps,
         "for": [folder.python or platform.python_version(), target.platform_tag],
         "torch_index": public_address(options.torch_index or target.torch_index),
-        "lock_sha256": file_sha256(_LOCK),
+        "lock_sha256": files.file_sha256(_LOCK),
     }
     return json.dumps(inputs, indent=1) + "\n"
 
 
 def _fill(folder: _Folder, target: Target, options: BuildOptions) -> None:
     """Fill a folder with packages, unless it is so already."""
-    has_torch = any(f"torch=={target.torch}" in step for step in folder.steps)
-
-    def fill(new: Path) -> None:
-        _install(new, folder, target, options, has_torch=has_torch)
-        if has_torch:
-            _check_torch(new, target)
-
-    if not folders.make(folder.path, _inputs(folder, target, options), fill):
+    fill = partial(_install, folder, target, options)
+    if not make_folder(folder.path, _inputs(folder, target, options), fill):
         say(f"  {folder.path}: already installed")
 
 
-def _install(site: Path, folder: _Folder, target: Target, options: BuildOptions, *, has_torch: bool) -> None:
+def _install(folder: _Folder, target: Target, options: BuildOptions, site: Path) -> None:
+    has_torch = any(f"torch=={target.torch}" in step for step in folder.steps)
     into: list[str | Path] = ["--target", site]
     if folder.python:
         # `manylinux_2_34_aarch64` is uv's `aarch64-manylinux_2_34`
@@ -158,6 +181,8 @@ def _install(site: Path, folder: _Folder, target: Target, options: BuildOptions,
                 f"{' '.join(step)} could not be installed; see above.",
                 "Check that a package index can be reached, and that the disk has room (up to 7 GB).",
             )
+    if has_torch:
+        _check_torch(site, target)
 
 
 def _check_torch(site: Path, target: Target) -> str:
@@ -204,18 +229,16 @@ def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
         # What an aborted uninstallation leaves behind has no metadata.
         if "Name" in distribution.metadata:
             name = canonicalize_name(distribution.metadata["Name"])
-            files = _recorded(distribution.read_text("RECORD") or "")
-            packages.append(Installed(name, distribution.version, files))
+            packages.append(Installed(name, distribution.version, _files(distribution)))
     return tuple(sorted(packages, key=lambda package: package.name))
 
 
-def _recorded(text: str) -> dict[str, str]:
+def _files(distribution: importlib.metadata.Distribution) -> dict[str, str]:
     """Return the files that a wheel brought; notes, scripts and byte code are installers' own."""
-    files = {}
-    for path, digest, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
-        folder, _, name = path.rpartition("/")
-        own = folder.endswith(".dist-info") and name.startswith(_INSTALLERS_OWN)
-        algorithm, _, value = digest.partition("=")
-        if algorithm == "sha256" and not path.startswith(("../", "/", "bin/")) and not own:
-            files[path] = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
-    return dict(sorted(files.items()))
+    digests = {}
+    for path in distribution.files or ():
+        own = path.parent.name.endswith(".dist-info") and path.name.startswith(_INSTALLERS_OWN)
+        if path.hash and path.hash.mode == "sha256" and path.parts[0] not in ("..", "/", "bin") and not own:
+            digest = path.hash.value + "=" * (-len(path.hash.value) % 4)
+            digests[str(path)] = base64.urlsafe_b64decode(digest).hex()
+    return dict(sorted(digests.items()))

@@ -19,9 +19,7 @@ from builder.toolchain.gxx import Gxx
 from builder.util.errors import CompileError, OutOfMemoryError
 from builder.util.files import ROOT
 
-TOOLS = Toolchain(
-    Path("/cache/cuda"), "13.0.88", "packages", (), Gxx(Path("/opt/gcc/bin/g++"), "12.2.0"), "id"
-)
+TOOLS = Toolchain(Path("/cache/cuda"), "13.0.88", (), Gxx(Path("/opt/gcc/bin/g++"), "12.2.0"), "id")
 _BACKEND = """
 import os, pathlib, sys
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):

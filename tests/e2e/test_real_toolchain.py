@@ -22,7 +22,7 @@ from builder.target.options import BuildOptions
 from builder.target.targets import Target, load_targets
 from builder.toolchain import torch_env
 from builder.toolchain.cuda_home import Toolchain, resolve
-from builder.toolchain.gxx import newest_accepted
+from builder.toolchain.gxx import find_gxx, newest_accepted
 from builder.wheel.elf import read_elf
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +78,8 @@ def sites(target: Target, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 @pytest.fixture(scope="module")
 def tools(target: Target, sites: tuple[Path, ...], tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
     """The compiler of CUDA 13.0, put together in an empty cache."""
-    return resolve(target, BuildOptions(cache_dir=tmp_path_factory.mktemp("cache")), sites)
+    options = BuildOptions(cache_dir=tmp_path_factory.mktemp("cache"))
+    return resolve(target, options, sites, find_gxx(target.cuda, os.environ))
 
 
 Compile = Callable[..., Stats]
@@ -138,7 +139,6 @@ def test_it_is_the_targets_and_outlives_its_environment(
     tools: Toolchain, target: Target, sites: tuple[Path, ...]
 ) -> None:
     assert tools.nvcc_version.startswith(f"{target.cuda}.")
-    assert tools.origin == "packages"
     assert not [path for path in tools.cuda_home.rglob("*") if sites[0] in path.resolve().parents]
 
 
@@ -169,7 +169,7 @@ def test_a_compile_is_found_again_on_another_machine(
     one, two = tree_of(tmp_path / "one", KERNEL), tree_of(tmp_path / "another" / "deeper", KERNEL)
     assert compile_in(one, gencode, cache_remote=remote).misses == 1
     theirs = tmp_path / "another" / "cache"
-    used = resolve(target, BuildOptions(cache_dir=theirs), sites)
+    used = resolve(target, BuildOptions(cache_dir=theirs), sites, tools.gxx)
     assert used.cuda_home != tools.cuda_home
     stats = compile_in(two, gencode, used=used, cache_dir=theirs, cache_remote=remote)
     assert (stats.hits, stats.remote_hits, stats.misses) == (1, 1, 0)

@@ -13,6 +13,7 @@ from fakes.tools import gxx, install_package, target, toolkit, torch_wheel, whee
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain.cuda_home import Toolchain, resolve
+from builder.toolchain.gxx import find_gxx
 from builder.toolchain.venv import make_clean_venv
 from builder.util import http
 
@@ -38,7 +39,8 @@ def have(tmp_path: Path, site_packages: Path) -> Callable[..., Toolchain]:
 
     def call(wanted: Target | None = None, path: Path = bin_folder, **options: object) -> Toolchain:
         asked = BuildOptions(cache_dir=tmp_path / "cache", **options)  # type: ignore[arg-type]
-        return resolve(wanted or target(), asked, [site_packages], {"PATH": str(path)})
+        wanted = wanted or target()
+        return resolve(wanted, asked, [site_packages], find_gxx(wanted.cuda, {"PATH": str(path)}))
 
     return call
 
