@@ -12,6 +12,10 @@ from ._arguments import Call, warn_once
 
 __all__ = ["patched", "scaled_dot_product_attention"]
 
+# Sizes, without mask and scale, for which torch's function is faster: most calls of some models, at little cost.
+_by_torch: set[tuple[Any, ...]] = set()
+_MOST = 4096
+
 
 def scaled_dot_product_attention(
     query: torch.Tensor,
@@ -27,6 +31,12 @@ def scaled_dot_product_attention(
 
     Any leading dimensions. The output has the memory layout of `query`, as torch's has.
     """
+    sizes: tuple[Any, ...] = ()
+    plain = type(query) is torch.Tensor and attn_mask is None and scale is None
+    if plain and not torch.compiler.is_compiling():
+        sizes = (query.shape, key.shape, value.shape, query.dtype, query.device, is_causal, enable_gqa)
+        if sizes in _by_torch:
+            return _torch.sdpa(query, key, value, None, dropout_p, is_causal, enable_gqa=enable_gqa)
     dims = query.dim()
     if (
         dims >= 3
@@ -47,6 +57,8 @@ def scaled_dot_product_attention(
         plan = core.plan_of(call)
         if plan.advice:
             warn_once(plan.advice, plan.reason)
+        if plan.sizes_decide and sizes and len(_by_torch) < _MOST:
+            _by_torch.add(sizes)
         if plan.kernel is not None:
             output = core.compute(plan, call)
             if layout == "NHD":

@@ -89,8 +89,9 @@ def compute(
             q, scale = -q, -scale
         if scale is not None and scale < _SMALLEST_SCALE:
             q, scale = q * 0, 1.0
-        if attn_mask is not None and attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:
-            attn_mask = attn_mask.to(q.dtype)  # another type gives NaN (torch 2.11, CUDA)
+        if type(attn_mask) in (torch.Tensor, torch.nn.Parameter):  # not torch's own kinds of bias
+            if attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:
+                attn_mask = attn_mask.to(q.dtype)  # another type gives NaN (torch 2.11, CUDA)
         q, k, v = _aligned(q), _aligned(k), _aligned(v)
     return sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 

@@ -191,6 +191,7 @@ class Plan(NamedTuple):
     smooths_v: bool = False
     advice: str = ""  # the kind of what the caller could change to get our kernels
     derivative: str = ""
+    sizes_decide: bool = False  # torch's function is faster, whatever else the call has
 
 
 def _by_architecture(
@@ -218,7 +219,7 @@ def _by_architecture(
         return Plan(None, reason, advice="library")
     # An exported program can't branch on a length.
     if not (asked or lse or _FORCED == "sage" or _exporting()) and _rule.torch_is_faster(index, kind, sizes):
-        return Plan(None, "torch's attention is faster for these sizes on this GPU")
+        return Plan(None, "torch's attention is faster for these sizes on this GPU", sizes_decide=True)
     reason = f"it is the kernel for this GPU ({architecture})"
     if kernel is _TRITON_FP16:
         return Plan(kernel, reason)
