@@ -30,10 +30,8 @@ def _errors() -> str:
     ]
     rows = []
     for kind in sorted(kinds, key=lambda kind: kind.exit_code):
-        wrong, _, todo = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")
-        linked = re.sub(r"docs/([\w-]+\.md)", r"[\g<0>](\1)", " ".join(todo.split()))
-        rows.append((str(kind.exit_code), wrong, linked))
-    return _table(("Exit code", "What is wrong", "What to do"), rows)
+        rows.append((str(kind.exit_code), inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]))
+    return _table(("Exit code", "What is wrong"), rows)
 
 
 def _smoke_test_exit_codes() -> str:
