@@ -155,6 +155,7 @@ def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
     path = Path(source)
     place = "".join(letter if letter.isprintable() else "?" for letter in path.name)
     if path.is_dir():
+        _check_tree(path, place or source)  # before a copy of whatever it is
         _copy(path, tree, without=scratch)
         return "directory", place, tree_sha256(tree), git(path, "rev-parse", "HEAD")
     kind = "archive"

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 import struct
-import subprocess
-import sysconfig
-from pathlib import Path
 
 import pytest
 from fakes.libraries import container, entry
 
 from builder.target.architectures import Architecture
-from builder.wheel.elf import read_elf
 from builder.wheel.fatbin import Code, FatbinError, cubin_architectures, ptx_architectures, read_fatbin
 
 
@@ -85,77 +78,3 @@ def test_garbage_is_one_clear_error(section: bytes, message: str) -> None:
 
 
 # What follows needs a CUDA compiler and cuobjdump, named by these variables, or where packages put them.
-KERNEL = """
-__global__ void twice(float *x) { x[threadIdx.x] *= 2; }
-extern "C" void go(float *x) { twice<<<1, 32>>>(x); }
-"""
-
-
-def _compilers() -> list[Path]:
-    packages = Path(sysconfig.get_path("purelib"))
-    named = [Path(text) for text in os.environ.get("TEST_NVCC", "").split(os.pathsep) if text]
-    found = [*named, *packages.glob("nvidia/cu*/bin/nvcc")]
-    on_path = shutil.which("nvcc")
-    return found or ([Path(on_path)] if on_path else [])
-
-
-def _cuobjdumps() -> list[Path]:
-    packages = Path(sysconfig.get_path("purelib"))
-    named = [Path(text) for text in os.environ.get("TEST_CUOBJDUMP", "").split(os.pathsep) if text]
-    bundled = [packages / "triton" / "backends" / "nvidia" / "bin" / "cuobjdump"]
-    return named or [path for path in bundled if path.is_file()]
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize(
-    "flags",
-    [
-        [],
-        ["--compress-mode=none"],
-        ["--compress-mode=size"],
-        ["--compress-mode=speed"],
-        ["-Xfatbin=-compress-all"],
-    ],
-    ids=lambda flags: "".join(flags) or "default",
-)
-def test_real_compilers_and_cuobjdump(tmp_path: Path, flags: list[str]) -> None:
-    compilers, dumpers = _compilers(), _cuobjdumps()
-    if not compilers or not dumpers:
-        pytest.skip("needs nvcc and cuobjdump (TEST_NVCC, TEST_CUOBJDUMP)")
-    for name in ("one.cu", "two.cu"):
-        (tmp_path / name).write_text(KERNEL.replace("go", name[:3]).replace("twice", f"twice_{name[:3]}"))
-    for compiler in compilers:
-        known = subprocess.run(
-            [compiler, "--list-gpu-code"], capture_output=True, text=True, check=True
-        ).stdout
-        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-        release = re.search(r"release (\d+)\.(\d+)", version)
-        assert release is not None
-        if "--compress-mode" in "".join(flags) and (int(release[1]), int(release[2])) < (12, 8):
-            continue
-        wanted = ["80", "89", "90a"] + (["120"] if "sm_120" in known else [])
-        objects = []
-        for name in ("one", "two"):
-            command = [str(compiler), "-c", "-Xcompiler=-fPIC", *flags]
-            command += [f"-gencode=arch=compute_{number},code=sm_{number}" for number in wanted]
-            command += ["-gencode=arch=compute_90,code=compute_90"]
-            subprocess.run(
-                [*command, str(tmp_path / f"{name}.cu"), "-o", str(tmp_path / f"{name}.o")], check=True
-            )
-            objects.append(str(tmp_path / f"{name}.o"))
-        library = tmp_path / "made.so"
-        # Linked as setuptools links an extension: by g++, without nvcc's own device link.
-        subprocess.run(["g++", "-shared", "-Wl,-z,lazy", *objects, "-o", str(library)], check=True)
-        codes = read_fatbin(read_elf(library.read_bytes()).fatbin)
-        assert [code.architecture.number for code in codes if code.kind == "cubin"] == wanted * 2
-        assert [code.architecture.number for code in codes if code.kind == "ptx"] == ["90"] * 2
-        for dumper in dumpers:
-            listed = subprocess.run(
-                [dumper, "--list-elf", "--list-ptx", library], capture_output=True, text=True, check=False
-            )
-            if listed.returncode != 0:
-                continue  # an older cuobjdump than the compiler
-            cubins = re.findall(r"\.sm_(\d+)a?\.cubin", listed.stdout)
-            ptx = re.findall(r"\.sm_(\d+)a?\.ptx", listed.stdout)
-            assert cubins == [number.rstrip("a") for number in wanted] * 2
-            assert ptx == ["90"] * 2
