@@ -75,6 +75,3 @@ GOOD = fatbin("80", "90a")
 def test_garbage_is_one_clear_error(section: bytes, message: str) -> None:
     with pytest.raises(FatbinError, match=message):
         read_fatbin(section)
-
-
-# What follows needs a CUDA compiler and cuobjdump, named by these variables, or where packages put them.
