@@ -44,7 +44,6 @@ from builder.wheel.wheelfile import Wheel
 
 NOTHING_TESTED = 40
 _FOLDER = files.ROOT / "build" / "compatibility"
-_DEFAULT_INDEX = "https://pypi.org/simple"
 _UV = (sys.executable, "-m", "uv")
 _PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
 _PROBE_SECONDS = 900
@@ -238,7 +237,9 @@ def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[
 
 def _torch_versions(index: str | None) -> tuple[str | None, TorchVersions]:
     """The package index that torch comes from, None for the default one, and what it has for this machine."""
-    default = os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL") or _DEFAULT_INDEX
+    # uv's own default, from its variables and settings
+    command = [*_UV, "pip", "compile", "--quiet", "--no-header", "--emit-index-url", "-"]
+    default = run(command, check=False).output.partition("--index-url ")[2].strip()
     versions: dict[str, set[Version]] = {}
     for name, address in ((index, index), (None, default)):
         try:
