@@ -235,13 +235,17 @@ def _find_pythons(entries: Sequence[str] | None) -> tuple[dict[str, Path], list[
     return pythons, absent
 
 
+def _default_index() -> str:
+    """Return the package index that uv asks, by its variables and settings."""
+    command = [*_UV, "pip", "compile", "--quiet", "--no-header", "--emit-index-url", "-"]
+    return run(command, check=False).output.partition("--index-url ")[2].strip()
+
+
 def _torch_versions(index: str | None) -> tuple[str | None, TorchVersions]:
     """The package index that torch comes from, None for the default one, and what it has for this machine."""
-    # uv's own default, from its variables and settings
-    command = [*_UV, "pip", "compile", "--quiet", "--no-header", "--emit-index-url", "-"]
-    default = run(command, check=False).output.partition("--index-url ")[2].strip()
     versions: dict[str, set[Version]] = {}
-    for name, address in ((index, index), (None, default)):
+    for name in (index, None):
+        address = name or _default_index()
         try:
             page = http.get(f"{address.rstrip('/')}/torch/").decode("utf-8", "replace") if address else ""
         except DownloadError as error:
