@@ -109,6 +109,6 @@ def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
     for major in range(newest, OLDEST - 1, -1):
         if program := shutil.which(f"{machine.gxx}-{major}", path=path):
             yield Path(program)
-        toolset = Path(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
+        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
         if machine.is_here and toolset.exists():
             yield toolset

@@ -12,7 +12,7 @@ from ._arguments import Call, warn_once
 
 __all__ = ["patched", "scaled_dot_product_attention"]
 
-# Sizes, without mask and scale, for which torch's function is faster: most calls of some models, at little cost.
+# Sizes and strides, without mask and scale, for which torch's function is faster: most calls of some models, at little cost.
 _by_torch: set[tuple[Any, ...]] = set()
 _MOST = 4096
 
@@ -34,8 +34,9 @@ def scaled_dot_product_attention(
     sizes: tuple[Any, ...] = ()
     plain = type(query) is torch.Tensor and attn_mask is None and scale is None
     if plain and not torch.compiler.is_compiling():
-        sizes = (query.shape, key.shape, value.shape, query.dtype, query.device, is_causal, enable_gqa)
-        if sizes in _by_torch:
+        tensors = (query, key, value)
+        sizes = (*((x.shape, x.stride()) for x in tensors), query.dtype, query.device, is_causal, enable_gqa)
+        if sizes in _by_torch and not any(x.storage_offset() for x in tensors):
             return _torch.sdpa(query, key, value, None, dropout_p, is_causal, enable_gqa=enable_gqa)
     dims = query.dim()
     if (
@@ -58,7 +59,8 @@ def scaled_dot_product_attention(
         if plan.advice:
             warn_once(plan.advice, plan.reason)
         if plan.sizes_decide and sizes and len(_by_torch) < _MOST:
-            _by_torch.add(sizes)
+            if all(_torch.aligned(x) is x for x in (query, key, value)):  # no copy is needed for torch's function
+                _by_torch.add(sizes)
         if plan.kernel is not None:
             output = core.compute(plan, call)
             if layout == "NHD":

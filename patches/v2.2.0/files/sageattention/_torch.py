@@ -92,11 +92,11 @@ def compute(
         if type(attn_mask) in (torch.Tensor, torch.nn.Parameter):  # not torch's own kinds of bias
             if attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:
                 attn_mask = attn_mask.to(q.dtype)  # another type gives NaN (torch 2.11, CUDA)
-        q, k, v = _aligned(q), _aligned(k), _aligned(v)
+        q, k, v = aligned(q), aligned(k), aligned(v)
     return sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
-def _aligned(tensor: torch.Tensor) -> torch.Tensor:
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor whose rows begin at multiples of 16 bytes, as flash and cuDNN take for granted."""
     unit = 16 // tensor.element_size()
     shifted = not torch.compiler.is_compiling() and tensor.storage_offset() % unit != 0  # it knows no offsets
