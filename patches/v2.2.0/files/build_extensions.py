@@ -95,12 +95,12 @@ class Library:
         return [arch for arch in wanted if _order(arch) >= _order(LEAST[self.name])]
 
 
-def _sm80(entry, seconds, shared=("8.0", "8.6", "8.9", "9.0a")):
-    return Unit("csrc/qattn/qk_int_sv_f16_cuda_sm80.cu", seconds, entry, (shared,))
+def _sm80(entry, shared=("8.0", "8.6", "8.9", "9.0a")):
+    return Unit("csrc/qattn/qk_int_sv_f16_cuda_sm80.cu", 30, f"qk_int8_sv_f16_{entry}", (shared,))
 
 
-def _sm89(name, seconds):
-    return Unit(f"csrc/qattn/{name}.cu", seconds, shared=(("8.9", "9.0a"),))
+def _sm89(name):
+    return Unit(f"csrc/qattn/sm89_qk_int8_sv_f8_{name}.cu", 30, shared=(("8.9", "9.0a"),))
 
 
 def _preparation(entry=""):
@@ -118,11 +118,11 @@ LIBRARIES = (
         (
             Unit("csrc/qattn/register_sm80.cpp", 6),
             *_preparation(),
-            _sm80("qk_int8_sv_f16_accum_f32_attn", 30),
-            _sm80("qk_int8_sv_f16_accum_f16_attn", 30),
-            _sm80("qk_int8_sv_f16_accum_f16_attn_inst_buf", 30),
+            _sm80("accum_f32_attn"),
+            _sm80("accum_f16_attn"),
+            _sm80("accum_f16_attn_inst_buf"),
             # 9.0 adds bfloat16 in another way
-            _sm80("qk_int8_sv_f16_accum_f16_fuse_v_mean_attn", 30, shared=("8.0", "8.6", "8.9")),
+            _sm80("accum_f16_fuse_v_mean_attn", shared=("8.0", "8.6", "8.9")),
         ),
     ),
     Library(
@@ -130,13 +130,13 @@ LIBRARIES = (
         (
             Unit("csrc/qattn/register_sm89.cpp", 6),
             *_preparation("sm89"),
-            _sm89("sm89_qk_int8_sv_f8_accum_f32_attn_inst_buf", 30),
-            _sm89("sm89_qk_int8_sv_f8_accum_f16_attn_inst_buf", 30),
-            _sm89("sm89_qk_int8_sv_f8_accum_f32_attn", 30),
-            _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_fuse_v_mean_attn", 30),
-            _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn", 30),
-            _sm89("sm89_qk_int8_sv_f8_accum_f32_fuse_v_scale_attn_inst_buf", 30),
-            _sm89("sm89_qk_int8_sv_f8_accum_f16_fuse_v_scale_attn_inst_buf", 30),
+            _sm89("accum_f32_attn_inst_buf"),
+            _sm89("accum_f16_attn_inst_buf"),
+            _sm89("accum_f32_attn"),
+            _sm89("accum_f32_fuse_v_scale_fuse_v_mean_attn"),
+            _sm89("accum_f32_fuse_v_scale_attn"),
+            _sm89("accum_f32_fuse_v_scale_attn_inst_buf"),
+            _sm89("accum_f16_fuse_v_scale_attn_inst_buf"),
         ),
     ),
     Library(
@@ -161,31 +161,18 @@ COMMON = (Unit("csrc/stable/torch.cpp", 5), Unit("csrc/stable/older_systems.cpp"
 # torch's own headers need C++20 from 2.13 on; those of its stable ABI do not (2.10, 2.11 and 2.15 tried).
 # C++17 asks for older symbols of libstdc++.
 HOST_FLAGS = (
-    "-std=c++17",
-    "-O2",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-fvisibility-inlines-hidden",
-    "-DUSE_CUDA",
+    *("-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-DUSE_CUDA"),
     f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}",
 )
 # Upstream's, for the same GPU code; but for -O3, which nvcc hands to the host compiler alone.
 NVCC_FLAGS = (
-    "-O1",
-    "-U__CUDA_NO_HALF_OPERATORS__",
-    "-U__CUDA_NO_HALF_CONVERSIONS__",
-    "--use_fast_math",
-    "-diag-suppress=174",
-    "-std=c++17",
+    *("-O1", "-U__CUDA_NO_HALF_OPERATORS__", "-U__CUDA_NO_HALF_CONVERSIONS__", "--use_fast_math"),
+    *("-diag-suppress=174", "-std=c++17"),
     "-Xcompiler=-fPIC,-fvisibility=hidden,-fvisibility-inlines-hidden",
 )
 LINK_FLAGS = (
     "-shared",
-    "-Wl,--as-needed",
-    "-Wl,--no-undefined",
-    "-Wl,-z,noexecstack",
-    "-Wl,--build-id=none",
-    "-Wl,--strip-all",
+    "-Wl,--as-needed,--no-undefined,-z,noexecstack,--build-id=none,--strip-all",
 )
 
 
@@ -219,13 +206,11 @@ def checked_architectures(names, cuda):
 
 
 def version(upstream):
-    """Return upstream's version with the local label, if there is one."""
     label = settings()["local_version"]
     return f"{upstream}+{label}" if label else upstream
 
 
 def requirements():
-    """Return the wheel's requirements."""
     return [settings()["requirement"]]
 
 

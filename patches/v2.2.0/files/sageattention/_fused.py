@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ._library import operators, prepare_fake, quantisation_fake
+from ._library import operators, prepare_fake
 
 _operators = operators("_fused", "sageattention_fused")
 prepare: Any
@@ -24,4 +24,4 @@ def quant_per_block_int8_cuda(*arguments: Any) -> None:
 
 _FAKES = {"prepare": prepare_fake, "no_backward": lambda _, like: torch.empty_like(like)}
 for _name, _operator in _operators.items():
-    torch.library.register_fake(_operator.name())(_FAKES.get(_name, quantisation_fake))
+    torch.library.register_fake(_operator.name())(_FAKES.get(_name, lambda *_: None))

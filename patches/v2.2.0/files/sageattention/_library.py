@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 
-def load(name: str) -> None:
-    """Load `lib/<name>.so`, which registers its operators.
+def operators(name: str, namespace: str) -> dict[str, Any]:
+    """Load `lib/<name>.so`, and return the operators of its namespace by name (`name.overload` where they have one).
 
     Raises:
         ModuleNotFoundError: This build holds no such library: none of its architectures has those kernels.
@@ -27,11 +27,6 @@ def load(name: str) -> None:
             name=f"sageattention.{name}",
             path=str(path),
         ) from error
-
-
-def operators(library: str, namespace: str) -> dict[str, Any]:
-    """Load a library, and return the operators of its namespace by name (`name.overload` where they have one)."""
-    load(library)
     made = {}
     for full_name in torch._C._dispatch_get_all_op_names():
         space, _, name = full_name.partition("::")
@@ -72,27 +67,9 @@ def attend_fake(
     return output, q.new_empty((outer[0], heads, tokens) if return_lse else (0,), dtype=torch.float32)
 
 
-def quantisation_fake(*arguments: Any) -> None:
-    """A quantisation operator returns nothing: it writes to tensors that it is given."""
-
-
-def prepare_fake(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    granularity: int,
-    q_block: int,
-    q_rows: int,
-    k_rows: int,
-    v_mode: int,
-    v_limit: float,
-    smooth_k: int,
-    smooth_v: int,
-    sm_scale: float,
-    fold_scale: int,
-    correct: int,
-) -> tuple[torch.Tensor, ...]:
-    """What the operator that prepares Q, K and V makes, without data."""
+def prepare_fake(q: torch.Tensor, k: torch.Tensor, *arguments: Any) -> tuple[torch.Tensor, ...]:
+    """What the operator that prepares Q, K and V makes, without data; csrc/fused/prepare.h has its arguments."""
+    _, granularity, q_block, q_rows, k_rows, v_mode, _, smooth_k, smooth_v, _, _, correct = arguments
     batch, q_heads, q_tokens, given_head_dim = q.shape
     _, kv_heads, kv_tokens, _ = k.shape
     head_dim = 64 if given_head_dim <= 64 else 128
@@ -113,13 +90,10 @@ def prepare_fake(
             v_mean = q.new_empty((batch, kv_heads, head_dim), dtype=torch.float32 if v_mode == 2 else q.dtype)
     if smooth_k and correct:
         correction = number(batch, q_heads, q_tokens)
-    made = (
+    return (
         q.new_empty((batch, q_heads, q_tokens, head_dim), dtype=torch.int8),
         number(batch, q_heads, (q_tokens + q_block - 1) // q_block * (q_block // q_rows) * q_scales),
         q.new_empty((batch, kv_heads, kv_tokens, head_dim), dtype=torch.int8),
         number(batch, kv_heads, (kv_tokens + k_rows - 1) // k_rows * k_scales),
-    )
-    return (
-        *made,
         *(number(0) if tensor is None else tensor for tensor in (v_made, v_scale, v_mean, correction)),
     )

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with int8 QK and fp16 PV, for compute capability 8.0 and later.
-
-Holds the operators of the library, by name; `attention` prepares its inputs too.
-"""
+"""Attention with int8 QK and fp16 PV, for compute capability 8.0 and later; `attention` prepares its inputs too."""
 
 from typing import Any
 

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with int8 QK and fp8 PV on Hopper's instructions, for compute capability 9.0.
-
-Holds the operators of the library, by name; `attention` prepares its inputs too.
-"""
+"""Attention with int8 QK and fp8 PV on Hopper's instructions, for compute capability 9.0; `attention` prepares its inputs too."""
 
 from typing import Any
 

@@ -12,10 +12,6 @@ from ._arguments import Call, warn_once
 
 __all__ = ["patched", "scaled_dot_product_attention"]
 
-# Sizes and strides, without mask and scale, for which torch's function is faster: most calls of some models, at little cost.
-_by_torch: set[tuple[Any, ...]] = set()
-_MOST = 4096
-
 
 def scaled_dot_product_attention(
     query: torch.Tensor,
@@ -31,13 +27,13 @@ def scaled_dot_product_attention(
 
     Any leading dimensions. The output has the memory layout of `query`, as torch's has.
     """
-    sizes: tuple[Any, ...] = ()
-    plain = type(query) is torch.Tensor and attn_mask is None and scale is None
-    if plain and not torch.compiler.is_compiling():
-        tensors = (query, key, value)
-        sizes = (*((x.shape, x.stride()) for x in tensors), query.dtype, query.device, is_causal, enable_gqa)
-        if sizes in _by_torch and not any(x.storage_offset() for x in tensors):
-            return _torch.sdpa(query, key, value, None, dropout_p, is_causal, enable_gqa=enable_gqa)
+    signature = ()
+    if attn_mask is None:
+        signature = _torch.signature(query, key, value, is_causal, scale, enable_gqa)
+        if signature in _torch.faster:
+            return _torch.sdpa(
+                query, key, value, None, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+            )
     dims = query.dim()
     if (
         dims >= 3
@@ -58,9 +54,8 @@ def scaled_dot_product_attention(
         plan = core.plan_of(call)
         if plan.advice:
             warn_once(plan.advice, plan.reason)
-        if plan.sizes_decide and sizes and len(_by_torch) < _MOST:
-            if all(_torch.aligned(x) is x for x in (query, key, value)):  # no copy is needed for torch's function
-                _by_torch.add(sizes)
+        if plan.sizes_decide:
+            _torch.remember(call, signature)
         if plan.kernel is not None:
             output = core.compute(plan, call)
             if layout == "NHD":

@@ -15,6 +15,10 @@ sdpa = torch._C._nn.scaled_dot_product_attention
 _SMALLEST_SCALE = 2.0**-126  # of float32, in which they multiply with it
 _PER_CHUNK = 2**26  # elements of QK^T that are held at a time for the logsumexp
 
+# Signatures of calls for which torch's function is faster, as it is: most calls of some models, at little cost.
+faster: set[tuple[Any, ...]] = set()
+_MOST = 4096
+
 
 def derivative_of(*tensors: torch.Tensor | None) -> str:
     """Return which derivative is asked for: "gradient", "tangent" or ""."""
@@ -25,6 +29,22 @@ def derivative_of(*tensors: torch.Tensor | None) -> str:
     ):
         return "tangent"
     return ""
+
+
+def signature(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *options: Any) -> tuple[Any, ...]:
+    """Return what decides a call without a mask; empty where its tensors themselves matter."""
+    if type(q) is not torch.Tensor or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        return ()
+    if (q.storage_offset() | k.storage_offset() | v.storage_offset()) % 8:  # see `aligned`
+        return ()
+    return (q.shape, q.stride(), k.shape, k.stride(), v.shape, v.stride(), q.dtype, q.device, *options)
+
+
+def remember(call: Call, signature: tuple[Any, ...]) -> None:
+    """Remember a call, which torch's function computes faster, if it takes the tensors as they are."""
+    scales = call.sm_scale is None or call.sm_scale >= _SMALLEST_SCALE
+    if signature and scales and len(faster) < _MOST and all(aligned(x) is x for x in call[:3]):
+        faster.add(signature)
 
 
 def attention(call: Call, derivative: str = "") -> Any:
@@ -71,6 +91,23 @@ def attention(call: Call, derivative: str = "") -> Any:
     if not q.is_nested and (attn_mask is None or tensor_layout == "NHD"):
         result = result.contiguous()
     return (result, _logsumexp(q, k, is_causal, sm_scale, attn_mask)) if return_lse else result
+
+
+def as_it_is(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    tensor_layout: str,
+    is_causal: bool,
+    scale: float | None,
+    dropout_p: float,
+) -> torch.Tensor:
+    """Compute what is in `faster` with torch's function; the output is contiguous."""
+    if tensor_layout == "NHD":
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+    shared = q.size(1) != k.size(1)
+    output = sdpa(q, k, v, None, dropout_p, is_causal, scale=scale, enable_gqa=shared)
+    return (output.transpose(1, 2) if tensor_layout == "NHD" else output).contiguous()
 
 
 def compute(

@@ -46,7 +46,7 @@ def _on_its_device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_on_its_device
-def attention(call: Call, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+def attention(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
     """Return output, with the head dim padded, and logsumexp."""
     q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, _ = call
     if tensor_layout == "NHD":
@@ -55,7 +55,6 @@ def attention(call: Call, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
     try:
         from .triton.attn_qk_int8_per_block import forward as attn_false
         from .triton.attn_qk_int8_per_block_causal import forward as attn_true
-        from .triton.quant_per_block import per_block_int8
     except ImportError as error:
         why = "attn_mask is given" if attn_mask is not None else "this function is compiled by it"
         raise ImportError(f"Triton is needed, since {why}: pip install triton ({error})") from error
@@ -65,22 +64,10 @@ def attention(call: Call, backend: str) -> tuple[torch.Tensor, torch.Tensor]:
         if attn_mask.dtype == torch.bool and smooth_k:
             k = _without_hidden(k, attn_mask)
         attn_mask = attn_mask.expand(sizes.batch, sizes.q_heads, sizes.q_tokens, sizes.kv_tokens)
-    if backend != "triton":
-        q_int8, q_scale, k_int8, k_scale, v, v_scale, _, correction = _fused.prepare(
-            q, k, v, _PER_BLOCK, 128, 128, 64, _V_FLOAT16, _SUMMED_IN_FLOAT16,
-            int(smooth_k), 0, sm_scale, 1, int(return_lse),
-        )  # fmt: skip
-    else:
-        correction = q.new_empty((0,), dtype=torch.float32)
-        mean = k.float().mean(dim=2, keepdim=True).nan_to_num() if smooth_k else None
-        if mean is not None and return_lse:
-            shared = mean.repeat_interleave(sizes.q_heads // sizes.kv_heads, dim=1)
-            correction = (q.float() * shared).sum(-1) * sm_scale
-        v, v_scale = _fitting_float16(_padded(v, sizes), 2)
-        v_scale = v_scale.squeeze(2).contiguous()
-        q, k = rotated(q, None, sizes), rotated(k, mean, sizes)
-        q_int8, q_scale, k_int8, k_scale = per_block_int8(q, k, sm_scale=sm_scale)
-        k_scale = _limited(k_scale, q_scale, sizes)
+    q_int8, q_scale, k_int8, k_scale, v, v_scale, _, correction = _fused.prepare(
+        q, k, v, _PER_BLOCK, 128, 128, 64, _V_FLOAT16, _SUMMED_IN_FLOAT16,
+        int(smooth_k), 0, sm_scale, 1, int(return_lse),
+    )  # fmt: skip
     if tensor_layout == "NHD":
         q_int8, k_int8, v = q_int8.transpose(1, 2), k_int8.transpose(1, 2), v.transpose(1, 2)
     extra = {} if is_causal else {"attn_mask": attn_mask}
@@ -119,9 +106,10 @@ def varlen(
     k, v = k.masked_fill(outside_k, 0), v.masked_fill(outside_k, 0)
     mean = (k.float() / cu_seqlens_k[-1]).sum(dim=0, keepdim=True).nan_to_num()
     given = q.dtype
-    v, v_scale = _fitting_float16(_padded(v, sizes), 0)
+    v = torch.nn.functional.pad(v, (0, sizes.padded - sizes.head_dim))
+    v, v_scale = _fitting_float16(v)
     q_int8, q_scale, k_int8, k_scale, q_starts, k_starts = per_block_int8(
-        rotated(q, None, sizes), rotated(k, mean, sizes), cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        _rotated(q, None, sizes), _rotated(k, mean, sizes), cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
         sm_scale=sm_scale,
     )  # fmt: skip
     k_scale = _limited(k_scale, q_scale, sizes)
@@ -161,7 +149,7 @@ def _matrix(size: int, device: torch.device) -> torch.Tensor:
     return (1.0 - 2.0 * (bits & 1)) / size
 
 
-def rotated(x: torch.Tensor, mean: torch.Tensor | None, sizes: Sizes) -> torch.Tensor:
+def _rotated(x: torch.Tensor, mean: torch.Tensor | None, sizes: Sizes) -> torch.Tensor:
     """Return rows less their mean, times the matrix, in float32: outliers of a channel are spread over all.
 
     They are smaller by the root of the padded head dim, which the scales of K make up for, so that no sum overflows.
@@ -172,20 +160,15 @@ def rotated(x: torch.Tensor, mean: torch.Tensor | None, sizes: Sizes) -> torch.T
         return turned if mean is None else turned.sub_(torch.matmul(mean, matrix))
 
 
-def _padded(x: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    pad = sizes.padded - sizes.head_dim
-    return torch.nn.functional.pad(x, (0, pad)) if pad else x
-
-
 def _limited(k_scale: torch.Tensor, q_scale: torch.Tensor, sizes: Sizes) -> torch.Tensor:
-    """Return scales of K as they are without `rotated`, and no larger than the kernels can take."""
+    """Return scales of K as they are without `_rotated`, and no larger than the kernels can take."""
     largest = _LARGEST_LOGIT / (127 * 127 * sizes.padded) / q_scale.amax()
     return torch.minimum(k_scale * sizes.padded, largest)
 
 
-def _fitting_float16(v: torch.Tensor, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _fitting_float16(v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return V as float16 and contiguous, and the powers of two that channels were divided by where it is too small."""
-    largest = v.abs().amax(dim=tokens, keepdim=True).float().clamp(min=1e-37)
+    largest = v.abs().amax(dim=0, keepdim=True).float().clamp(min=1e-37)
     exponent = torch.log2(largest).floor() + 1
     too_small, too_large = largest < 2.0**-8, (exponent - math.log2(_SUMMED_IN_FLOAT16)).clamp(min=0)
     scale = torch.exp2(torch.where(too_small, exponent, too_large))

@@ -22,26 +22,19 @@ from .quant import per_block_int8 as per_block_int8_cuda
 from .quant import per_channel_fp8, sub_mean
 from .quant import per_warp_int8 as per_warp_int8_cuda
 
-try:
-    from . import _qattn_sm80, sm80_compile
 
-    SM80_ENABLED = True
-except ModuleNotFoundError:  # not in this build; a library that does not load is another ImportError
-    SM80_ENABLED = False
+def _optional(name: str) -> tuple[Any, Any, bool]:
+    """Import a library's modules, if this build has it; one that does not load is another ImportError."""
+    try:
+        operators = importlib.import_module(f"{__package__}._qattn_{name}")
+        return operators, importlib.import_module(f"{__package__}.{name}_compile"), True
+    except ModuleNotFoundError:
+        return None, None, False
 
-try:
-    from . import _qattn_sm89, sm89_compile
 
-    SM89_ENABLED = True
-except ModuleNotFoundError:
-    SM89_ENABLED = False
-
-try:
-    from . import _qattn_sm90, sm90_compile
-
-    SM90_ENABLED = True
-except ModuleNotFoundError:
-    SM90_ENABLED = False
+_qattn_sm80, sm80_compile, SM80_ENABLED = _optional("sm80")
+_qattn_sm89, sm89_compile, SM89_ENABLED = _optional("sm89")
+_qattn_sm90, sm90_compile, SM90_ENABLED = _optional("sm90")
 
 __all__ = [
     "explain",
@@ -118,33 +111,20 @@ class _Kernel(NamedTuple):
     """A kernel, and what its options are."""
 
     function: str
-    library: str
+    library: str  # "": in Triton
     operator: Callable[..., tuple[torch.Tensor, torch.Tensor]] | None  # None: not in this build, or in Triton
     accumulators: dict[str, int]  # values of pv_accum_dtype, as the operator numbers them
     with_means: str  # the one with which smooth_v does something
 
 
-_FP16 = _Kernel(
-    "sageattn_qk_int8_pv_fp16_cuda",
-    "_qattn_sm80",
-    _qattn_sm80.attention if SM80_ENABLED else None,
-    {"fp32": 0, "fp16+fp32": 1, "fp16": 2},
-    "fp16",
+_attention80, _attention89, _attention90 = (
+    getattr(module, "attention", None) for module in (_qattn_sm80, _qattn_sm89, _qattn_sm90)
 )
-_FP8 = _Kernel(
-    "sageattn_qk_int8_pv_fp8_cuda",
-    "_qattn_sm89",
-    _qattn_sm89.attention if SM89_ENABLED else None,
-    {"fp32": 0, "fp32+fp32": 1, "fp32+fp16": 2},
-    "fp32",
-)
-_FP8_SM90 = _Kernel(
-    "sageattn_qk_int8_pv_fp8_cuda_sm90",
-    "_qattn_sm90",
-    _qattn_sm90.attention if SM90_ENABLED else None,
-    {"fp32+fp32": 1},
-    "",
-)
+_F16_SUMS = {"fp32": 0, "fp16+fp32": 1, "fp16": 2}
+_F8_SUMS = {"fp32": 0, "fp32+fp32": 1, "fp32+fp16": 2}
+_FP16 = _Kernel("sageattn_qk_int8_pv_fp16_cuda", "_qattn_sm80", _attention80, _F16_SUMS, "fp16")
+_FP8 = _Kernel("sageattn_qk_int8_pv_fp8_cuda", "_qattn_sm89", _attention89, _F8_SUMS, "fp32")
+_FP8_SM90 = _Kernel("sageattn_qk_int8_pv_fp8_cuda_sm90", "_qattn_sm90", _attention90, {"fp32+fp32": 1}, "")
 _TRITON_FP16 = _Kernel("sageattn_qk_int8_pv_fp16_triton", "", None, {}, "")
 
 # What sageattn() calls on which GPU, and the options that are best there.
@@ -266,12 +246,12 @@ def plan_of(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | 
         return _by_architecture(*asked)
 
 
-def compute(plan: Plan, call: Call, backend: str = "auto") -> Any:
+def compute(plan: Plan, call: Call) -> Any:
     """Call the planned kernel's operator, with inputs that were checked; in Triton if it has none, or with a mask."""
     assert plan.kernel is not None
     q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, _, smooth_k, smooth_v = call
     if plan.kernel.operator is None or attn_mask is not None:
-        output, lse = _triton_kernels.attention(call, backend)
+        output, lse = _triton_kernels.attention(call)
     else:
         output, lse = plan.kernel.operator(
             q, k, v, 0 if tensor_layout == "NHD" else 1, int(is_causal), plan.granularity, sm_scale, int(smooth_k),
@@ -333,6 +313,14 @@ def sageattn(
     if kwargs:
         is_causal, sm_scale = _arguments.keywords(sageattn, kwargs, is_causal, sm_scale)
     _arguments.check_layout(tensor_layout)
+    signature = ()
+    if attn_mask is None and not torch.is_autocast_enabled("cuda"):
+        options = (tensor_layout, is_causal, sm_scale, scale, return_lse, qk_quant_gran, pv_accum_dtype)
+        signature = _torch.signature(q, k, v, *options)
+        if signature in _torch.faster:
+            return _torch.as_it_is(
+                q, k, v, tensor_layout, is_causal, scale if sm_scale is None else sm_scale, dropout_p
+            )
     call = Call(
         q, k, v, tensor_layout, bool(is_causal), _arguments.scale_of(sm_scale, scale, q), bool(return_lse), attn_mask,
         dropout_p or 0.0, True, bool(smooth_v),
@@ -342,6 +330,8 @@ def sageattn(
         _arguments.warn_once(plan.advice, plan.reason)
     if plan.kernel is not None:
         return compute(plan, call)
+    if plan.sizes_decide:
+        _torch.remember(call, signature)
     try:
         return _torch.attention(call, plan.derivative)
     except torch.OutOfMemoryError:
@@ -374,15 +364,13 @@ def _named(
     kwargs: dict[str, Any],
     qk_quant_gran: str = "",
     pv_accum_dtype: str = "",
-    backend: str = "auto",
 ) -> Any:
     """Compute with one kernel, or raise; the call is as the user gave it."""
     granularity = accumulator = 0
     if kernel.library:
         if kernel.operator is None:
-            raise RuntimeError(
-                f"This build has no {kernel.library}: none of its architectures has those kernels."
-            )
+            message = f"This build has no {kernel.library}: none of its architectures has those kernels."
+            raise RuntimeError(message)
         granularity = _arguments.number("qk_quant_gran", qk_quant_gran, _GRANULARITIES)
         accumulator = _arguments.number("pv_accum_dtype", pv_accum_dtype, kernel.accumulators)
     q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k, smooth_v = call
@@ -419,7 +407,7 @@ def _named(
         raise ValueError(obstacle)
     if 0 in (sizes.batch, sizes.q_heads, sizes.q_tokens):
         return _torch.attention(call)
-    result = compute(Plan(kernel, "", granularity, accumulator, True), call, backend)
+    result = compute(Plan(kernel, "", granularity, accumulator, True), call)
     if not derivative:
         return result
     output, lse = result if return_lse else (result, None)
@@ -538,23 +526,14 @@ def sageattn_qk_int8_pv_fp16_triton(
     kernel can't compute raises ValueError, and there is no gradient.
 
     Args:
-        quantization_backend: "cuda", this build's operator, or "triton"; "auto" is the first.
+        quantization_backend: "auto", "cuda" or "triton": this build's operator quantises for all of them.
 
     Raises:
         ImportError: Triton is not installed.
     """
     _arguments.number("quantization_backend", quantization_backend, {"auto": 0, "cuda": 1, "triton": 2})
     call = Call(q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k)
-    return _named(
-        _TRITON_FP16,
-        sageattn_qk_int8_pv_fp16_triton,
-        call,
-        scale,
-        kwargs,
-        "",
-        "in Triton",
-        quantization_backend,
-    )
+    return _named(_TRITON_FP16, sageattn_qk_int8_pv_fp16_triton, call, scale, kwargs, "", "in Triton")
 
 
 def sageattn_varlen(
