@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
 from . import _torch, core
 from ._arguments import Call, warn_once
+from ._torch import faster, sdpa
 
 __all__ = ["patched", "scaled_dot_product_attention"]
 
@@ -27,13 +29,15 @@ def scaled_dot_product_attention(
 
     Any leading dimensions. The output has the memory layout of `query`, as torch's has.
     """
-    signature = ()
-    if attn_mask is None:
-        signature = _torch.signature(query, key, value, is_causal, scale, enable_gqa)
-        if signature in _torch.faster:
-            return _torch.sdpa(
-                query, key, value, None, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
+    signature: tuple[Any, ...] = ()
+    if attn_mask is None and not query.is_nested and not is_compiling():
+        signature = (
+            query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride(), query.dtype,
+            query.device, is_causal, scale, enable_gqa,
+        )  # fmt: skip
+        offsets = query.storage_offset() | key.storage_offset() | value.storage_offset()
+        if signature in faster and offsets % 8 == 0:
+            return sdpa(query, key, value, None, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     dims = query.dim()
     if (
         dims >= 3
@@ -55,7 +59,7 @@ def scaled_dot_product_attention(
         if plan.advice:
             warn_once(plan.advice, plan.reason)
         if plan.sizes_decide:
-            _torch.remember(call, signature)
+            _torch.remember(signature, call)
         if plan.kernel is not None:
             output = core.compute(plan, call)
             if layout == "NHD":
@@ -75,6 +79,6 @@ class patched(TorchFunctionMode):  # noqa: N801  a context manager, named as one
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if function is _torch.sdpa:
+        if function is sdpa:
             function = scaled_dot_product_attention
         return function(*args, **(kwargs or {}))

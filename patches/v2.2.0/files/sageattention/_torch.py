@@ -15,7 +15,8 @@ sdpa = torch._C._nn.scaled_dot_product_attention
 _SMALLEST_SCALE = 2.0**-126  # of float32, in which they multiply with it
 _PER_CHUNK = 2**26  # elements of QK^T that are held at a time for the logsumexp
 
-# Signatures of calls for which torch's function is faster, as it is: most calls of some models, at little cost.
+# Calls without a mask that torch's function computes faster: all that decides about each, but the tensors' first
+# elements. Looked up before anything else, since some models make hundreds of short calls, and wait for each.
 faster: set[tuple[Any, ...]] = set()
 _MOST = 4096
 
@@ -31,19 +32,11 @@ def derivative_of(*tensors: torch.Tensor | None) -> str:
     return ""
 
 
-def signature(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *options: Any) -> tuple[Any, ...]:
-    """Return what decides a call without a mask; empty where its tensors themselves matter."""
-    if type(q) is not torch.Tensor or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
-        return ()
-    if (q.storage_offset() | k.storage_offset() | v.storage_offset()) % 8:  # see `aligned`
-        return ()
-    return (q.shape, q.stride(), k.shape, k.stride(), v.shape, v.stride(), q.dtype, q.device, *options)
-
-
-def remember(call: Call, signature: tuple[Any, ...]) -> None:
-    """Remember a call, which torch's function computes faster, if it takes the tensors as they are."""
-    scales = call.sm_scale is None or call.sm_scale >= _SMALLEST_SCALE
-    if signature and scales and len(faster) < _MOST and all(aligned(x) is x for x in call[:3]):
+def remember(signature: tuple[Any, ...], call: Call) -> None:
+    """Put a call into `faster`, if torch's function takes its tensors as they are."""
+    assert call.sm_scale is not None
+    as_they_are = call.sm_scale >= _SMALLEST_SCALE and all(aligned(x) is x for x in call[:3])
+    if signature and as_they_are and len(faster) < _MOST:
         faster.add(signature)
 
 
@@ -93,20 +86,24 @@ def attention(call: Call, derivative: str = "") -> Any:
     return (result, _logsumexp(q, k, is_causal, sm_scale, attn_mask)) if return_lse else result
 
 
+def changed_by_torch() -> bool:
+    """Return whether torch's function would cast its inputs, or has to be another one for a derivative."""
+    return forward_ad._current_level >= 0 or torch.is_autocast_enabled("cuda")
+
+
 def as_it_is(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
     tensor_layout: str,
+    dropout_p: float,
     is_causal: bool,
     scale: float | None,
-    dropout_p: float,
 ) -> torch.Tensor:
-    """Compute what is in `faster` with torch's function; the output is contiguous."""
+    """Compute a call that is in `faster`, as `sageattn` returns it."""
     if tensor_layout == "NHD":
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    shared = q.size(1) != k.size(1)
-    output = sdpa(q, k, v, None, dropout_p, is_causal, scale=scale, enable_gqa=shared)
+    output = sdpa(q, k, v, None, dropout_p, is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return (output.transpose(1, 2) if tensor_layout == "NHD" else output).contiguous()
 
 

@@ -313,14 +313,16 @@ def sageattn(
     if kwargs:
         is_causal, sm_scale = _arguments.keywords(sageattn, kwargs, is_causal, sm_scale)
     _arguments.check_layout(tensor_layout)
-    signature = ()
-    if attn_mask is None and not torch.is_autocast_enabled("cuda"):
-        options = (tensor_layout, is_causal, sm_scale, scale, return_lse, qk_quant_gran, pv_accum_dtype)
-        signature = _torch.signature(q, k, v, *options)
-        if signature in _torch.faster:
-            return _torch.as_it_is(
-                q, k, v, tensor_layout, is_causal, scale if sm_scale is None else sm_scale, dropout_p
-            )
+    signature: tuple[Any, ...] = ()
+    if attn_mask is None and not (q.is_nested or torch.compiler.is_compiling() or _torch.changed_by_torch()):
+        signature = (
+            q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, q.device, tensor_layout,
+            is_causal, sm_scale, scale, return_lse, qk_quant_gran, pv_accum_dtype,
+        )  # fmt: skip
+        offsets = q.storage_offset() | k.storage_offset() | v.storage_offset()
+        if signature in _torch.faster and offsets % 8 == 0:
+            sm_scale = scale if sm_scale is None else sm_scale
+            return _torch.as_it_is(q, k, v, tensor_layout, dropout_p or 0.0, is_causal, sm_scale)
     call = Call(
         q, k, v, tensor_layout, bool(is_causal), _arguments.scale_of(sm_scale, scale, q), bool(return_lse), attn_mask,
         dropout_p or 0.0, True, bool(smooth_v),
@@ -331,7 +333,7 @@ def sageattn(
     if plan.kernel is not None:
         return compute(plan, call)
     if plan.sizes_decide:
-        _torch.remember(call, signature)
+        _torch.remember(signature, call)
     try:
         return _torch.attention(call, plan.derivative)
     except torch.OutOfMemoryError:
