@@ -170,10 +170,7 @@ NVCC_FLAGS = (
     *("-diag-suppress=174", "-std=c++17"),
     "-Xcompiler=-fPIC,-fvisibility=hidden,-fvisibility-inlines-hidden",
 )
-LINK_FLAGS = (
-    "-shared",
-    "-Wl,--as-needed,--no-undefined,-z,noexecstack,--build-id=none,--strip-all",
-)
+LINK_FLAGS = ("-shared", "-Wl,--as-needed,--no-undefined,-z,noexecstack,--build-id=none,--strip-all")
 
 
 def _order(architecture):
@@ -240,15 +237,11 @@ class BuildExtensions(build_ext):
                 compiles[unit.name] = (unit, library.architectures(wanted))
         # Longest first: what is long and late leaves cores idle at the end. Of edges that are as far from
         # the end, ninja starts them in the order of the file.
-        order = sorted(
-            compiles.values(), key=lambda item: (-item[0].seconds * max(1, len(item[1])), item[0].name)
-        )
+        seconds = {unit.name: unit.seconds * (len(archs) or 1) for unit, archs in compiles.values()}
+        order = sorted(compiles.values(), key=lambda item: (-seconds[item[0].name], item[0].name))
         # With more processes to spare than there are sources, one's architectures are compiled side by side.
         threads = max(1, compilers.jobs // len(order))
-        steps = [
-            (unit.name, unit.object, [unit.source], compilers.compile(unit, archs, threads))
-            for unit, archs in order
-        ]
+        steps = [(u.name, u.object, [u.source], compilers.compile(u, archs, threads)) for u, archs in order]
         for library in libraries:
             output = Path(self.get_ext_fullpath(f"sageattention.lib.{library.name}")).resolve()
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -304,29 +297,23 @@ class Compilers:
             return [*self.launcher, self.cxx, *HOST_FLAGS, *prefix, *system, *output]
         gencode = []
         for group in _groups(unit, architectures):
-            codes = [f"sm_{_number(arch)}" for arch in group]
-            if group[0] in WITH_PTX:
-                codes.append(f"compute_{_number(group[0])}")
-            gencode += ["-gencode", f"arch=compute_{_number(group[0])},code=[{','.join(codes)}]"]
+            numbers = [arch.replace(".", "") for arch in group]
+            codes = [f"sm_{number}" for number in numbers]
+            codes += [f"compute_{numbers[0]}"] if group[0] in WITH_PTX else []
+            gencode += ["-gencode", f"arch=compute_{numbers[0]},code=[{','.join(codes)}]"]
         # The better mode needs a driver of 12.4 or later, which CUDA 13 implies.
         compress = "--compress-mode=size" if self.cuda >= (13, 0) else "-Xfatbin=-compress-all"
         entry = [f"-DSAGEATTENTION_ENTRY_{unit.entry}"] if unit.entry else []
         spread = [f"--threads={threads}"] if threads > 1 else []
-        return [
-            *self.launcher, self.nvcc, "-ccbin", self.cxx, *spread, *NVCC_FLAGS, compress, *gencode, *entry,
-            *output,
-        ]  # fmt: skip
+        nvcc = [*self.launcher, self.nvcc, "-ccbin", self.cxx, *spread, *NVCC_FLAGS, compress]
+        return [*nvcc, *gencode, *entry, *output]
 
     def link(self, objects, output):
         """Return the command that links a library; no launcher, since linking is not cached."""
-        names = ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib")
-        folders = [self.torch / "lib", *(self.home / name for name in names if (self.home / name).is_dir())]
+        homes = (self.home / "lib64", self.home / "lib", *self.home.glob("targets/*/lib"))
+        folders = [self.torch / "lib", *(path for path in homes if path.is_dir())]
         command = [self.cxx, *LINK_FLAGS, *map(str, objects), *(f"-L{path}" for path in folders)]
         return [*command, "-ltorch_cpu", "-ltorch_cuda", "-lcudart", "-o", str(output)]
-
-
-def _number(architecture):
-    return architecture.replace(".", "")
 
 
 def _groups(unit, architectures):

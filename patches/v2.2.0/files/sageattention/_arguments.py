@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-LAYOUTS = ("HND", "NHD")
-SYNONYMS = {"softmax_scale": "sm_scale", "causal": "is_causal"}  # as flash-attention has them
 _TYPES = (torch.float16, torch.bfloat16)
 
 
@@ -108,12 +106,10 @@ def mask_obstacle(call: Call, sizes: Sizes) -> str:
 
 
 def check_layout(tensor_layout: Any) -> None:
-    if not isinstance(tensor_layout, str) or tensor_layout not in LAYOUTS:
-        shown = repr(tensor_layout) if not isinstance(tensor_layout, torch.Tensor) else "a tensor"
-        raise ValueError(
-            f"tensor_layout is {shown}: expected 'HND' or 'NHD'. (sageattention.scaled_dot_product_attention has the "
-            "order of arguments of torch's function.)"
-        )
+    if not isinstance(tensor_layout, str) or tensor_layout not in ("HND", "NHD"):
+        shown = "a tensor" if isinstance(tensor_layout, torch.Tensor) else repr(tensor_layout)
+        hint = "(sageattention.scaled_dot_product_attention has the order of arguments of torch's function.)"
+        raise ValueError(f"tensor_layout is {shown}: expected 'HND' or 'NHD'. {hint}")
 
 
 def scale_of(sm_scale: float | None, scale: float | None, q: torch.Tensor) -> float:

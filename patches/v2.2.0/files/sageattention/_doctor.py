@@ -19,6 +19,7 @@ from . import _rule, _torch, _triton_kernels, core
 from ._arguments import Call
 
 _SIZES = ((1, 24, 1024, 128), (1, 24, 4608, 128), (2, 10, 4096, 64))  # batch, heads, tokens, head dim
+_DRIVER = "nvidia-smi --query-gpu=driver_version --format=csv,noheader"
 _RIGHT = 0.06  # relative error of any kernel on normal inputs is below this
 # Batch, heads of Q and of K, tokens of Q and of K: what a rule is made from.
 _GRID = (
@@ -35,16 +36,14 @@ _MARGIN = 1.03  # what ours must be faster by on the GPU, since it keeps the hos
 def report() -> int:
     """Print what a bug report needs; return 0 if all is well."""
     advice = []
-    triton = importlib.util.find_spec("triton")
+    has_triton = importlib.util.find_spec("triton") is not None
+    triton = importlib.import_module("triton").__version__ if has_triton else "missing"
     print(f"SageAttention {sageattention.__version__} in {sageattention.__path__[0]}")
-    print(
-        f"Python {platform.python_version()}, torch {torch.__version__} for CUDA {torch.version.cuda}, Triton "
-        f"{importlib.import_module('triton').__version__ if triton else 'missing'}, {platform.platform()}"
-    )
+    versions = f"torch {torch.__version__} for CUDA {torch.version.cuda}, Triton {triton}"
+    print(f"Python {platform.python_version()}, {versions}, {platform.platform()}")
     if not _triton_kernels.has_triton():
-        advice.append(
-            "Masks and sageattn_varlen need Triton and a C compiler: pip install triton; apt install gcc"
-        )
+        missing = "Masks and sageattn_varlen need Triton and a C compiler"
+        advice.append(f"{missing}: pip install triton; apt install gcc")
     enabled = {80: core.SM80_ENABLED, 89: core.SM89_ENABLED, 90: core.SM90_ENABLED}
     print("Loaded: _fused " + " ".join(f"_qattn_sm{number}" for number in enabled if enabled[number]))
     if not torch.cuda.is_available():
@@ -54,14 +53,11 @@ def report() -> int:
     index = torch.cuda.current_device()
     major, minor = torch.cuda.get_device_capability(index)
     name = torch.cuda.get_device_name(index)
-    driver = subprocess.getoutput("nvidia-smi --query-gpu=driver_version --format=csv,noheader").split("\n")[
-        0
-    ]
+    driver, *_ = subprocess.getoutput(f"{_DRIVER} -i {index}").splitlines() or ["unknown"]
     print(f"GPU {index} of {torch.cuda.device_count()}: {name}, {major}.{minor}, driver {driver}")
     file = _rule.user_file(index)
     rule = "by this build's rule" if _rule.load(index) else "ask --measure"
-    if file.is_file():
-        rule = f"as measured here ({file})"
+    rule = f"as measured here ({file})" if file.is_file() else rule
     print(f"SAGEATTENTION_KERNEL={core._FORCED}; when torch's attention is faster: {rule}")
     for batch, heads, tokens, head_dim in _SIZES:
         call = Call(*_inputs(batch, heads, heads, tokens, tokens, head_dim), "HND", False, head_dim**-0.5)
@@ -92,11 +88,8 @@ def measure() -> int:
         print("torch sees no CUDA device: there is nothing to measure.")
         return 1
     index = torch.cuda.current_device()
-    about = {
-        "gpu": torch.cuda.get_device_name(index),
-        "torch": torch.__version__,
-        "version": sageattention.__version__,
-    }
+    name, version = torch.cuda.get_device_name(index), sageattention.__version__
+    about = {"gpu": name, "torch": torch.__version__, "version": version}
     print(f"{about}\ntorch's time / ours; batch, heads of Q and K, tokens of Q and K")
     rule = {}
     for kind, head_dim in itertools.product(_rule.KINDS, _rule.HEAD_DIMS):

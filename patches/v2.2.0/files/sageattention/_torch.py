@@ -60,15 +60,10 @@ def attention(call: Call, derivative: str = "") -> Any:
             attn_mask = attn_mask.expand(1, k.size(-2))
         if is_causal:  # which torch's function does not combine
             causal = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool, device=q.device).tril()
-            if attn_mask.dtype == torch.bool:
-                attn_mask = attn_mask & causal
-            else:
-                attn_mask = attn_mask.masked_fill(~causal, float("-inf"))
-            is_causal = False
-    shared = False
+            is_bool, is_causal = attn_mask.dtype == torch.bool, False
+            attn_mask = attn_mask & causal if is_bool else attn_mask.masked_fill(~causal, float("-inf"))
     # A branch, since torch takes no symbol for it.
-    if q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3):
-        shared = True
+    shared = True if q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3) else False  # noqa: SIM210
     rest = (attn_mask, dropout_p, is_causal, sm_scale, shared)
     if derivative == "tangent":  # only this implementation has forward-mode derivatives
         output, _ = torch.ops.aten._scaled_dot_product_attention_math(

@@ -10,9 +10,7 @@ import torch
 from . import _torch, _triton_kernels
 from ._arguments import Call, is_foreign, properties, sizes_of
 
-_LONG = (
-    1024  # tokens of Q that a sequence has on the average, from which a call for each is faster (on an H100)
-)
+_LONG = 1024  # average length of sequences from which a call for each is faster (on an H100)
 
 
 def attention(
@@ -26,15 +24,11 @@ def attention(
 ) -> torch.Tensor:
     """Compute packed attention; `dense` is `sageattn`, for one sequence."""
     q, k, v = call.q, call.k, call.v
-    sizes = (
-        "packed sequences are plain tensors here" if is_foreign(q) else sizes_of(None, properties(q, k, v))
-    )
+    sizes = "q is of another kind" if is_foreign(q) else sizes_of(None, properties(q, k, v))
     for name, ends in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
-        _need(
-            ends.dim() == 1 and ends.numel() > 0 and ends.shape == cu_seqlens_q.shape,
-            f"{name} has shape {tuple(ends.shape)} and cu_seqlens_q {tuple(cu_seqlens_q.shape)}: expected one "
-            "dimension, of the number of sequences and 1.",
-        )
+        fits = ends.dim() == 1 and ends.numel() > 0 and ends.shape == cu_seqlens_q.shape
+        both = f"{name} has shape {tuple(ends.shape)} and cu_seqlens_q {tuple(cu_seqlens_q.shape)}"
+        _need(fits, f"{both}: expected one dimension, of the number of sequences and 1.")
         _need(ends.dtype in (torch.int32, torch.int64), f"{name} is {ends.dtype}: expected int32 or int64.")
         _need(ends.device == q.device, f"{name} is on {ends.device} and q on {q.device}.")
     packed = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
@@ -51,9 +45,8 @@ def attention(
     _check_lengths("q", ends_q, q.size(0), max_seqlen_q)
     _check_lengths("k", ends_k, min(k.size(0), v.size(0)), max_seqlen_k)
     for i, (start, end) in enumerate(itertools.pairwise(ends_k)):
-        _need(
-            start < end or ends_q[i] == ends_q[i + 1], f"Sequence {i} of k has no tokens, and that of q has."
-        )
+        has_keys = start < end or ends_q[i] == ends_q[i + 1]
+        _need(has_keys, f"Sequence {i} of k has no tokens, and that of q has.")
     if q.numel() == 0 or ends_q[-1] == 0:
         return torch.zeros_like(q)
     old = q.is_cuda and torch.cuda.get_device_capability(q.device) < (8, 0)
@@ -62,9 +55,7 @@ def attention(
     return _triton_kernels.varlen(call, *packed, sizes)
 
 
-def _each(
-    dense: Callable[..., Any], call: Call, ends_q: list[int], ends_k: list[int]
-) -> Iterator[torch.Tensor]:
+def _each(dense: Callable[..., Any], call: Call, ends_q: list[int], ends_k: list[int]) -> Iterator[Any]:
     """Compute sequences one by one; those of one length that follow each other are a batch."""
     q, k, v = call.q, call.k, call.v
     pairs = zip(itertools.pairwise(ends_q), itertools.pairwise(ends_k), strict=True)
@@ -87,10 +78,8 @@ def _check_lengths(name: str, ends: list[int], tokens: int, longest: int) -> Non
     _need(ends[0] == 0, f"cu_seqlens_{name} begins with {ends[0]}, not 0.")
     _need(min(lengths, default=0) >= 0, f"cu_seqlens_{name} decreases: {ends}.")
     _need(ends[-1] <= tokens, f"cu_seqlens_{name} ends at {ends[-1]}, and {name} has {tokens} tokens.")
-    _need(
-        max(lengths, default=0) <= longest,
-        f"max_seqlen_{name} is {longest}, and a sequence of {name} has {max(lengths, default=0)} tokens.",
-    )
+    most = max(lengths, default=0)
+    _need(most <= longest, f"max_seqlen_{name} is {longest}, and a sequence of {name} has {most} tokens.")
 
 
 def _need(holds: bool, message: str) -> None:

@@ -86,15 +86,9 @@ def get_cuda_arch_versions() -> list[str]:
     return [_architecture(index) for index in range(torch.cuda.device_count())]
 
 
-_architectures: dict[int, str] = {}
-
-
 def _architecture(device_index: int) -> str:
-    """Return the architecture of one GPU, such as "sm90"."""
-    if device_index not in _architectures:
-        major, minor = torch.cuda.get_device_capability(device_index)
-        _architectures[device_index] = f"sm{major}{minor}"
-    return _architectures[device_index]
+    major, minor = torch.cuda.get_device_capability(device_index)
+    return f"sm{major}{minor}"
 
 
 def _exporting() -> bool:
@@ -393,9 +387,8 @@ def _named(
         raise ValueError(sizes)
     derivative = _torch.derivative_of(q, k, v, attn_mask)
     if derivative == "tangent":
-        raise RuntimeError(
-            "The kernels have no forward-mode derivative: sageattn() takes torch's function for it."
-        )
+        message = "The kernels have no forward-mode derivative: sageattn() takes torch's function for it."
+        raise RuntimeError(message)
     tied = (q, k, v) if attn_mask is None or not attn_mask.requires_grad else (q, k, v, attn_mask)
     if derivative:
         q, k, v = q.detach(), k.detach(), v.detach()
@@ -497,12 +490,9 @@ def sageattn_qk_int8_pv_fp8_cuda_sm90(
     Args:
         pv_accum_dtype: "fp32+fp32".
     """
-    call = Call(
-        q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k
-    )  # fmt: skip
-    return _named(
-        _FP8_SM90, sageattn_qk_int8_pv_fp8_cuda_sm90, call, scale, kwargs, qk_quant_gran, pv_accum_dtype
-    )
+    call = Call(q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, smooth_k)
+    named = sageattn_qk_int8_pv_fp8_cuda_sm90
+    return _named(_FP8_SM90, named, call, scale, kwargs, qk_quant_gran, pv_accum_dtype)
 
 
 def sageattn_qk_int8_pv_fp16_triton(
