@@ -32,8 +32,8 @@ def scaled_dot_product_attention(
     signature: tuple[Any, ...] = ()
     if attn_mask is None and not query.is_nested and not is_compiling():
         signature = (
-            query.shape, key.shape, value.shape, query.stride(), key.stride(), value.stride(), query.dtype,
-            query.device, is_causal, scale, enable_gqa,
+            query.shape, key.shape, query.stride(), key.stride(), value.stride(), query.device, is_causal, scale,
+            enable_gqa,
         )  # fmt: skip
         offsets = query.storage_offset() | key.storage_offset() | value.storage_offset()
         if signature in faster and offsets % 8 == 0:

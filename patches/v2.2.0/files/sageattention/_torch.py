@@ -15,8 +15,9 @@ sdpa = torch._C._nn.scaled_dot_product_attention
 _SMALLEST_SCALE = 2.0**-126  # of float32, in which they multiply with it
 _PER_CHUNK = 2**26  # elements of QK^T that are held at a time for the logsumexp
 
-# Calls without a mask that torch's function computes faster: all that decides about each, but the tensors' first
-# elements. Looked up before anything else, since some models make hundreds of short calls, and wait for each.
+# Calls without a mask that torch's function computes faster: what decides about each, but the places of the tensors'
+# first elements. (Other types than the kernels', and another shape of V, it computes anyway.) They are looked up before
+# anything else, since some models make hundreds of short calls, and wait for the host.
 faster: set[tuple[Any, ...]] = set()
 _MOST = 4096
 

@@ -310,8 +310,8 @@ def sageattn(
     signature: tuple[Any, ...] = ()
     if attn_mask is None and not (q.is_nested or torch.compiler.is_compiling() or _torch.changed_by_torch()):
         signature = (
-            q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.dtype, q.device, tensor_layout,
-            is_causal, sm_scale, scale, return_lse, qk_quant_gran, pv_accum_dtype,
+            q.shape, k.shape, q.stride(), k.stride(), v.stride(), q.device, tensor_layout, is_causal, sm_scale, scale,
+            return_lse, qk_quant_gran, pv_accum_dtype,
         )  # fmt: skip
         offsets = q.storage_offset() | k.storage_offset() | v.storage_offset()
         if signature in _torch.faster and offsets % 8 == 0:
