@@ -194,7 +194,7 @@ def _build(job: Job) -> list[Path]:
     )
     with job.durations.step("repair", f"Repairing the wheel for {target.platform_tag}"):
         repaired, bundled = repair(wheel, target, job.scratch / "repaired", tools.cuda_home / "lib64")
-        terms = runtime_license_text(torch_env.sites(target)[0])
+        terms = runtime_license_text(torch_env.sites(target)[0]) if bundled else b""
         full = job.scratch / "full"
         finished = [
             embed(wheel, provenance, job.scratch / "basic"),

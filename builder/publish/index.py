@@ -48,7 +48,7 @@ from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, beside
 from builder.util.log import say, warn
-from builder.wheel.wheelfile import WheelError
+from builder.wheel.label import WheelError
 
 WHEELS_JSON = "wheels.json"
 _SCHEMA = 1

@@ -36,7 +36,6 @@ class WheelLabel:
     python: str
     abi: str
     platform: str
-    build: str = ""
 
     @classmethod
     def parse(cls, file_name: str) -> WheelLabel:
@@ -48,8 +47,8 @@ class WheelLabel:
             parse_wheel_filename(file_name)
         except (InvalidWheelFilename, ValueError) as error:
             raise WheelError(f"{file_name}: not the name of a wheel: {error}.") from error
-        distribution, version, *build, python, abi, platform = file_name.removesuffix(".whl").split("-")
-        return cls(distribution, version, python, abi, platform, "".join(build))
+        distribution, version, *_build, python, abi, platform = file_name.removesuffix(".whl").split("-")
+        return cls(distribution, version, python, abi, platform)
 
     @property
     def tag(self) -> str:

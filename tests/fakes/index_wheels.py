@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fakes.libraries import EPOCH
+
 from builder.util.files import file_sha256
 from builder.wheel.label import WheelLabel
 from builder.wheel.sbom import Component, serialize
-from builder.wheel.write import write_wheel
+from builder.wheel.wheelfile import write_wheel
 
 NATIVE = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-manylinux_2_34_x86_64.whl"
 NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-linux_x86_64.whl"
@@ -40,7 +42,7 @@ def make_wheel(
     if sbom:
         files[f"{info}/sboms/sageattention.cdx.json"] = sbom
     folder.mkdir(parents=True, exist_ok=True)
-    return write_wheel(folder / filename, files, epoch=0)
+    return write_wheel(folder / filename, files, epoch=EPOCH)
 
 
 def make_ours(

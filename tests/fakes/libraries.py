@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder.wheel.write import write_wheel
+from builder.wheel.wheelfile import write_wheel
 
 NAME = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-linux_x86_64.whl"
+EPOCH = 1761613216
 INFO = "sageattention-2.2.0+cu130.torch2.11.2.dist-info"
 _SUFFIX_FLAGS = {"": 0x11, "a": 0x100011, "f": 0x200011}
 _COMPRESSION_FLAGS = {"": 0, "lz4": 0x2000, "zstd": 0x8000}
@@ -85,8 +86,8 @@ def pack_wheel(
     about = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {python}-{abi}-{platform}\n"
     members = {
         **files,
-        f"{info}/LICENSE": b"the licence\n",
+        f"{info}/licenses/LICENSE": b"the licence\n",
         f"{info}/METADATA": "\n".join([*head, "", "# Read me", ""]).encode(),
         f"{info}/WHEEL": about.encode(),
     }
-    return write_wheel(folder / name, members, epoch=0)
+    return write_wheel(folder / name, members, epoch=EPOCH)

@@ -77,7 +77,7 @@ def test_places_speed_and_the_revision_do_not_count() -> None:
         ("build.py", True),
         ("requirements.txt", True),
         ("target/project.toml", True),
-        ("wheel/rewrite.py", True),
+        ("wheel/wheelfile.py", True),
         ("a new folder/step.py", True),
         ("reproduce.py", False),
         ("__main__.py", False),

@@ -16,7 +16,7 @@ def test_the_parts_of_a_name() -> None:
     assert (label.distribution, label.version) == ("sageattention", "2.2.0+cu130.torch2.11")
     assert (label.tag, label.machine) == ("cp312-cp312-linux_x86_64", "x86_64")
     several = WheelLabel.parse("a_b-1.0-1-py2.py3-none-manylinux_2_17_aarch64.manylinux2014_aarch64.whl")
-    assert (several.version, several.build, several.python) == ("1.0", "1", "py2.py3")
+    assert (several.version, several.python) == ("1.0", "py2.py3")
     assert (several.machine, len(several.tags)) == ("aarch64", 4)
     assert WheelLabel.parse("a-1.0-py3-none-any.whl").machine == ""
 
