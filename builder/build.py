@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import shutil
@@ -19,7 +21,7 @@ from builder.compile import pep517
 from builder.compile.ccache import open_cache
 from builder.finish.embed import Provenance, embed, runtime_license_text
 from builder.finish.repair import repair
-from builder.finish.store import locked, make_fingerprint, store, up_to_date
+from builder.finish.store import locked, store, up_to_date
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Series, apply_series, files_of, load_series
 from builder.target import architectures
@@ -36,6 +38,11 @@ from builder.util.files import ROOT, file_sha256
 from builder.util.log import Durations, say, show_details, warn
 from builder.wheel.sbom import Component
 
+BUILDER = ROOT / "builder"
+# Code that can't affect a wheel's bytes.
+_NOT_COUNTED = {"smoketest", "check", "publish", "__main__.py", "reproduce.py"}
+# Code, the project's name and address, and the pins of the build's tools.
+_COUNTED_SUFFIXES = {".py", ".toml", ".txt"}
 _GB = 10**9
 # Free disk that a build needs, as measured.
 _BUILD_BYTES = 1.2 * _GB  # source, objects and both wheels
@@ -124,9 +131,8 @@ def build(
     if not job.project.revision:
         warn("this is not a git checkout, so the wheels can't name the commit that they are made by")
     say(f"  g++ {job.gxx.version} ({job.gxx.path})")
-    _check_writable(job.work, "Builds work there: let it be written.")
-    _check_writable(options.wheelhouse, "Choose another one with --wheelhouse DIR.")
-    _check_writable(options.cache_dir, "Choose another one with --cache-dir DIR.")
+    for place in (job.work, options.wheelhouse, options.cache_dir):
+        _check_writable(place)
     with locked(job.work):
         if job.scratch.exists():
             shutil.rmtree(job.scratch)
@@ -146,17 +152,7 @@ def _build(job: Job) -> list[Path]:
     target, options = job.target, job.options
     # The pinned release is known by its content, so that it is not downloaded where all is up to date.
     source = _obtain(job) if options.source else None
-    fingerprint = make_fingerprint(
-        target=target,
-        selection=job.selection,
-        options=options,
-        release=job.release,
-        source=source,
-        patches=job.patches,
-        project=job.project,
-        cuda_version=job.cuda_version,
-        host_compiler=job.gxx.digest(),
-    )
+    fingerprint = make_fingerprint(job, source)
     shared = bool(options.cache_remote)
     existing = [] if options.force else up_to_date(options.wheelhouse, fingerprint, shared=shared)
     if existing and not options.check:
@@ -218,6 +214,36 @@ def _build(job: Job) -> list[Path]:
     return stored
 
 
+def make_fingerprint(job: Job, source: Source | None) -> str:
+    """Return the digest of all that decides what a build's wheels hold.
+
+    Jobs, caches and places change how long a build takes, not its result. The project's revision does not
+    count either, or each commit would make all wheels stale. The source is that of `--source`, if any.
+    """
+    parts = {
+        "target": repr(job.target),
+        "architectures": [str(architecture) for architecture in job.selection.architectures],
+        "release": repr(job.release),
+        "source": [source.location, source.sha256, source.commit] if source and not source.verified else [],
+        "patches": {name: hashlib.sha256(content).hexdigest() for name, content in job.patches.items()},
+        "compilers": [str(job.options.cuda_home), job.cuda_version, job.gxx.digest()],
+        "torch_index": job.options.torch_index,
+        "project": [job.project.name, job.project.url],
+        "code": code_digests(BUILDER),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_digests(builder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of the package `builder` that can change a wheel, by its path."""
+    paths = sorted(path.relative_to(builder) for path in builder.rglob("*") if path.is_file())
+    return {
+        path.as_posix(): file_sha256(builder / path)
+        for path in paths
+        if path.suffix in _COUNTED_SUFFIXES and path.parts[0] not in _NOT_COUNTED
+    }
+
+
 def _obtain(job: Job) -> Source:
     title = job.options.source or f"SageAttention {job.release.version}"
     with job.durations.step("source", f"Obtaining {title}"):
@@ -274,14 +300,17 @@ def _tools(job: Job, tools: Toolchain) -> tuple[Component, ...]:
     return tuple({part.name: part for part in used}.values())
 
 
-def _check_writable(folder: Path, remedy: str) -> None:
+def _check_writable(folder: Path) -> None:
     """Stop where a folder, which need not exist yet, can't be written."""
     try:
         with tempfile.TemporaryFile(dir=_existing(folder)) as trial:
             trial.write(b"x" * 4096)
             trial.flush()
     except OSError as error:
-        raise UsageError(f"{folder} can't be written: {error.strerror}.", remedy) from None
+        raise UsageError(
+            f"{folder} can't be written: {error.strerror}.",
+            "Let it be written. --wheelhouse DIR and --cache-dir DIR name other folders.",
+        ) from None
 
 
 def _check_room(job: Job) -> None:
@@ -290,12 +319,12 @@ def _check_room(job: Job) -> None:
     needs += [] if job.options.cuda_home else [(job.options.cache_dir, _CUDA_HOME_BYTES)]
     if not torch_env.is_installed(job.target, job.options):
         needs.append((torch_env.PACKAGES, _TORCH_BYTES[job.target.cuda.partition(".")[0]]))
-    disks: dict[int, tuple[Path, float]] = {}
+    disks: dict[int, float] = {}
     for folder, size_bytes in needs:
         disk = _existing(folder).stat().st_dev
-        first, total = disks.get(disk, (folder, 0))
-        disks[disk] = (first, total + size_bytes)
-    for folder, size_bytes in disks.values():
+        disks[disk] = disks.get(disk, 0) + size_bytes
+    for folder, _ in needs:
+        size_bytes = disks[_existing(folder).stat().st_dev]
         if shutil.disk_usage(_existing(folder)).free < size_bytes:
             raise UsageError(
                 f"There is less than {size_bytes / _GB:.1f} GB free at {folder}.",

@@ -99,18 +99,14 @@ def compare(wheels: Sequence[Path], others: Sequence[Path]) -> None:
     for wheel, other in zip(wheels, others, strict=True):
         if difference := first_difference(wheel, other):
             tools = [
-                {tool.name: tool.version for tool in _sbom(path).of_kind("build-tool")}
+                {f"{tool.name} {tool.version}" for tool in _sbom(path).of_kind("build-tool")}
                 for path in (wheel, other)
             ]
-            changed = [
-                f"{name} {tools[0].get(name, 'missing')} and {tools[1].get(name, 'missing')}"
-                for name in sorted(tools[0].keys() | tools[1].keys())
-                if tools[0].get(name) != tools[1].get(name)
-            ]
+            only = [", ".join(sorted(tools[0] - tools[1])), ", ".join(sorted(tools[1] - tools[0]))]
             raise ReproducibilityError(
                 f"{wheel.name} is not reproducible: {difference}.",
-                f"The tools differ: {'; '.join(changed)}."
-                if changed
+                f"The tools differ: {' and '.join(only)}."
+                if any(only)
                 else "By the wheels' SBOMs, both were made by the same versions of all tools.",
             )
         say(f"equal: {wheel.name} ({wheel.stat().st_size} bytes, sha256 {file_sha256(wheel)})")

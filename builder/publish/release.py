@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
+from urllib.parse import quote
 
 from github import UnknownObjectException
 from github.GithubObject import NotSet
 from github.GitRelease import GitRelease
 from github.GitReleaseAsset import GitReleaseAsset
 from github.Repository import Repository
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from builder.publish import github_api
 from builder.publish.entries import (
@@ -27,19 +31,37 @@ from builder.publish.entries import (
     SMOKETEST_SUFFIX,
     IndexEntry,
     find_wheels,
+    newest_first,
     read_entry,
     read_metadata,
     read_sbom,
 )
-from builder.publish.page import release_notes
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.files import ROOT, file_sha256
 from builder.util.log import say, step, warn
 from builder.wheel.label import WheelLabel
+from builder.wheel.sbom import Sbom
 
 _PAUSES_SECONDS = (1, 2, 4, 8)  # between tries
 _Result = TypeVar("_Result")
+
+
+def _escape_markdown(value: object) -> object:
+    """Return a text as one line in which nothing is Markdown or HTML."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join(value.split()))
+
+
+_TEMPLATES = Environment(  # noqa: S701 - `finalize` escapes Markdown
+    loader=PackageLoader("builder.publish"),
+    finalize=_escape_markdown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -60,8 +82,8 @@ def main(argv: Sequence[str]) -> int:
 
         if audit.main([*map(str, paths)]) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
-    notes = release_notes(
-        [*entries.values()],
+    notes = _notes(
+        newest_first(entries.values()),
         [read_sbom(path) for path in paths],
         repository=options.repository,
         tag=options.tag,
@@ -127,6 +149,38 @@ def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
             "These wheels should not be released:\n  " + "\n  ".join(reasons),
             f"Name the other wheels, or pass {flags}.",
         )
+
+
+def _notes(
+    entries: Sequence[IndexEntry], sboms: Sequence[Sbom], *, repository: str, tag: str, index_url: str
+) -> str:
+    """Return Markdown that says what a release holds, what it was made from, and how to check that.
+
+    Without the package index's address, the notes say to install a wheel by its own.
+    """
+    patches = {
+        patch.name.rpartition("/")[2]: patch.properties["summary"]
+        for sbom in sboms
+        for patch in sbom.of_kind("patch")
+    }
+    builds = set()
+    for sbom in sboms:
+        nvcc = next((tool.version for tool in sbom.of_kind("build-tool") if "nvcc" in tool.name), "")
+        target = sbom.subject.properties["target"]
+        builds.add((target, sbom.tool_version("torch"), nvcc, sbom.tool_version("g++")))
+    return _TEMPLATES.get_template("notes.md").render(
+        versions=", ".join(dict.fromkeys(entry.release for entry in entries)),
+        machines=" and ".join(sorted({entry.label.machine for entry in entries}, reverse=True)),
+        entries=entries,
+        portable=[entry for entry in entries if entry.portable],
+        basic=[entry for entry in entries if not entry.portable],
+        sources={sbom.source.url or sbom.source.sha256: sbom.source for sbom in sboms}.values(),
+        patches=patches,
+        builds=sorted(builds),
+        repository=repository,
+        address=f"https://github.com/{repository}/releases/download/{quote(tag)}/",
+        index_url=index_url,
+    )
 
 
 def _gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:

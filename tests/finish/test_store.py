@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from builder.finish.store import locked, read_record, record_path, store, up_to_date, wheels_in
-from builder.util.errors import UsageError
 from builder.util.files import file_sha256
 
 NAMES = ("a-1-py3-none-linux_x86_64.whl", "a-1-py3-none-manylinux_2_34_x86_64.whl")
@@ -68,7 +67,7 @@ def test_what_a_killed_build_left_is_built_again(tmp_path: Path, moment: int) ->
     assert {path.name for path in house.iterdir()} == {*NAMES, *(f"{name}.json" for name in NAMES)}
 
 
-BROKEN = [b"", b"\xff", b"[]", b'{"fingerprint": "f"}', b'{"fingerprint": "f", "sha256": [], "cost": 1}']
+BROKEN = [b"", b"\xff", b'{"fingerprint": "f"}', b'{"fingerprint": "f", "sha256": [], "cost": 1}']
 
 
 @pytest.mark.parametrize("content", BROKEN)
@@ -90,15 +89,9 @@ def test_what_a_remote_cache_gave_is_not_up_to_date_without_one(tmp_path: Path) 
 
 def test_a_wheel_that_can_t_be_copied_leaves_the_earlier_one(tmp_path: Path) -> None:
     stored = build(tmp_path, tmp_path / "house", "old")
-    with pytest.raises(UsageError, match="can't be written"):
+    with pytest.raises(FileNotFoundError):
         store([tmp_path / "none" / name for name in NAMES], {"fingerprint": "new"}, tmp_path / "house")
     assert up_to_date(tmp_path / "house", "old") == stored
-
-
-def test_a_wheelhouse_that_can_t_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"file/house can't be written"):
-        build(tmp_path, tmp_path / "file" / "house", "f")
 
 
 def test_a_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:

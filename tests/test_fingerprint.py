@@ -10,28 +10,32 @@ from typing import Any
 import pytest
 from fakes.provenance import RELEASE, SOURCE, TARGET
 
-from builder.finish.store import BUILDER, code_digests, make_fingerprint
+from builder.build import BUILDER, Job, code_digests, make_fingerprint
 from builder.target.architectures import Architecture, Selection
 from builder.target.options import BuildOptions
 from builder.target.project import Project
+from builder.toolchain.gxx import Gxx
 
-INPUTS: dict[str, Any] = {
-    "target": TARGET,
-    "selection": Selection((Architecture(8, 0), Architecture(9, 0, "a")), "all", complete=True),
-    "options": BuildOptions(cache_dir=Path("/cache")),
-    "release": RELEASE,
-    "source": None,
-    "patches": {"0001-build.toml": b"1", "series": b"0001-build.toml\n"},
-    "project": Project("wheels", "https://example.org/wheels", "f" * 40),
-    "cuda_version": "13.0",
-    "host_compiler": "12.2.0-" + "a" * 64,
-}
+JOB = Job(
+    target=TARGET,
+    selection=Selection((Architecture(8, 0), Architecture(9, 0, "a")), "all", complete=True),
+    options=BuildOptions(cache_dir=Path("/cache")),
+    release=RELEASE,
+    series=(),
+    patches={"0001-build.toml": b"1", "series": b"0001-build.toml\n"},
+    project=Project("wheels", "https://example.org/wheels", "f" * 40),
+    work=Path("/work"),
+    check_client_calls=True,
+    hash_seed=0,
+    cuda_version="13.0",
+    gxx=Gxx(Path("/bin/sh"), "12.2.0"),
+)
 FORK = replace(SOURCE, kind="directory", tag="")
 COUNTED_OPTIONS = {"cuda_home", "torch_index"}
 
 
-def fingerprint(**changes: Any) -> str:
-    return make_fingerprint(**{**INPUTS, **changes})
+def fingerprint(source: Any = None, **changes: Any) -> str:
+    return make_fingerprint(replace(JOB, **changes), source)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +55,13 @@ def fingerprint(**changes: Any) -> str:
         {"source": replace(FORK, location="x")},
         {"source": replace(FORK, commit="x")},
         {"patches": {}},
-        {"patches": {**INPUTS["patches"], "files/new.py": b""}},
-        {"patches": {**INPUTS["patches"], "0001-build.toml": b"2"}},
+        {"patches": {**JOB.patches, "files/new.py": b""}},
+        {"patches": {**JOB.patches, "0001-build.toml": b"2"}},
         {"project": Project("mine", "https://example.org/wheels", "f" * 40)},
         {"project": Project("wheels", "https://example.org/mine", "f" * 40)},
         {"cuda_version": "13.0.48"},
-        {"host_compiler": "12.2.1-" + "a" * 64},
+        {"gxx": Gxx(Path("/bin/sh"), "12.2.1")},
+        {"gxx": Gxx(Path("/bin/cat"), "12.2.0")},
     ],
 )
 def test_what_decides_the_wheels_counts(changes: dict[str, Any]) -> None:
@@ -64,11 +69,14 @@ def test_what_decides_the_wheels_counts(changes: dict[str, Any]) -> None:
 
 
 def test_places_speed_and_the_revision_do_not_count() -> None:
-    others = {field.name: "different" for field in fields(BuildOptions) if field.name not in COUNTED_OPTIONS}
-    assert fingerprint(options=replace(INPUTS["options"], **others)) == fingerprint()
+    others: dict[str, Any] = {
+        field.name: "different" for field in fields(BuildOptions) if field.name not in COUNTED_OPTIONS
+    }
+    assert fingerprint(options=replace(JOB.options, **others)) == fingerprint()
     assert fingerprint(source=replace(SOURCE, obtained_from="a mirror")) == fingerprint()
-    assert fingerprint(project=replace(INPUTS["project"], revision="0" * 40)) == fingerprint()
-    assert fingerprint(selection=replace(INPUTS["selection"], reason="asked for")) == fingerprint()
+    assert fingerprint(project=replace(JOB.project, revision="0" * 40)) == fingerprint()
+    assert fingerprint(work=Path("/x"), hash_seed=1, check_client_calls=False) == fingerprint()
+    assert fingerprint(selection=replace(JOB.selection, reason="asked for")) == fingerprint()
 
 
 @pytest.mark.parametrize(
