@@ -47,7 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(f"No command {name!r}.", f"Commands: {', '.join(COMMANDS)}.")
-        return int(importlib.import_module(f"builder.{COMMANDS[name]}").main(rest))
+        try:
+            command = importlib.import_module(f"builder.{COMMANDS[name]}")
+        except ModuleNotFoundError as error:
+            session = f"Run it as the nox session {name}, whose environment has it."
+            raise UsageError(
+                f"{name} needs the package {error.name}, which is not installed.", session
+            ) from None
+        return int(command.main(rest))
     except BuilderError as error:
         fail(str(error))
         return error.exit_code

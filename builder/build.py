@@ -131,8 +131,7 @@ def build(
     if not job.project.revision:
         warn("this is not a git checkout, so the wheels can't name the commit that they are made by")
     say(f"  g++ {job.gxx.version} ({job.gxx.path})")
-    for place in (job.work, options.wheelhouse, options.cache_dir):
-        _check_writable(place)
+    _check_folders(job)
     with locked(job.work):
         if job.scratch.exists():
             shutil.rmtree(job.scratch)
@@ -300,38 +299,29 @@ def _tools(job: Job, tools: Toolchain) -> tuple[Component, ...]:
     return tuple({part.name: part for part in used}.values())
 
 
-def _check_writable(folder: Path) -> None:
-    """Stop where a folder, which need not exist yet, can't be written."""
-    try:
-        with tempfile.TemporaryFile(dir=_existing(folder)) as trial:
-            trial.write(b"x" * 4096)
-            trial.flush()
-    except OSError as error:
-        raise UsageError(
-            f"{folder} can't be written: {error.strerror}.",
-            "Let it be written. --wheelhouse DIR and --cache-dir DIR name other folders.",
-        ) from None
+def _check_folders(job: Job) -> None:
+    """Make the folders that a build writes to, or stop where one can't be written."""
+    for folder in (job.work, job.options.wheelhouse, job.options.cache_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise UsageError(
+                f"{folder} can't be written: {error.strerror}.",
+                "Let it be written. --wheelhouse DIR and --cache-dir DIR name other folders.",
+            ) from None
 
 
 def _check_room(job: Job) -> None:
     """Stop where a disk has less room than a build takes."""
-    needs = [(job.work, _BUILD_BYTES)]
-    needs += [] if job.options.cuda_home else [(job.options.cache_dir, _CUDA_HOME_BYTES)]
+    needs = {job.work: _BUILD_BYTES, job.options.cache_dir: _CUDA_HOME_BYTES}
     if not torch_env.is_installed(job.target, job.options):
-        needs.append((torch_env.PACKAGES, _TORCH_BYTES[job.target.cuda.partition(".")[0]]))
-    disks: dict[int, float] = {}
-    for folder, size_bytes in needs:
-        disk = _existing(folder).stat().st_dev
-        disks[disk] = disks.get(disk, 0) + size_bytes
-    for folder, _ in needs:
-        size_bytes = disks[_existing(folder).stat().st_dev]
-        if shutil.disk_usage(_existing(folder)).free < size_bytes:
+        needs[torch_env.PACKAGES.parent] = _TORCH_BYTES[job.target.cuda.partition(".")[0]]
+    for folder in needs:
+        disk = folder.stat().st_dev
+        wanted = sum(size for other, size in needs.items() if other.stat().st_dev == disk)
+        if shutil.disk_usage(folder).free < wanted:
             raise UsageError(
-                f"There is less than {size_bytes / _GB:.1f} GB free at {folder}.",
+                f"There is less than {wanted / _GB:.1f} GB free at {folder}.",
                 "Make room there. --cache-dir DIR puts the cache elsewhere.",
             )
-
-
-def _existing(folder: Path) -> Path:
-    """Return a folder, or the nearest above it that exists."""
-    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))

@@ -40,6 +40,19 @@ def test_each_command_has_its_help(name: str) -> None:
     assert done.stdout.startswith("usage: nox -s ")
 
 
+def test_a_command_outside_its_environment_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "github", None)
+    for module in ("release", "github_api"):
+        monkeypatch.delitem(sys.modules, f"builder.publish.{module}", raising=False)
+    assert main(["release"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: release needs the package github, which is not installed.\n  Run it as the nox"
+    )
+
+
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_an_interrupted_command_ends_with_130_and_without_a_traceback(name: str) -> None:
     code = (

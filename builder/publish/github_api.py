@@ -66,8 +66,6 @@ def connect(url: str, token: str | None, *, longest_wait_seconds: float = 900) -
             max_rate_limit_wait=longest_wait_seconds,
             allowed_methods={"GET", "PATCH", "DELETE"},
         ),
-        seconds_between_requests=None,
-        seconds_between_writes=None,
         api_version="2022-11-28",
         lazy=True,
     )

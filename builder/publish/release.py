@@ -25,6 +25,7 @@ from github.Repository import Repository
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from builder.check import audit
 from builder.publish import github_api
 from builder.publish.entries import (
     METADATA_SUFFIX,
@@ -78,8 +79,6 @@ def main(argv: Sequence[str]) -> int:
     entries = {path: read_entry(path) for path in paths}
     _refuse(entries.values(), options)
     with step(f"Auditing {len(paths)} wheels"):
-        from builder.check import audit  # noqa: PLC0415 - it reads ELF files; --help needs none of that
-
         if audit.main([*map(str, paths)]) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
     notes = _notes(
@@ -137,12 +136,11 @@ def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
         if not entry.verified and not options.allow_unverified:
             reasons[f"{entry.filename}: its source is not verified"] = "--allow-unverified"
         if not entry.complete and not options.allow_incomplete:
-            architectures = ", ".join(entry.architectures)
-            reason = f"it holds only {architectures} of its target's architectures"
+            reason = f"it holds only {', '.join(entry.architectures)} of its target's architectures"
             reasons[f"{entry.filename}: {reason}"] = "--allow-incomplete"
         if entry.smoke_test["outcome"] == "failed" and not options.allow_failed_smoketest:
-            reason = f"{entry.filename}: its smoke test failed: {entry.smoke_test['detail']}"
-            reasons[reason] = "--allow-failed-smoketest"
+            reason = f"its smoke test failed: {entry.smoke_test['detail']}"
+            reasons[f"{entry.filename}: {reason}"] = "--allow-failed-smoketest"
     if reasons:
         flags = ", ".join(dict.fromkeys(reasons.values()))
         raise ReleaseError(

@@ -63,7 +63,7 @@ def make_ours(
         label = WheelLabel.parse(filename)
         torch = f"torch=={label.torch}.*" if label.torch else "torch>2.8.9999"
         python = ">=3.10" if label.universal else f"==3.{label.python[3:]}.*"
-        architectures = "8.0 8.6 8.9 9.0a 12.0" if label.complete else "8.9"
+        architectures = "8.9" if label.architectures else "8.0 8.6 8.9 9.0a 12.0"
         properties = {"target": "cp312-cu130", "torch": torch, "architectures": architectures}
         subject = Component("wheel", "sageattention", label.version, properties=properties)
         sbom = serialize(subject, components, made_by=Component("build-tool", "fake"), epoch=0)

@@ -119,6 +119,14 @@ def test_only_a_smoke_test_on_a_gpu_that_passed_is_one(
         entries.read_entry(wheel)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"wheel": 1}'])
+def test_a_damaged_report_is_one_error(tmp_path: Path, content: str) -> None:
+    (wheel,) = make_ours(tmp_path, NATIVE)
+    write_report(wheel).write_text(content)
+    with pytest.raises(UsageError, match=r"smoketest\.json is not the report of a smoke test"):
+        write_site(tmp_path, tmp_path / "site")
+
+
 def test_the_wheels_of_an_earlier_index_are_kept_and_equal_names_replaced(
     wheelhouse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
