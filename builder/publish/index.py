@@ -128,26 +128,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="nox -s index --", description="Write the package index and its page.")
-    help_ = "wheels to list (default: the wheelhouse's)"
-    parser.add_argument("wheels", nargs="*", metavar="WHEEL", help=help_)
-    parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
-    parser.add_argument("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site/")
-    for option, help_ in {
-        "--base-url": "link to wheels under this address (a release's assets: "
-        "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index",
-        "--site-url": "where the site will be, for the install lines",
-    }.items():
-        parser.add_argument(option, type=published_address, metavar="URL", help=help_)
+    add = parser.add_argument
+    add("wheels", nargs="*", metavar="WHEEL", help="wheels to list (default: the wheelhouse's)")
+    add("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
+    add("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site/")
+    help_ = "link to wheels under this address (a release's assets: "
+    help_ += "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index"
+    add("--base-url", type=published_address, metavar="URL", help=help_)
+    help_ = "where the site will be, for the install lines"
+    add("--site-url", type=published_address, metavar="URL", help=help_)
     help_ = f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)"
-    parser.add_argument("--previous", metavar="URL|FILE", help=help_)
+    add("--previous", metavar="URL|FILE", help=help_)
     now = datetime.now(timezone.utc).isoformat()
     help_ = "when the wheels that no earlier index has were published: 2026-11-28T20:15:00Z (default: now)"
-    parser.add_argument("--uploaded", type=_time, default=now, metavar="TIME", help=help_)
-    name = os.environ.get("GITHUB_REPOSITORY") or None
+    add("--uploaded", type=_time, default=now, metavar="TIME", help=help_)
     help_ = "for the page's links (default: GITHUB_REPOSITORY)"
-    parser.add_argument("--repository", type=repository, default=name, metavar="OWNER/NAME", help=help_)
+    name = os.environ.get("GITHUB_REPOSITORY") or None
+    add("--repository", type=repository, default=name, metavar="OWNER/NAME", help=help_)
     help_ = "list wheels that lack some of their target's architectures"
-    parser.add_argument("--allow-incomplete", action="store_true", help=help_)
+    add("--allow-incomplete", action="store_true", help=help_)
     return parser
 
 

@@ -81,13 +81,7 @@ def main(argv: Sequence[str]) -> int:
     with step(f"Auditing {len(paths)} wheels"):
         if audit.main([*map(str, paths)]) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
-    notes = _notes(
-        newest_first(entries.values()),
-        [read_sbom(path) for path in paths],
-        repository=options.repository,
-        tag=options.tag,
-        index_url=options.index_url or "",
-    )
+    notes = _notes(newest_first(entries.values()), [read_sbom(path) for path in paths], options)
     with TemporaryDirectory() as folder, github_api.github_errors():
         files = _gather(entries, Path(folder))
         remote = github.get_repo(options.repository)
@@ -104,28 +98,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="nox -s release --", description="Make or complete a GitHub release of the wheels.")
-    parser.add_argument("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
-    parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
-    parser.add_argument("--tag", required=True, help="the release's git tag")
-    parser.add_argument(
-        "--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist"
-    )
-    name, metavar, help_ = os.environ.get("GITHUB_REPOSITORY"), "OWNER/NAME", "default: GITHUB_REPOSITORY"
-    parser.add_argument(
-        "--repository", type=repository, default=name, required=not name, metavar=metavar, help=help_
-    )
+    add = parser.add_argument
+    add("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
+    add("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
+    add("--tag", required=True, help="the release's git tag")
+    add("--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist")
+    name = os.environ.get("GITHUB_REPOSITORY")
+    help_ = "OWNER/NAME (default: GITHUB_REPOSITORY)"
+    add("--repository", type=repository, default=name, required=not name, help=help_)
     github_api.add_api_url(parser)
     help_ = "the package index's address, for the notes"
-    parser.add_argument("--index-url", type=published_address, metavar="URL", help=help_)
-    flags = {
+    add("--index-url", type=published_address, metavar="URL", help=help_)
+    for flag, help_ in {
         "--dry-run": "print the steps and the notes, change nothing",
         "--replace": "replace files of this release with a different SHA-256, and published notes",
         "--allow-unverified": "release builds of a source that was not verified",
         "--allow-incomplete": "release wheels that lack architectures of their target",
         "--allow-failed-smoketest": "release wheels whose smoke test failed",
-    }
-    for flag, help_ in flags.items():
-        parser.add_argument(flag, action="store_true", help=help_)
+    }.items():
+        add(flag, action="store_true", help=help_)
     return parser
 
 
@@ -149,9 +140,7 @@ def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
         )
 
 
-def _notes(
-    entries: Sequence[IndexEntry], sboms: Sequence[Sbom], *, repository: str, tag: str, index_url: str
-) -> str:
+def _notes(entries: Sequence[IndexEntry], sboms: Sequence[Sbom], options: argparse.Namespace) -> str:
     """Return Markdown that says what a release holds, what it was made from, and how to check that.
 
     Without the package index's address, the notes say to install a wheel by its own.
@@ -175,9 +164,9 @@ def _notes(
         sources={sbom.source.url or sbom.source.sha256: sbom.source for sbom in sboms}.values(),
         patches=patches,
         builds=sorted(builds),
-        repository=repository,
-        address=f"https://github.com/{repository}/releases/download/{quote(tag)}/",
-        index_url=index_url,
+        repository=options.repository,
+        address=f"https://github.com/{options.repository}/releases/download/{quote(options.tag)}/",
+        index_url=options.index_url,
     )
 
 
@@ -287,26 +276,21 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
     actions = _plan(files, assets, replace=replace)
     for name in sorted(assets.keys() - {path.name for path in files}):
         warn(f"The release also has {name}, which is not one of these files: it stays.")
-    with step(f"Uploading {sum(action != 'keep' for action in actions.values())} of {len(files)} files"):
-        for path, action in actions.items():
-            if action == "keep":
-                continue
+    uploads = [path for path, action in actions.items() if action != "keep"]
+    with step(f"Uploading {len(uploads)} of {len(files)} files"):
+        for path in uploads:
             if path.name in assets:
                 assets[path.name].delete_asset()
             say(f"  sending: {path.name} ({path.stat().st_size / 1e6:.1f} MB)")
             kind = {".whl": "application/zip", ".json": "application/json"}.get(path.suffix, "text/plain")
             with path.open("rb") as file:
-                asset = release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
-            if asset.digest != f"sha256:{files[path]}":
-                asset.delete_asset()
-                raise github_api.TransientError(f"{path.name} arrived with a different SHA-256.")
-    digests = {asset.name: asset.digest for asset in release.get_assets()}
-    wrong = [path.name for path, sha256 in files.items() if digests.get(path.name) != f"sha256:{sha256}"]
-    if wrong:
-        raise ReleaseError(
-            f"The release lacks these files, or has them with a different SHA-256: {', '.join(wrong)}.",
-            "Run the same command again.",
-        )
+                release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
+    assets = {asset.name: asset for asset in release.get_assets()}
+    for path, sha256 in files.items():
+        if path.name not in assets or assets[path.name].digest != f"sha256:{sha256}":
+            if path.name in assets:
+                assets[path.name].delete_asset()
+            raise github_api.TransientError(f"{path.name} did not arrive, or with a different SHA-256.")
     say(f"Verified {len(files)} files by SHA-256.")
 
 
