@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -79,24 +78,8 @@ def test_places_speed_and_the_revision_do_not_count() -> None:
     assert fingerprint(selection=replace(JOB.selection, reason="asked for")) == fingerprint()
 
 
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("build.py", True),
-        ("requirements.txt", True),
-        ("target/project.toml", True),
-        ("wheel/wheelfile.py", True),
-        ("a new folder/step.py", True),
-        ("reproduce.py", False),
-        ("__main__.py", False),
-        ("check/audit.py", False),
-        ("publish/index.py", False),
-        ("smoketest/cli.py", False),
-    ],
-)
-def test_code_counts_if_it_comes_before_the_finished_wheel(tmp_path: Path, name: str, counts: bool) -> None:
-    copy = Path(shutil.copytree(BUILDER, tmp_path / "builder", ignore=shutil.ignore_patterns("__pycache__")))
-    before = code_digests(copy)
-    (copy / name).parent.mkdir(exist_ok=True)
-    (copy / name).write_text("# changed\n")
-    assert (code_digests(copy) != before) is counts
+def test_code_counts_if_it_comes_before_the_finished_wheel() -> None:
+    counted = {path.partition("/")[0] for path in code_digests(BUILDER)}
+    folders = {"util", "target", "wheel", "source", "toolchain", "compile", "finish"}
+    assert counted == folders | {"__init__.py", "build.py", "requirements.txt"}
+    assert "target/project.toml" in code_digests(BUILDER)

@@ -24,11 +24,6 @@ from builder.target.targets import load_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-WRITES = {
-    "attest": {"id-token", "attestations"},
-    "release": {"contents"},
-    "pages": {"pages", "id-token"},
-}
 
 
 def load(path: Path) -> dict[str, Any]:
