@@ -50,10 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             command = importlib.import_module(f"builder.{COMMANDS[name]}")
         except ModuleNotFoundError as error:
-            session = f"Run it as the nox session {name}, whose environment has it."
-            raise UsageError(
-                f"{name} needs the package {error.name}, which is not installed.", session
-            ) from None
+            message = f"{name} needs the package {error.name}, which is not installed."
+            raise UsageError(message, f"Run it as the nox session {name}, which installs it.") from None
         return int(command.main(rest))
     except BuilderError as error:
         fail(str(error))

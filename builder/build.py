@@ -43,11 +43,9 @@ BUILDER = ROOT / "builder"
 _NOT_COUNTED = {"smoketest", "check", "publish", "__main__.py", "reproduce.py"}
 # Code, the project's name and address, and the pins of the build's tools.
 _COUNTED_SUFFIXES = {".py", ".toml", ".txt"}
-_GB = 10**9
-# Free disk that a build needs, as measured.
-_BUILD_BYTES = 1.2 * _GB  # source, objects and both wheels
-_CUDA_HOME_BYTES = 0.3 * _GB  # 215 MB for CUDA 13.0, and the archives of CUDA 12.8
-_TORCH_BYTES = {"13": 4.9 * _GB, "12": 6.9 * _GB}  # torch and the compiler's packages, installed
+# Free disk that a build needs, as measured, beside this checkout's own environments.
+_BUILD_GB = 1.5  # source, objects, both wheels and the CUDA_HOME
+_TORCH_GB = {"13": 4.9, "12": 6.9}  # torch and the compiler's packages, installed
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,10 @@ def _build(job: Job) -> list[Path]:
     if existing and not options.check:
         say("\nUp to date (--force builds again):")
         return existing
-    _check_room(job)
+    installed = torch_env.is_installed(target, options)
+    room_gb = _BUILD_GB + (0 if installed else _TORCH_GB[target.cuda[:2]])
+    if shutil.disk_usage(job.work).free < room_gb * 1e9:
+        raise UsageError(f"There is less than {room_gb:.1f} GB free at {job.work}.", "Make room there.")
     source = source or _obtain(job)
     with job.durations.step("patches", "Applying patches"):
         applied = apply_series(job.series, source.tree)
@@ -165,7 +166,6 @@ def _build(job: Job) -> list[Path]:
             say(f"  {patch.name}: {patch.summary}")
     plan = resources.plan_jobs(resources.cores(), resources.available_memory_bytes(), options.jobs)
     if options.check:
-        installed = torch_env.is_installed(target, job.options)
         say("\nPlan:")
         say(f"  torch {target.torch}: {'is installed' if installed else 'to be installed'}")
         say(f"  {plan.reason}")
@@ -306,22 +306,5 @@ def _check_folders(job: Job) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
-            raise UsageError(
-                f"{folder} can't be written: {error.strerror}.",
-                "Let it be written. --wheelhouse DIR and --cache-dir DIR name other folders.",
-            ) from None
-
-
-def _check_room(job: Job) -> None:
-    """Stop where a disk has less room than a build takes."""
-    needs = {job.work: _BUILD_BYTES, job.options.cache_dir: _CUDA_HOME_BYTES}
-    if not torch_env.is_installed(job.target, job.options):
-        needs[torch_env.PACKAGES.parent] = _TORCH_BYTES[job.target.cuda.partition(".")[0]]
-    for folder in needs:
-        disk = folder.stat().st_dev
-        wanted = sum(size for other, size in needs.items() if other.stat().st_dev == disk)
-        if shutil.disk_usage(folder).free < wanted:
-            raise UsageError(
-                f"There is less than {wanted / _GB:.1f} GB free at {folder}.",
-                "Make room there. --cache-dir DIR puts the cache elsewhere.",
-            )
+            remedy = "Let it be written. --wheelhouse DIR and --cache-dir DIR name other folders."
+            raise UsageError(f"{folder} can't be written: {error.strerror}.", remedy) from None

@@ -102,13 +102,10 @@ def compare(wheels: Sequence[Path], others: Sequence[Path]) -> None:
                 {f"{tool.name} {tool.version}" for tool in _sbom(path).of_kind("build-tool")}
                 for path in (wheel, other)
             ]
-            only = [", ".join(sorted(tools[0] - tools[1])), ", ".join(sorted(tools[1] - tools[0]))]
-            raise ReproducibilityError(
-                f"{wheel.name} is not reproducible: {difference}.",
-                f"The tools differ: {' and '.join(only)}."
-                if any(only)
-                else "By the wheels' SBOMs, both were made by the same versions of all tools.",
-            )
+            remedy = "By the wheels' SBOMs, both were made by the same versions of all tools."
+            if tools[0] != tools[1]:
+                remedy = f"The tools differ: {', '.join(sorted(tools[0] ^ tools[1]))}."
+            raise ReproducibilityError(f"{wheel.name} is not reproducible: {difference}.", remedy)
         say(f"equal: {wheel.name} ({wheel.stat().st_size} bytes, sha256 {file_sha256(wheel)})")
 
 

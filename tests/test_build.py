@@ -103,10 +103,9 @@ def test_no_g_plus_plus(tmp_path: Path, options: BuildOptions, monkeypatch: pyte
 
 
 def test_too_little_room(tmp_path: Path, options: BuildOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is installed already takes no more room; a toolkit of the user's makes no other one."""
+    """What is installed already takes no more room."""
     free = 6 * 10**9
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 0, free))
-    monkeypatch.setattr(torch_env, "PACKAGES", tmp_path / "packages")
     with pytest.raises(UsageError, match=r"less than 6\.4 GB free at .*build/cp312-cu130"):
         build.build(TARGET, options, work_root=tmp_path / "build")
     monkeypatch.setattr(torch_env, "is_installed", lambda target, options: True)

@@ -98,10 +98,8 @@ def runtime_license_text(site_packages: Path) -> bytes:
     for path in sorted(site_packages.glob("nvidia_cuda_runtime*.dist-info/**/*")):
         if path.name.lower().startswith("license") and path.is_file():
             return path.read_bytes()
-    raise RepairError(
-        f"NVIDIA's terms for the CUDA runtime, which the wheel bundles, are not in {site_packages}.",
-        "They are in the package nvidia-cuda-runtime, which torch requires: install torch.",
-    )
+    problem = f"NVIDIA's terms for the CUDA runtime, which the wheel bundles, are not in {site_packages}."
+    raise RepairError(problem, "They are in the package nvidia-cuda-runtime, which torch requires.")
 
 
 def _describe(provenance: Provenance, *, runtime: bool) -> str:

@@ -48,10 +48,11 @@ def repair(wheel: Path, target: Target, out_dir: Path, cuda_libraries: Path) -> 
     for soname in sorted({soname for library in elves.values() for soname in library.needed}):
         owner = owner_of(soname, policy.whitelist)
         if owner is None and soname not in libraries:
-            raise RepairError(
-                f"The wheel needs {soname}, which neither {policy.name} nor torch nor the driver provides.",
-                "Link it statically, or add it to builder/wheel/libraries.py if it may be bundled.",
+            problem = (
+                f"The wheel needs {soname}, which neither {policy.name} nor torch nor the driver provides."
             )
+            remedy = "Link it statically, or add it to builder/wheel/libraries.py if it may be bundled."
+            raise RepairError(problem, remedy)
         if owner is None or owner is SYSTEM:
             continue
         if not owner.bundled:
@@ -63,14 +64,10 @@ def repair(wheel: Path, target: Target, out_dir: Path, cuda_libraries: Path) -> 
             raise RepairError(f"The wheel needs {soname}, which is not in {cuda_libraries}.")
         libraries[soname] = read_elf(path.read_bytes(), soname)
         say(f"  bundled: {soname}")
-    symbols = [
-        f"{name} needs {phrase}"
-        for name, library in sorted(libraries.items())
-        for phrase in too_new(library, policy)
-    ]
+    names = sorted(libraries)
+    symbols = [f"\n    {name} needs {each}" for name in names for each in too_new(libraries[name], policy)]
     if symbols:
-        problem = f"The wheel can't be tagged {policy.name}:\n    " + "\n    ".join(symbols)
-        raise RepairError(problem, way_out(policy))
+        raise RepairError(f"The wheel can't be tagged {policy.name}:{''.join(symbols)}", way_out(policy))
     repaired = _run_auditwheel(wheel, target, excluded, out_dir, cuda_libraries)
     with Wheel(repaired) as opened:
         return repaired, [_component(opened, soname, path) for soname, path in bundled.items()]
@@ -89,10 +86,8 @@ def _run_auditwheel(
     finished = process.run(command, env=env, timeout_seconds=None, check=False)
     wheels = list(out_dir.glob("*.whl"))
     if finished.status != 0 or len(wheels) != 1:
-        raise RepairError(
-            f"auditwheel could not make a {target.platform_tag} wheel of {wheel.name}:"
-            f"{finished.last_lines(15)}"
-        )
+        problem = f"auditwheel could not make a {target.platform_tag} wheel of {wheel.name}:"
+        raise RepairError(problem + finished.last_lines(15))
     return wheels[0]
 
 

@@ -89,11 +89,10 @@ def main(argv: Sequence[str]) -> int:
             warn(f"Left out: {error.message}")
     incomplete = [entry.filename for entry in entries if not entry.complete]
     if incomplete and not options.allow_incomplete:
-        raise UsageError(
-            f"These lack architectures of their target: {', '.join(incomplete)}.",
-            "pip would prefer them to the complete ones. Build with --arch all, name the wheels to list, "
-            "or pass --allow-incomplete.",
+        remedy = (
+            "Build with --arch all, name the wheels to list, or pass --allow-incomplete: pip prefers these."
         )
+        raise UsageError(f"These lack architectures of their target: {', '.join(incomplete)}.", remedy)
     earlier = {entry.filename: entry for entry in _previous(options.previous)} if options.previous else {}
     replaced = options.out / WHEELS_JSON
     known = [*(_parse(replaced.read_bytes(), str(replaced)) if replaced.is_file() else []), *earlier.values()]
@@ -111,10 +110,8 @@ def main(argv: Sequence[str]) -> int:
     entries = newest_first(earlier.values())
     offered = [entry for entry in entries if entry.portable]
     if not offered:
-        raise UsageError(
-            "There is no PEP 600 wheel (manylinux) of this project to list.",
-            "Build a target on a system whose glibc is no newer than the target's platform tag.",
-        )
+        remedy = "Build a target on a system whose glibc is no newer than the target's platform tag."
+        raise UsageError("There is no PEP 600 wheel (manylinux) of this project to list.", remedy)
     texts = _indexes(offered)
     texts["index.html"] = _page(entries, offered, options.site_url, options.repository)
     texts[WHEELS_JSON] = _json({"schema": _SCHEMA, "wheels": [entry.as_json() for entry in entries]})
@@ -176,10 +173,10 @@ def _previous(place: str) -> list[IndexEntry]:
         raise UsageError(f"--previous {place}: {error.strerror}.") from None
     for entry in entries:
         if entry.beside_the_index:
-            raise UsageError(
-                f"{place}: {entry.filename} has no address of its own: that site serves the file itself.",
-                "Give the wheel's file too, and omit --previous.",
+            message = (
+                f"{place}: {entry.filename} has no address of its own: that site serves the file itself."
             )
+            raise UsageError(message, "Give the wheel's file too, and omit --previous.")
     say(f"The earlier index has {len(entries)} wheels.")
     return entries
 
@@ -191,9 +188,8 @@ def _parse(document: bytes, place: str) -> list[IndexEntry]:
             raise ValueError(f"its schema is not {_SCHEMA}")
         return [IndexEntry.from_json(entry) for entry in values["wheels"]]
     except (ValueError, LookupError, TypeError) as error:
-        raise UsageError(
-            f"{place}: it is not an index's {WHEELS_JSON}: {error!r}.", "Remove it, or give the right file."
-        ) from None
+        message = f"{place}: it is not an index's {WHEELS_JSON}: {error!r}."
+        raise UsageError(message, "Remove it, or give the right file.") from None
 
 
 def _write(out: Path, texts: Mapping[str, str], wheels: Mapping[Path, str]) -> None:
@@ -203,10 +199,8 @@ def _write(out: Path, texts: Mapping[str, str], wheels: Mapping[Path, str]) -> N
     """
     try:
         if out.exists() and not (out / WHEELS_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(
-                f"{out} exists and is not an index: it has no {WHEELS_JSON}.",
-                "Empty it, or give another folder with --out.",
-            )
+            message = f"{out} exists and is not an index: it has no {WHEELS_JSON}."
+            raise UsageError(message, "Empty it, or give another folder with --out.")
         with beside(out.absolute()) as site:
             for name, text in texts.items():
                 (site / name).parent.mkdir(parents=True, exist_ok=True)

@@ -70,10 +70,10 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     token = github_api.token_from_environment()
     if token is None and not options.dry_run:
-        raise UsageError(
-            "Neither GITHUB_TOKEN nor GH_TOKEN is set.",
-            "Make a token with write access to the repository's contents, and set it for this command alone.",
+        remedy = (
+            "Make a token that may write to the repository's contents, and set it for this command alone."
         )
+        raise UsageError("Neither GITHUB_TOKEN nor GH_TOKEN is set.", remedy)
     github = github_api.connect(options.api_url, token)
     paths = find_wheels(options.wheels, options.wheelhouse)
     entries = {path: read_entry(path) for path in paths}
@@ -133,11 +133,8 @@ def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
             reason = f"its smoke test failed: {entry.smoke_test['detail']}"
             reasons[f"{entry.filename}: {reason}"] = "--allow-failed-smoketest"
     if reasons:
-        flags = ", ".join(dict.fromkeys(reasons.values()))
-        raise ReleaseError(
-            "These wheels should not be released:\n  " + "\n  ".join(reasons),
-            f"Name the other wheels, or pass {flags}.",
-        )
+        remedy = f"Name the other wheels, or pass {', '.join(dict.fromkeys(reasons.values()))}."
+        raise ReleaseError("These wheels should not be released:\n  " + "\n  ".join(reasons), remedy)
 
 
 def _notes(entries: Sequence[IndexEntry], sboms: Sequence[Sbom], options: argparse.Namespace) -> str:
@@ -178,10 +175,8 @@ def _gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]
     files: dict[Path, str] = {}
     for wheel, entry in entries.items():
         files[wheel] = entry.sha256  # of the bytes that were read before the audit
-        for suffix in (".json", SMOKETEST_SUFFIX):
-            report = wheel.with_name(wheel.name + suffix)
-            if report.is_file():
-                files[report] = file_sha256(report)
+        reports = (wheel.with_name(wheel.name + suffix) for suffix in (".json", SMOKETEST_SUFFIX))
+        files |= {report: file_sha256(report) for report in reports if report.is_file()}
         if entry.portable:
             metadata = folder / (wheel.name + METADATA_SUFFIX)
             metadata.write_bytes(read_metadata(wheel))
@@ -200,13 +195,11 @@ def _complete(options: argparse.Namespace, files: Mapping[Path, str], notes: str
     if release.draft:
         release = release.update_release(options.tag, notes, draft=False)
         say(f"Published: {release.html_url}")
-    elif (release.body or "").replace("\r\n", "\n").strip() == notes.strip():
-        say("The release is complete.")
     elif options.replace:
         release.update_release(release.name or options.tag, notes, prerelease=release.prerelease)
         say("Replaced the notes.")
     else:
-        warn("The published notes differ from those of these wheels; --replace replaces them.")
+        say("The release is complete. Its notes stay as they are: --replace replaces them.")
     published = release.published_at.isoformat()
     say(f"For the index: --uploaded {published}")
     if output := os.environ.get("GITHUB_OUTPUT"):
@@ -240,10 +233,9 @@ def _find(remote: Repository, tag: str, files: Mapping[Path, str]) -> GitRelease
             for asset in release.assets:
                 sha256 = wheels.get(_build(asset.name)) if asset.name.endswith(".whl") else None
                 if sha256 and asset.digest != f"sha256:{sha256}":
+                    message = f"{release.html_url} has other content for this version: {asset.name}."
                     raise ReleaseError(
-                        f"{release.html_url} has other content for this version: {asset.name}.",
-                        "A published version stays as it is, and pip and uv would not upgrade it. Raise the "
-                        "revision of the patches.",
+                        message, "pip and uv would not upgrade it. Raise the patches' revision."
                     )
     return min(releases, key=lambda release: (release.draft, release.id), default=None)
 
@@ -261,13 +253,10 @@ def _create(options: argparse.Namespace, notes: str, remote: Repository) -> GitR
         try:
             remote.get_git_ref(f"tags/{options.tag}").complete()
         except UnknownObjectException:
-            raise ReleaseError(
-                f"The repository has no tag {options.tag}.",
-                "Push it first, or say with --target COMMIT where to make it.",
-            ) from None
-    return remote.create_git_release(
-        options.tag, options.tag, notes, draft=True, target_commitish=options.target or NotSet
-    )
+            remedy = "Push it first, or say with --target COMMIT where to make it."
+            raise ReleaseError(f"The repository has no tag {options.tag}.", remedy) from None
+    commit = options.target or NotSet
+    return remote.create_git_release(options.tag, options.tag, notes, draft=True, target_commitish=commit)
 
 
 def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) -> None:
@@ -310,10 +299,13 @@ def _plan(
             if asset.state == "uploaded":  # and not a partial one of an upload that failed
                 different.append(f"{path.name}: the release has {asset.digest}, this is {sha256}")
     if different and not replace:
-        raise ReleaseError(
-            "The release has files of these names with a different SHA-256:\n  " + "\n  ".join(different),
-            "Release under another tag, or pass --replace, which breaks installs that are pinned by hash.",
+        message = "The release has files of these names with a different SHA-256:\n  " + "\n  ".join(
+            different
         )
+        remedy = (
+            "Release under another tag, or pass --replace, which breaks installs that are pinned by hash."
+        )
+        raise ReleaseError(message, remedy)
     return actions
 
 
