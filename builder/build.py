@@ -11,7 +11,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
 from builder.toolchain.gxx import Gxx, find_gxx
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, file_sha256
-from builder.util.log import Durations, say, show_details, warn
+from builder.util.log import say, show_details, step, warn
 from builder.wheel.sbom import Component
 
 BUILDER = ROOT / "builder"
@@ -71,7 +71,6 @@ class Job:
     hash_seed: int
     cuda_version: str
     gxx: Gxx
-    durations: Durations = field(default_factory=Durations)
 
     @property
     def scratch(self) -> Path:
@@ -160,7 +159,7 @@ def _build(job: Job) -> list[Path]:
     if shutil.disk_usage(job.work).free < room_gb * 1e9:
         raise UsageError(f"There is less than {room_gb:.1f} GB free at {job.work}.", "Make room there.")
     source = source or _obtain(job)
-    with job.durations.step("patches", "Applying patches"):
+    with step("Applying patches"):
         applied = apply_series(job.series, source.tree)
         for patch in applied:
             say(f"  {patch.name}: {patch.summary}")
@@ -171,9 +170,9 @@ def _build(job: Job) -> list[Path]:
         say(f"  {plan.reason}")
         say(f"  {options.wheelhouse}: {'is up to date' if existing else 'gets two wheels'}")
         return []
-    with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
+    with step(f"Installing torch {target.torch} for CUDA {target.cuda}"):
         say(f"  torch {torch_env.install(target, options)}")
-    with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
+    with step(f"Preparing the CUDA {target.cuda} compiler"):
         tools = resolve(target, options, torch_env.sites(target), job.gxx)
         say(f"  nvcc {tools.nvcc_version}, g++ {tools.gxx.version}")
     wheel, cost = _compile(job, source, tools, plan)
@@ -187,7 +186,7 @@ def _build(job: Job) -> list[Path]:
         project=job.project,
         epoch=job.release.source_date_epoch,
     )
-    with job.durations.step("repair", f"Repairing the wheel for {target.platform_tag}"):
+    with step(f"Repairing the wheel for {target.platform_tag}"):
         repaired, bundled = repair(wheel, target, job.scratch / "repaired", tools.cuda_home / "lib64")
         terms = runtime_license_text(torch_env.sites(target)[0]) if bundled else b""
         full = job.scratch / "full"
@@ -195,7 +194,7 @@ def _build(job: Job) -> list[Path]:
             embed(wheel, provenance, job.scratch / "basic"),
             embed(repaired, provenance, full, bundled=bundled, runtime_license=terms),
         ]
-    with job.durations.step("check", "Checking both wheels, with only torch beside them"):
+    with step("Checking both wheels, with only torch beside them"):
         checks = check_new(finished, target, job.options, job.scratch, contract=job.check_client_calls)
     record = {
         "schema": 2,
@@ -206,7 +205,6 @@ def _build(job: Job) -> list[Path]:
         "built_on": {"libc": "-".join(platform.libc_ver()), "machine": platform.machine()},
         "cost": cost,
         "cache_remote": cost["compiler_cache"].pop("remote"),
-        "durations_seconds": {name: round(value, 1) for name, value in job.durations.seconds.items()},
     }
     stored = store(finished, record, options.wheelhouse)
     say("\nBuilt:")
@@ -244,8 +242,7 @@ def code_digests(builder: Path) -> dict[str, str]:
 
 
 def _obtain(job: Job) -> Source:
-    title = job.options.source or f"SageAttention {job.release.version}"
-    with job.durations.step("source", f"Obtaining {title}"):
+    with step(f"Obtaining {job.options.source or f'SageAttention {job.release.version}'}"):
         return obtain(job.options, job.release, job.scratch)
 
 
@@ -272,8 +269,7 @@ def _compile(
         hash_seed=job.hash_seed,
     )
     env = {**env, **cache.env, "TMPDIR": str(temporary)}
-    title = f"Compiling for {architectures.join(job.selection.architectures)}"
-    with job.durations.step("compile", title):
+    with step(f"Compiling for {architectures.join(job.selection.architectures)}"):
         compiled = pep517.run_build(
             source.tree, job.scratch / "wheel", log, env, jobs=plan.jobs, echo=job.options.verbose
         )

@@ -35,11 +35,6 @@ def read_record(wheel: Path) -> dict[str, Any]:
     return record
 
 
-def wheels_in(wheelhouse: Path) -> list[Path]:
-    """Return the wheels of a wheelhouse, sorted."""
-    return sorted(wheelhouse.glob("*.whl"))
-
-
 def store(wheels: list[Path], build: dict[str, Any], wheelhouse: Path) -> list[Path]:
     """Put the wheels of a build into the wheelhouse; return their new paths.
 
@@ -64,7 +59,7 @@ def up_to_date(wheelhouse: Path, fingerprint: str, *, shared: bool = True) -> li
     """
     wheels: list[Path] = []
     wheels_of_build = 0
-    for wheel in wheels_in(wheelhouse):
+    for wheel in sorted(wheelhouse.glob("*.whl")):
         record = read_record(wheel)
         if record.get("fingerprint") != fingerprint or (record.get("cache_remote") and not shared):
             continue

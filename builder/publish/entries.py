@@ -15,7 +15,7 @@ from packaging.metadata import parse_email
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.finish.store import IMPORTED, read_record, wheels_in
+from builder.finish.store import IMPORTED, read_record
 from builder.smoketest.report import ExitCode
 from builder.util.errors import UsageError
 from builder.util.files import file_sha256
@@ -74,12 +74,6 @@ class IndexEntry:
         return self.label.version.partition("+")[0]
 
     @property
-    def python(self) -> str:
-        """Python and ABI tag: `cp312`, or `py3-none`."""
-        label = self.label
-        return label.python if label.abi == label.python else f"{label.python}-{label.abi}"
-
-    @property
     def cuda(self) -> str:
         """The CUDA version as PyTorch writes it: `cu130`."""
         return f"cu{self.label.cuda.replace('.', '')}"
@@ -126,8 +120,9 @@ class IndexEntry:
     def as_json(self) -> dict[str, Any]:
         """Return it as `wheels.json` has it: with the parts of its file name."""
         label = self.label
-        parts = {"project": self.project, "python": self.python, "cuda": self.cuda}
-        return {**dataclasses.asdict(self), **parts, "version": label.version, "platform": label.platform}
+        python = label.python if label.abi == label.python else f"{label.python}-{label.abi}"
+        parts = {"project": self.project, "version": label.version, "cuda": self.cuda, "python": python}
+        return {**dataclasses.asdict(self), **parts, "platform": label.platform}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IndexEntry:
@@ -140,7 +135,7 @@ def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
 
     def place(entry: IndexEntry) -> tuple[object, ...]:
         label = entry.label
-        return not label.universal, -label.revision, entry.python, label.machine == "aarch64", entry.filename
+        return not label.universal, -label.revision, label.python, label.machine == "aarch64", entry.filename
 
     ordered = sorted(entries, key=place)
     return sorted(ordered, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
@@ -148,7 +143,7 @@ def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
 
 def find_wheels(names: Sequence[str], wheelhouse: Path) -> list[Path]:
     """Return the named wheels, or all of the wheelhouse, sorted by name; UsageError if there is none."""
-    paths = [Path(name) for name in names] or wheels_in(wheelhouse)
+    paths = [Path(name) for name in names] or [*wheelhouse.glob("*.whl")]
     if not paths:
         raise UsageError(f"There is no wheel in {wheelhouse}.", "Build one: `nox -l` lists the targets.")
     return sorted(paths, key=lambda path: path.name)

@@ -55,7 +55,7 @@ from builder.util.log import say, warn
 WHEELS_JSON = "wheels.json"
 _SCHEMA = 1
 _META = {"api-version": "1.1"}  # PEP 700, which adds `versions`, `size` and `upload-time`
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=PackageLoader("builder.publish"),
     autoescape=True,
     undefined=StrictUndefined,
@@ -197,20 +197,17 @@ def _write(out: Path, texts: Mapping[str, str], wheels: Mapping[Path, str]) -> N
 
     The texts are by their paths in the site; the wheels are copied, each into its folder.
     """
-    try:
-        if out.exists() and not (out / WHEELS_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
-            message = f"{out} exists and is not an index: it has no {WHEELS_JSON}."
-            raise UsageError(message, "Empty it, or give another folder with --out.")
-        with beside(out.absolute()) as site:
-            for name, text in texts.items():
-                (site / name).parent.mkdir(parents=True, exist_ok=True)
-                (site / name).write_text(text, encoding="utf-8")
-            for wheel, folder in wheels.items():
-                (site / folder).mkdir(exist_ok=True)  # `basic`, which no page made
-                shutil.copyfile(wheel, site / folder / wheel.name)
-                (site / folder / (wheel.name + METADATA_SUFFIX)).write_bytes(read_metadata(wheel))
-    except OSError as error:
-        raise UsageError(f"{out} can't be written: {error}.", "Give another folder with --out.") from error
+    if out.exists() and not (out / WHEELS_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
+        message = f"{out} exists and is not an index: it has no {WHEELS_JSON}."
+        raise UsageError(message, "Empty it, or give another folder with --out.")
+    with beside(out.absolute()) as site:
+        for name, text in texts.items():
+            (site / name).parent.mkdir(parents=True, exist_ok=True)
+            (site / name).write_text(text, encoding="utf-8")
+        for wheel, folder in wheels.items():
+            (site / folder).mkdir(exist_ok=True)  # `basic`, which no page made
+            shutil.copyfile(wheel, site / folder / wheel.name)
+            (site / folder / (wheel.name + METADATA_SUFFIX)).write_bytes(read_metadata(wheel))
 
 
 def _indexes(offered: Sequence[IndexEntry]) -> dict[str, str]:
@@ -225,7 +222,7 @@ def _indexes(offered: Sequence[IndexEntry]) -> dict[str, str]:
         versions = sorted({entry.label.version for entry in entries}, key=Version)
         files = [*map(_file, entries)]
         pages[folder] = {"meta": _META, "name": project, "versions": versions, "files": files}
-    simple = _TEMPLATES.get_template("simple.html")
+    simple = TEMPLATES.get_template("simple.html")
     texts = {f"{folder}/index.html": simple.render(page=page) for folder, page in pages.items()}
     return texts | {f"{folder}/index.v1_json": _json(page) for folder, page in pages.items()}
 
@@ -262,7 +259,7 @@ def _page(
     folder = Path(__file__).with_name("templates")
     css, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "picker.js"))
     architectures = {name for entry in offered for name in entry.architectures}
-    return _TEMPLATES.get_template("page.html").render(
+    return TEMPLATES.get_template("page.html").render(
         css=Markup(css),  # noqa: S704 - a file of this project
         css_hash=_csp_hash(css),
         script=Markup(script),  # noqa: S704

@@ -22,7 +22,6 @@ from github.GithubObject import NotSet
 from github.GitRelease import GitRelease
 from github.GitReleaseAsset import GitReleaseAsset
 from github.Repository import Repository
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from builder.check import audit
@@ -37,6 +36,7 @@ from builder.publish.entries import (
     read_metadata,
     read_sbom,
 )
+from builder.publish.index import TEMPLATES
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.files import ROOT, file_sha256
@@ -46,23 +46,6 @@ from builder.wheel.sbom import Sbom
 
 _PAUSES_SECONDS = (1, 2, 4, 8)  # between tries
 _Result = TypeVar("_Result")
-
-
-def _escape_markdown(value: object) -> object:
-    """Return a text as one line in which nothing is Markdown or HTML."""
-    if isinstance(value, Markup) or not isinstance(value, str):
-        return value
-    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join(value.split()))
-
-
-_TEMPLATES = Environment(  # noqa: S701 - `finalize` escapes Markdown
-    loader=PackageLoader("builder.publish"),
-    finalize=_escape_markdown,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    keep_trailing_newline=True,
-)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -152,7 +135,8 @@ def _notes(entries: Sequence[IndexEntry], sboms: Sequence[Sbom], options: argpar
         nvcc = next((tool.version for tool in sbom.of_kind("build-tool") if "nvcc" in tool.name), "")
         target = sbom.subject.properties["target"]
         builds.add((target, sbom.tool_version("torch"), nvcc, sbom.tool_version("g++")))
-    return _TEMPLATES.get_template("notes.md").render(
+    markdown = TEMPLATES.overlay(autoescape=False, finalize=_escape_markdown)
+    return markdown.get_template("notes.md").render(
         versions=", ".join(dict.fromkeys(entry.release for entry in entries)),
         machines=" and ".join(sorted({entry.label.machine for entry in entries}, reverse=True)),
         entries=entries,
@@ -165,6 +149,13 @@ def _notes(entries: Sequence[IndexEntry], sboms: Sequence[Sbom], options: argpar
         address=f"https://github.com/{options.repository}/releases/download/{quote(options.tag)}/",
         index_url=options.index_url,
     )
+
+
+def _escape_markdown(value: object) -> object:
+    """Return a text as one line in which nothing is Markdown or HTML."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join(value.split()))
 
 
 def _gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
