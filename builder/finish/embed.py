@@ -13,8 +13,6 @@ from email import message_from_string
 from pathlib import Path
 from urllib.parse import quote
 
-from packaging.version import Version
-
 from builder.source.obtain import Source
 from builder.target.architectures import Architecture, join
 from builder.target.project import Project
@@ -26,10 +24,7 @@ from builder.wheel.libraries import RUNTIME_LICENSE
 from builder.wheel.sbom import SBOM_NAME, Component, serialize
 from builder.wheel.wheelfile import RECORD_FILES, Wheel, write_wheel
 
-_METADATA_VERSION = Version("2.4")  # the first with License-Expression and License-File
-_REPLACED_FIELDS = {
-    *("License", "License-Expression", "License-File", "Metadata-Version", "Description-Content-Type")
-}
+_REPLACED = {"License", "License-Expression", "License-File", "Description-Content-Type"}
 
 
 @dataclass(frozen=True)
@@ -132,12 +127,10 @@ def _edit_metadata(
     `License` and the licence classifiers are removed: a licence expression replaces them (PEP 639).
     """
     message = message_from_string(metadata)
-    version = max(Version(message["Metadata-Version"]), _METADATA_VERSION)
-    fields = [("Metadata-Version", str(version))]
-    fields += [
+    fields = [
         (name, value.strip())
         for name, value in message.items()
-        if name not in _REPLACED_FIELDS and not (name == "Classifier" and value.startswith("License ::"))
+        if name not in _REPLACED and not (name == "Classifier" and value.startswith("License ::"))
     ]
     fields += [("License-Expression", expression), *(("License-File", name) for name in license_files)]
     fields += [("Project-URL", f"Wheel build, {project_url}")] if project_url else []

@@ -215,10 +215,8 @@ def _smoke_test(wheel: Path, sha256: str) -> dict[str, str]:
     if tested != sha256:
         message = f"{path}: it has a different SHA-256: {tested}. The wheel's is {sha256}."
         raise UsageError(message, remedy)
-    outcome = "not run"
-    if exit_code in (ExitCode.FAILURES, ExitCode.SAGEATTENTION_NOT_IMPORTABLE):
-        outcome = "failed"
-    elif exit_code == ExitCode.PASS and not only_imported:
-        outcome = "passed"
+    failures = (ExitCode.FAILURES, ExitCode.SAGEATTENTION_NOT_IMPORTABLE)
+    passed = exit_code == ExitCode.PASS and not only_imported
+    outcome = "failed" if exit_code in failures else "passed" if passed else "not run"
     on = ", ".join(part for part in (gpu, f"torch {torch}" if torch else "") if part)
     return {"outcome": outcome, "detail": detail, "on": on}

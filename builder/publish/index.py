@@ -117,9 +117,7 @@ def main(argv: Sequence[str]) -> int:
     texts[WHEELS_JSON] = _json({"schema": _SCHEMA, "wheels": [entry.as_json() for entry in entries]})
     folders = {entry.filename: entry.folder for entry in entries if entry.beside_the_index}
     _write(options.out, texts, {path: folders[path.name] for path in paths if path.name in folders})
-    cuda_tags = sorted({entry.cuda for entry in offered})
-    say(f"Wrote {options.out}: {len(offered)} wheels in {', '.join(cuda_tags)}.")
-    say(f"Look at it with: python -m http.server --directory {options.out}")
+    say(f"Wrote {len(offered)} wheels. Look at it with: python -m http.server --directory {options.out}")
     return 0
 
 

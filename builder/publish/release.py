@@ -315,6 +315,5 @@ def _dry_run(
     else:
         say(f"  complete the {'draft' if release.draft else 'published release'} {release.html_url}")
     for path, action in actions.items():
-        say(f"  {action} {path.name}")
-        say(f"      {path.stat().st_size} bytes, SHA-256 {files[path]}")
+        say(f"  {action} {path.name}\n      {path.stat().st_size} bytes, SHA-256 {files[path]}")
     say(f"  verify {len(files)} files by SHA-256, and publish\n\nNotes:\n\n{notes}")

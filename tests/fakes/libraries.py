@@ -82,7 +82,7 @@ def pack_wheel(
     """A wheel of these files, with METADATA (extra lines as given), WHEEL, a licence and RECORD."""
     distribution, version, *_, python, abi, platform = name.removesuffix(".whl").split("-")
     info = f"{distribution}-{version}.dist-info"
-    head = ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}", *metadata]
+    head = ["Metadata-Version: 2.4", f"Name: {distribution}", f"Version: {version}", *metadata]
     about = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {python}-{abi}-{platform}\n"
     members = {
         **files,
