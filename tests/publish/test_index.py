@@ -16,11 +16,14 @@ from fakes.index_wheels import (
     NATIVE_BASIC,
     OLDER_CUDA,
     UNIVERSAL,
+    WHEELS_URL,
+    files_of,
+    links,
     make_ours,
     make_wheel,
     write_report,
+    write_site,
 )
-from fakes.site import WHEELS_URL, files_of, links, write_site
 from fakes.static_server import StaticServer
 
 from builder.publish import entries, index
