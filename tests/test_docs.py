@@ -109,28 +109,6 @@ def test_every_audit_check_is_listed() -> None:
     assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(CHECKS)
 
 
-@pytest.mark.parametrize(
-    ("readme", "good"),
-    [
-        ("<!-- test command -->\n```sh\ntrue\n```\n", True),
-        ("<!-- test command -->\n\n```\ntrue\n```\n", True),
-        ("```sh\ntrue\n```\n", False),
-        ("<!-- test command -->\n```sh\n```\n", False),
-        ("<!-- test command -->\nText.\n```sh\ntrue\n```\n", False),
-        ("<!-- test command -->\n```sh\ntrue\n", False),
-        ("<!-- test command -->\n```sh\ntrue\n```\n<!-- test command -->\n```sh\nfalse\n```\n", False),
-    ],
-)
-def test_ci_takes_the_one_marked_block(tmp_path: Path, readme: str, good: bool) -> None:
-    (tmp_path / ".ci").mkdir()
-    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
-    (tmp_path / "README.md").write_text(readme)
-    command = [str(tmp_path / ".ci" / "run"), "--print"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode == 0) is good
-    assert done.stdout == ("true\n" if good else "")
-
-
 def test_ci_runs_the_readme_s_test_command() -> None:
     printed = subprocess.run([ROOT / ".ci" / "run", "--print"], capture_output=True, text=True, check=True)
     assert printed.stdout.endswith(".venv/bin/nox -s lint types tests e2e\n")
