@@ -59,12 +59,11 @@ def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
     """Read a shared library; AuditError, with the name, if it can't be read as one."""
     try:
         elf = ELFFile(io.BytesIO(data))
-        if elf.elfclass == 64 and elf.little_endian:
-            return _read(elf)
-        reason = "not a 64-bit little-endian ELF file"
+        if elf.elfclass != 64 or not elf.little_endian:
+            raise ELFError("not a 64-bit little-endian ELF file")
+        return _read(elf)
     except (ELFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        reason = str(error) or type(error).__name__
-    raise AuditError(f"{name}: not a readable shared library: {reason}.")
+        raise AuditError(f"{name}: not a readable shared library: {error!r}.") from error
 
 
 def differing_section(data: bytes, other: bytes) -> str:
