@@ -156,19 +156,13 @@ def _subject(wheel: Wheel, expression: str, provenance: Provenance) -> Component
 
 
 def _source(source: Source) -> Component:
-    is_address = "://" in source.location
+    purl = f"pkg:github/thu-ml/sageattention@{source.tag}" if source.verified else ""
+    url = source.location if "://" in source.location else ""
     properties = {"source": source.kind, "verified": "true" if source.verified else "false"}
     properties |= {"commit": source.commit} if source.commit else {}
-    properties |= {} if is_address else {"location": source.location}
+    properties |= {} if url else {"location": source.location}
     return Component(
-        "source",
-        "SageAttention",
-        source.version,
-        source.sha256,
-        f"pkg:github/thu-ml/sageattention@{source.tag}" if source.verified else "",
-        source.license,
-        source.location if is_address else "",
-        properties,
+        "source", "SageAttention", source.version, source.sha256, purl, source.license, url, properties
     )
 
 

@@ -97,10 +97,6 @@ def _component(wheel: Wheel, soname: str, path: Path) -> Component:
     # auditwheel puts a piece of the file's digest before the first dot: libcudart-1a2b3c4d.so.13.
     start = f"{path.name.partition('.')[0]}-{sha256[:8]}."
     name = next(name for name in wheel.names if PurePosixPath(name).name.startswith(start))
-    return Component(
-        "library",
-        soname,
-        sha256=hashlib.sha256(wheel.read(name)).hexdigest(),
-        license=RUNTIME_LICENSE,
-        properties={"original-sha256": sha256, "path": name},
-    )
+    copy = hashlib.sha256(wheel.read(name)).hexdigest()
+    properties = {"original-sha256": sha256, "path": name}
+    return Component("library", soname, sha256=copy, license=RUNTIME_LICENSE, properties=properties)

@@ -89,9 +89,7 @@ def main(argv: Sequence[str]) -> int:
             warn(f"Left out: {error.message}")
     incomplete = [entry.filename for entry in entries if not entry.complete]
     if incomplete and not options.allow_incomplete:
-        remedy = (
-            "Build with --arch all, name the wheels to list, or pass --allow-incomplete: pip prefers these."
-        )
+        remedy = "Build with --arch all, name other wheels, or pass --allow-incomplete: pip prefers these."
         raise UsageError(f"These lack architectures of their target: {', '.join(incomplete)}.", remedy)
     earlier = {entry.filename: entry for entry in _previous(options.previous)} if options.previous else {}
     replaced = options.out / WHEELS_JSON

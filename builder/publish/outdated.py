@@ -103,11 +103,9 @@ def _releases(repository: Repository, file: str, release: Release) -> list[str]:
     tags = {tag.name: tag.commit.sha for tag in repository.get_tags()}
     if release.tag not in tags:
         raise DownloadError(f"The repository has {len(tags)} tags, and {release.tag} is not one of them.")
-    changes = []
-    if tags[release.tag] != release.commit:
-        changes.append(
-            f"{file}: commit: {release.commit} -> {tags[release.tag]} (the tag was moved: see why)"
-        )
+    changes, tagged = [], tags[release.tag]
+    if tagged != release.commit:
+        changes.append(f"{file}: commit: {release.commit} -> {tagged} (the tag was moved: see why)")
     finals = [tag for tag in tags if re.fullmatch(r"v?\d+(\.\d+)*", tag)]
     newest = max([release.tag, *finals], key=Version)
     return [*changes, f"{file}: tag: {release.tag} -> {newest}"] if newest != release.tag else changes

@@ -53,9 +53,7 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     token = github_api.token_from_environment()
     if token is None and not options.dry_run:
-        remedy = (
-            "Make a token that may write to the repository's contents, and set it for this command alone."
-        )
+        remedy = "Make a token that may write the repository's contents, and set it for this command alone."
         raise UsageError("Neither GITHUB_TOKEN nor GH_TOKEN is set.", remedy)
     github = github_api.connect(options.api_url, token)
     paths = find_wheels(options.wheels, options.wheelhouse)
@@ -293,9 +291,7 @@ def _plan(
         message = "The release has files of these names with a different SHA-256:\n  " + "\n  ".join(
             different
         )
-        remedy = (
-            "Release under another tag, or pass --replace, which breaks installs that are pinned by hash."
-        )
+        remedy = "Release under another tag, or pass --replace: it breaks installs that are pinned by hash."
         raise ReleaseError(message, remedy)
     return actions
 
