@@ -43,7 +43,7 @@ BUILDER = ROOT / "builder"
 _NOT_COUNTED = {"smoketest", "check", "publish", "__main__.py", "reproduce.py"}
 # Code, the project's name and address, and the pins of the build's tools.
 _COUNTED_SUFFIXES = {".py", ".toml", ".txt"}
-# Free disk that a build needs, as measured, beside this checkout's own environments.
+# Free disk that a build needs, as measured; the folders that it writes to are taken to be on one disk.
 _BUILD_GB = 1.5  # source, objects, both wheels and the CUDA_HOME
 _TORCH_GB = {"13": 4.9, "12": 6.9}  # torch and the compiler's packages, installed
 
