@@ -28,7 +28,7 @@ COMMANDS = {
 }
 _INTERRUPTED = 130
 # What the disk or the rights of a folder can cause wherever something is written.
-_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.ENOTDIR}
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

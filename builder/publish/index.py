@@ -114,7 +114,10 @@ def main(argv: Sequence[str]) -> int:
     texts["index.html"] = _page(entries, offered, options.site_url, options.repository)
     texts[WHEELS_JSON] = _json({"schema": _SCHEMA, "wheels": [entry.as_json() for entry in entries]})
     folders = {entry.filename: entry.folder for entry in entries if entry.beside_the_index}
-    _write(options.out, texts, {path: folders[path.name] for path in paths if path.name in folders})
+    try:
+        _write(options.out, texts, {path: folders[path.name] for path in paths if path.name in folders})
+    except OSError as error:
+        raise UsageError(f"{options.out} can't be written: {error}.", "Choose another --out.") from error
     say(f"Wrote {len(offered)} wheels. Look at it with: python -m http.server --directory {options.out}")
     return 0
 
