@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from uuid import NAMESPACE_URL, uuid5
 
 from cyclonedx import model
-from cyclonedx.model import component as cyclonedx
+from cyclonedx.model import component as cdx
 from cyclonedx.model.bom import Bom, BomMetaData
 from cyclonedx.model.license import LicenseExpression
 from cyclonedx.model.tool import ToolRepository
@@ -27,10 +27,10 @@ from builder.wheel.wheelfile import Wheel
 SBOM_NAME = "sageattention.cdx.json"
 _PROPERTY = "sageattention-wheel:"  # before the names of the properties that this project writes
 _TYPES = {
-    "source": cyclonedx.ComponentType.LIBRARY,
-    "library": cyclonedx.ComponentType.LIBRARY,
-    "wheel": cyclonedx.ComponentType.LIBRARY,
-    "build-tool": cyclonedx.ComponentType.APPLICATION,
+    "source": cdx.ComponentType.LIBRARY,
+    "library": cdx.ComponentType.LIBRARY,
+    "wheel": cdx.ComponentType.LIBRARY,
+    "build-tool": cdx.ComponentType.APPLICATION,
 }  # all others are files
 
 
@@ -131,16 +131,11 @@ def serialize(
     """
     parts = list(components)
     root = _to_cyclonedx(subject)
-    patch, unofficial = cyclonedx.Patch, cyclonedx.PatchClassification.UNOFFICIAL
-    root.pedigree = cyclonedx.Pedigree(
-        ancestors=[
-            _to_cyclonedx(each, ref=f"ancestor:{each.name}") for each in parts if each.kind == "source"
-        ],
-        patches=[
-            patch(type=unofficial, diff=cyclonedx.Diff(url=model.XsUri(each.name)))
-            for each in parts
-            if each.kind == "patch"
-        ],
+    unofficial = cdx.PatchClassification.UNOFFICIAL
+    diffs = [cdx.Diff(url=model.XsUri(each.name)) for each in parts if each.kind == "patch"]
+    root.pedigree = cdx.Pedigree(
+        ancestors=[_to_cyclonedx(each, f"ancestor:{each.name}") for each in parts if each.kind == "source"],
+        patches=[cdx.Patch(type=unofficial, diff=diff) for diff in diffs],
     )
     stated = sorted(json.dumps(asdict(part), sort_keys=True) for part in (subject, *parts, made_by))
     digest = hashlib.sha256(json.dumps([epoch, *stated]).encode()).hexdigest()
@@ -174,27 +169,25 @@ def problems(sbom: Sbom, files: Mapping[str, str]) -> list[str]:
     return sentences
 
 
-def _to_cyclonedx(part: Component, ref: str = "") -> cyclonedx.Component:
+def _to_cyclonedx(part: Component, ref: str = "") -> cdx.Component:
     sha256 = model.HashType(alg=model.HashAlgorithm.SHA_256, content=part.sha256) if part.sha256 else None
-    source = model.ExternalReferenceType.SOURCE_DISTRIBUTION
+    kind, url = model.ExternalReferenceType.SOURCE_DISTRIBUTION, model.XsUri(part.url)
     properties = {"kind": part.kind, **part.properties}
-    return cyclonedx.Component(
-        type=_TYPES.get(part.kind, cyclonedx.ComponentType.FILE),
+    return cdx.Component(
+        type=_TYPES.get(part.kind, cdx.ComponentType.FILE),
         name=part.name,
         version=part.version or None,
         bom_ref=ref or f"{part.kind}:{part.name}{'@' if part.version else ''}{part.version}",
-        scope=cyclonedx.ComponentScope.EXCLUDED if part.kind == "build-tool" else None,
+        scope=cdx.ComponentScope.EXCLUDED if part.kind == "build-tool" else None,
         hashes=[sha256] if sha256 else (),
         licenses=[LicenseExpression(value=part.license)] if part.license else (),
         purl=PackageURL.from_string(part.purl) if part.purl else None,
-        external_references=[model.ExternalReference(type=source, url=model.XsUri(part.url))]
-        if part.url
-        else (),
+        external_references=[model.ExternalReference(type=kind, url=url)] if part.url else (),
         properties=[model.Property(name=_PROPERTY + name, value=value) for name, value in properties.items()],
     )
 
 
-def _from_cyclonedx(part: cyclonedx.Component) -> Component:
+def _from_cyclonedx(part: cdx.Component) -> Component:
     properties = {each.name.removeprefix(_PROPERTY): each.value or "" for each in part.properties}
     sha256 = [each.content for each in part.hashes if each.alg == model.HashAlgorithm.SHA_256]
     return Component(
