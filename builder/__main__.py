@@ -47,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(f"No command {name!r}.", f"Commands: {', '.join(COMMANDS)}.")
-        return int(importlib.import_module(f"builder.{COMMANDS[name]}").main(rest))
+        try:
+            command = importlib.import_module(f"builder.{COMMANDS[name]}")
+        except ModuleNotFoundError as error:
+            message = f"{name} needs the package {error.name}, which is not installed."
+            raise UsageError(message, f"Run it as the nox session {name}, which installs it.") from None
+        return int(command.main(rest))
     except BuilderError as error:
         fail(str(error))
         return error.exit_code

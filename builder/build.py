@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import shutil
@@ -9,7 +11,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from builder.compile import pep517
 from builder.compile.ccache import open_cache
 from builder.finish.embed import Provenance, embed, runtime_license_text
 from builder.finish.repair import repair
-from builder.finish.store import locked, make_fingerprint, store, up_to_date
+from builder.finish.store import locked, store, up_to_date
 from builder.source.obtain import Source, obtain
 from builder.source.patches import Series, apply_series, files_of, load_series
 from builder.target import architectures
@@ -33,14 +35,17 @@ from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
 from builder.toolchain.gxx import Gxx, find_gxx
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, file_sha256
-from builder.util.log import Durations, say, show_details, warn
+from builder.util.log import say, show_details, step, warn
 from builder.wheel.sbom import Component
 
-_GB = 10**9
-# Free disk that a build needs, as measured.
-_BUILD_BYTES = 1.2 * _GB  # source, objects and both wheels
-_CUDA_HOME_BYTES = 0.3 * _GB  # 215 MB for CUDA 13.0, and the archives of CUDA 12.8
-_TORCH_BYTES = {"13": 4.9 * _GB, "12": 6.9 * _GB}  # torch and the compiler's packages, installed
+BUILDER = ROOT / "builder"
+# Code that can't affect a wheel's bytes.
+_NOT_COUNTED = {"smoketest", "check", "publish", "__main__.py", "reproduce.py"}
+# Code, the project's name and address, and the pins of the build's tools.
+_COUNTED_SUFFIXES = {".py", ".toml", ".txt"}
+# Free disk that a build needs, as measured; the folders that it writes to are taken to be on one disk.
+_BUILD_GB = 1.5  # source, objects, both wheels and the CUDA_HOME
+_TORCH_GB = {"13": 4.9, "12": 6.9}  # torch and the compiler's packages, installed
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,6 @@ class Job:
     hash_seed: int
     cuda_version: str
     gxx: Gxx
-    durations: Durations = field(default_factory=Durations)
 
     @property
     def scratch(self) -> Path:
@@ -124,9 +128,7 @@ def build(
     if not job.project.revision:
         warn("this is not a git checkout, so the wheels can't name the commit that they are made by")
     say(f"  g++ {job.gxx.version} ({job.gxx.path})")
-    _check_writable(job.work, "Builds work there: let it be written.")
-    _check_writable(options.wheelhouse, "Choose another one with --wheelhouse DIR.")
-    _check_writable(options.cache_dir, "Choose another one with --cache-dir DIR.")
+    _check_folders(job)
     with locked(job.work):
         if job.scratch.exists():
             shutil.rmtree(job.scratch)
@@ -146,39 +148,31 @@ def _build(job: Job) -> list[Path]:
     target, options = job.target, job.options
     # The pinned release is known by its content, so that it is not downloaded where all is up to date.
     source = _obtain(job) if options.source else None
-    fingerprint = make_fingerprint(
-        target=target,
-        selection=job.selection,
-        options=options,
-        release=job.release,
-        source=source,
-        patches=job.patches,
-        project=job.project,
-        cuda_version=job.cuda_version,
-        host_compiler=job.gxx.digest(),
-    )
+    fingerprint = make_fingerprint(job, source)
     shared = bool(options.cache_remote)
     existing = [] if options.force else up_to_date(options.wheelhouse, fingerprint, shared=shared)
     if existing and not options.check:
         say("\nUp to date (--force builds again):")
         return existing
-    _check_room(job)
+    installed = torch_env.is_installed(target, options)
+    room_gb = _BUILD_GB + (0 if installed else _TORCH_GB[target.cuda[:2]])
+    if shutil.disk_usage(job.work).free < room_gb * 1e9:
+        raise UsageError(f"There is less than {room_gb:.1f} GB free at {job.work}.", "Make room there.")
     source = source or _obtain(job)
-    with job.durations.step("patches", "Applying patches"):
+    with step("Applying patches"):
         applied = apply_series(job.series, source.tree)
         for patch in applied:
             say(f"  {patch.name}: {patch.summary}")
     plan = resources.plan_jobs(resources.cores(), resources.available_memory_bytes(), options.jobs)
     if options.check:
-        installed = torch_env.is_installed(target, job.options)
         say("\nPlan:")
         say(f"  torch {target.torch}: {'is installed' if installed else 'to be installed'}")
         say(f"  {plan.reason}")
         say(f"  {options.wheelhouse}: {'is up to date' if existing else 'gets two wheels'}")
         return []
-    with job.durations.step("environment", f"Installing torch {target.torch} for CUDA {target.cuda}"):
+    with step(f"Installing torch {target.torch} for CUDA {target.cuda}"):
         say(f"  torch {torch_env.install(target, options)}")
-    with job.durations.step("toolchain", f"Preparing the CUDA {target.cuda} compiler"):
+    with step(f"Preparing the CUDA {target.cuda} compiler"):
         tools = resolve(target, options, torch_env.sites(target), job.gxx)
         say(f"  nvcc {tools.nvcc_version}, g++ {tools.gxx.version}")
     wheel, cost = _compile(job, source, tools, plan)
@@ -192,15 +186,15 @@ def _build(job: Job) -> list[Path]:
         project=job.project,
         epoch=job.release.source_date_epoch,
     )
-    with job.durations.step("repair", f"Repairing the wheel for {target.platform_tag}"):
+    with step(f"Repairing the wheel for {target.platform_tag}"):
         repaired, bundled = repair(wheel, target, job.scratch / "repaired", tools.cuda_home / "lib64")
-        terms = runtime_license_text(torch_env.sites(target)[0])
+        terms = runtime_license_text(torch_env.sites(target)[0]) if bundled else b""
         full = job.scratch / "full"
         finished = [
             embed(wheel, provenance, job.scratch / "basic"),
             embed(repaired, provenance, full, bundled=bundled, runtime_license=terms),
         ]
-    with job.durations.step("check", "Checking both wheels, with only torch beside them"):
+    with step("Checking both wheels, with only torch beside them"):
         checks = check_new(finished, target, job.options, job.scratch, contract=job.check_client_calls)
     record = {
         "schema": 2,
@@ -211,16 +205,44 @@ def _build(job: Job) -> list[Path]:
         "built_on": {"libc": "-".join(platform.libc_ver()), "machine": platform.machine()},
         "cost": cost,
         "cache_remote": cost["compiler_cache"].pop("remote"),
-        "durations_seconds": {name: round(value, 1) for name, value in job.durations.seconds.items()},
     }
     stored = store(finished, record, options.wheelhouse)
     say("\nBuilt:")
     return stored
 
 
+def make_fingerprint(job: Job, source: Source | None) -> str:
+    """Return the digest of all that decides what a build's wheels hold.
+
+    Jobs, caches and places change how long a build takes, not its result. The project's revision does not
+    count either, or each commit would make all wheels stale. The source is that of `--source`, if any.
+    """
+    parts = {
+        "target": repr(job.target),
+        "architectures": [str(architecture) for architecture in job.selection.architectures],
+        "release": repr(job.release),
+        "source": [source.location, source.sha256, source.commit] if source and not source.verified else [],
+        "patches": {name: hashlib.sha256(content).hexdigest() for name, content in job.patches.items()},
+        "compilers": [str(job.options.cuda_home), job.cuda_version, job.gxx.digest()],
+        "torch_index": job.options.torch_index,
+        "project": [job.project.name, job.project.url],
+        "code": code_digests(BUILDER),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_digests(builder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of the package `builder` that can change a wheel, by its path."""
+    paths = sorted(path.relative_to(builder) for path in builder.rglob("*") if path.is_file())
+    return {
+        path.as_posix(): file_sha256(builder / path)
+        for path in paths
+        if path.suffix in _COUNTED_SUFFIXES and path.parts[0] not in _NOT_COUNTED
+    }
+
+
 def _obtain(job: Job) -> Source:
-    title = job.options.source or f"SageAttention {job.release.version}"
-    with job.durations.step("source", f"Obtaining {title}"):
+    with step(f"Obtaining {job.options.source or f'SageAttention {job.release.version}'}"):
         return obtain(job.options, job.release, job.scratch)
 
 
@@ -247,8 +269,7 @@ def _compile(
         hash_seed=job.hash_seed,
     )
     env = {**env, **cache.env, "TMPDIR": str(temporary)}
-    title = f"Compiling for {architectures.join(job.selection.architectures)}"
-    with job.durations.step("compile", title):
+    with step(f"Compiling for {architectures.join(job.selection.architectures)}"):
         compiled = pep517.run_build(
             source.tree, job.scratch / "wheel", log, env, jobs=plan.jobs, echo=job.options.verbose
         )
@@ -274,35 +295,12 @@ def _tools(job: Job, tools: Toolchain) -> tuple[Component, ...]:
     return tuple({part.name: part for part in used}.values())
 
 
-def _check_writable(folder: Path, remedy: str) -> None:
-    """Stop where a folder, which need not exist yet, can't be written."""
-    try:
-        with tempfile.TemporaryFile(dir=_existing(folder)) as trial:
-            trial.write(b"x" * 4096)
-            trial.flush()
-    except OSError as error:
-        raise UsageError(f"{folder} can't be written: {error.strerror}.", remedy) from None
-
-
-def _check_room(job: Job) -> None:
-    """Stop where a disk has less room than a build takes."""
-    needs = [(job.work, _BUILD_BYTES)]
-    needs += [] if job.options.cuda_home else [(job.options.cache_dir, _CUDA_HOME_BYTES)]
-    if not torch_env.is_installed(job.target, job.options):
-        needs.append((torch_env.PACKAGES, _TORCH_BYTES[job.target.cuda.partition(".")[0]]))
-    disks: dict[int, tuple[Path, float]] = {}
-    for folder, size_bytes in needs:
-        disk = _existing(folder).stat().st_dev
-        first, total = disks.get(disk, (folder, 0))
-        disks[disk] = (first, total + size_bytes)
-    for folder, size_bytes in disks.values():
-        if shutil.disk_usage(_existing(folder)).free < size_bytes:
-            raise UsageError(
-                f"There is less than {size_bytes / _GB:.1f} GB free at {folder}.",
-                "Make room there. --cache-dir DIR puts the cache elsewhere.",
-            )
-
-
-def _existing(folder: Path) -> Path:
-    """Return a folder, or the nearest above it that exists."""
-    return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+def _check_folders(job: Job) -> None:
+    """Make the folders that a build writes to, or stop where one can't be written."""
+    for folder in (job.work, job.options.wheelhouse, job.options.cache_dir):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            remedy = "Let it be written. --wheelhouse DIR and --cache-dir DIR name other folders."
+            raise UsageError(f"{folder} can't be written: {error.strerror}.", remedy) from None

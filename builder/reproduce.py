@@ -99,20 +99,13 @@ def compare(wheels: Sequence[Path], others: Sequence[Path]) -> None:
     for wheel, other in zip(wheels, others, strict=True):
         if difference := first_difference(wheel, other):
             tools = [
-                {tool.name: tool.version for tool in _sbom(path).of_kind("build-tool")}
+                {f"{tool.name} {tool.version}" for tool in _sbom(path).of_kind("build-tool")}
                 for path in (wheel, other)
             ]
-            changed = [
-                f"{name} {tools[0].get(name, 'missing')} and {tools[1].get(name, 'missing')}"
-                for name in sorted(tools[0].keys() | tools[1].keys())
-                if tools[0].get(name) != tools[1].get(name)
-            ]
-            raise ReproducibilityError(
-                f"{wheel.name} is not reproducible: {difference}.",
-                f"The tools differ: {'; '.join(changed)}."
-                if changed
-                else "By the wheels' SBOMs, both were made by the same versions of all tools.",
-            )
+            remedy = "By the wheels' SBOMs, both were made by the same versions of all tools."
+            if tools[0] != tools[1]:
+                remedy = f"The tools differ: {', '.join(sorted(tools[0] ^ tools[1]))}."
+            raise ReproducibilityError(f"{wheel.name} is not reproducible: {difference}.", remedy)
         say(f"equal: {wheel.name} ({wheel.stat().st_size} bytes, sha256 {file_sha256(wheel)})")
 
 

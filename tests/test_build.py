@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections import namedtuple
@@ -20,7 +19,6 @@ from builder.toolchain import torch_env
 from builder.util.errors import (
     ArchitectureError,
     BuilderError,
-    HostCompilerError,
     PatchError,
     SourceError,
     ToolchainError,
@@ -95,25 +93,13 @@ def test_what_can_t_succeed_ends_before_anything_is_installed(
     assert not (tmp_path / "build" / TARGET.name / "scratch").exists()
 
 
-def test_no_g_plus_plus(tmp_path: Path, options: BuildOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", os.devnull)
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(HostCompilerError, match=r"No g\+\+"):
-        build.build(TARGET, options, work_root=tmp_path / "build")
-
-
 def test_too_little_room(tmp_path: Path, options: BuildOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is installed already takes no more room; a toolkit of the user's makes no other one."""
-    free = 6 * 10**9
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 0, free))
-    monkeypatch.setattr(torch_env, "PACKAGES", tmp_path / "packages")
+    """What is installed already takes no more room."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 0, 6 * 10**9))
     with pytest.raises(UsageError, match=r"less than 6\.4 GB free at .*build/cp312-cu130"):
         build.build(TARGET, options, work_root=tmp_path / "build")
     monkeypatch.setattr(torch_env, "is_installed", lambda target, options: True)
     with pytest.raises(PatchError):
-        build.build(TARGET, options, work_root=tmp_path / "build")
-    free = 1_400_000_000
-    with pytest.raises(UsageError, match=r"less than 1\.5 GB free"):
         build.build(TARGET, options, work_root=tmp_path / "build")
 
 

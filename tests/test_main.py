@@ -40,49 +40,51 @@ def test_each_command_has_its_help(name: str) -> None:
     assert done.stdout.startswith("usage: nox -s ")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_an_interrupted_command_ends_with_130_and_without_a_traceback(name: str) -> None:
+def test_a_command_outside_its_environment_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "github", None)
+    for module in ("release", "github_api"):
+        monkeypatch.delitem(sys.modules, f"builder.publish.{module}", raising=False)
+    assert main(["release"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "error: release needs the package github, which is not installed.\n  Run it as the nox"
+    )
+
+
+def as_a_command(body: str) -> list[str]:
+    """A Python that runs a function of this body as a command of the builder."""
     code = (
         "import os, signal, sys, time, types; import builder.__main__ as commands\n"
         # A shell's background job starts with the signal ignored, and so does all that it runs.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def wait(arguments): os.kill(os.getpid(), signal." + name + "); time.sleep(60)\n"
-        "sys.modules['builder.wait'] = types.SimpleNamespace(main=wait)\n"
-        "commands.COMMANDS['wait'] = 'wait'\n"
-        "sys.exit(commands.main(['wait']))"
+        f"def main(arguments): {body}\n"
+        "sys.modules['builder.made_up'] = types.SimpleNamespace(main=main)\n"
+        "commands.COMMANDS['made up'] = 'made_up'\n"
+        "sys.exit(commands.main(['made up']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+    return [sys.executable, "-c", code]
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
-    [("/dev/full", "error: A file can't be written: No space left on device"), ("/nowhere/x", "")],
+    ("body", "code", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 130, "error: interrupted\n"),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, "error: interrupted\n"),
+        ("os.write(os.open('/dev/full', os.O_WRONLY), b'x')", 1, "error: A file can't be written: No space"),
+        ("open('/nowhere/x', 'w')", 1, "Traceback"),
+    ],
 )
-def test_a_full_or_read_only_disk_is_one_error(path: str, said: str) -> None:
-    code = (
-        "import sys, types; import builder.__main__ as commands\n"
-        "def fill(arguments):\n    with open(" + repr(path) + ", 'wb', 0) as full: full.write(b'x')\n"
-        "sys.modules['builder.full'] = types.SimpleNamespace(main=fill)\n"
-        "commands.COMMANDS['full'] = 'full'\n"
-        "sys.exit(commands.main(['full']))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert said in done.stderr
-    assert ("Traceback" in done.stderr) is (said == "")
+def test_what_ends_a_command_is_said_in_one_error(body: str, code: int, said: str) -> None:
+    done = subprocess.run(as_a_command(body), cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
 
 
 def test_a_command_ends_with_the_nox_that_started_it() -> None:
-    code = (
-        "import sys, time, types; import builder.__main__ as commands\n"
-        "def wait(arguments): print('waits', flush=True); time.sleep(60)\n"
-        "sys.modules['builder.wait'] = types.SimpleNamespace(main=wait)\n"
-        "commands.COMMANDS['wait'] = 'wait'\n"
-        "sys.exit(commands.main(['wait']))"
-    )
     nox = "import subprocess, sys; subprocess.run(sys.argv[1:])"
-    command = [sys.executable, "-c", nox, sys.executable, "-c", code]
+    command = [sys.executable, "-c", nox, *as_a_command("print('waits', flush=True); time.sleep(60)")]
     env, pipe = {**os.environ, "NOX_CURRENT_SESSION": "build"}, subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=pipe, stderr=pipe) as started:
         assert started.stdout is not None

@@ -65,18 +65,12 @@ def test_a_difference_in_a_library_names_the_section(tmp_path: Path) -> None:
     assert first_difference(*wheels).endswith("; section .rodata differs")
 
 
-def test_different_wheels(tmp_path: Path) -> None:
-    one, other = make_wheel(tmp_path / NAME), make_wheel(tmp_path / "a-2-py3-none-any.whl")
-    with pytest.raises(ReproducibilityError, match="different wheels"):
-        compare([one], [other])
-
-
 def test_a_difference_names_the_tools(tmp_path: Path) -> None:
     one = make_wheel(tmp_path / "1" / NAME, {"g++": "12.2.0", "nvcc": "13.0", "old": "1"}, a=b"1")
     other = make_wheel(tmp_path / "2" / NAME, {"g++": "14.2.1", "nvcc": "13.0"}, a=b"1")
     with pytest.raises(ReproducibilityError, match="not reproducible") as caught:
         compare([one], [other])
-    assert caught.value.remedy == "The tools differ: g++ 12.2.0 and 14.2.1; old 1 and missing."
+    assert caught.value.remedy == "The tools differ: g++ 12.2.0, g++ 14.2.1, old 1."
     same = make_wheel(tmp_path / "3" / NAME, {"g++": "12.2.0", "nvcc": "13.0", "old": "1"}, a=b"2")
     with pytest.raises(ReproducibilityError) as caught:
         compare([one], [same])
@@ -111,12 +105,6 @@ def test_two_builds_that_differ_in_all_that_must_not_matter(
     assert (one.cache, one.force, one.jobs) == (False, True, None)
     assert (other.cache, other.force, other.jobs) == (False, True, 1)
     assert [path.name for path in (tmp_path / f"reproduce-{TARGET}").iterdir()] == [".lock"]
-
-
-def test_builds_that_are_not_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Builds(monkeypatch, b"1", b"2")
-    with pytest.raises(ReproducibilityError, match="a: first difference"):
-        main([TARGET], work_root=tmp_path)
 
 
 def test_against_somebody_elses_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

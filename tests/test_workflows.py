@@ -24,11 +24,6 @@ from builder.target.targets import load_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-WRITES = {
-    "attest": {"id-token", "attestations"},
-    "release": {"contents"},
-    "pages": {"pages", "id-token"},
-}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -40,14 +35,9 @@ def load(path: Path) -> dict[str, Any]:
     return values
 
 
-def jobs(path: Path) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = load(path)["jobs"]
-    return found
-
-
 def all_steps() -> Iterator[tuple[str, dict[str, Any]]]:
     for path in WORKFLOWS:
-        for name, job in jobs(path).items():
+        for name, job in load(path)["jobs"].items():
             for step in job.get("steps", []):
                 yield f"{path.name}: {name}", step
 
@@ -113,19 +103,14 @@ def test_nox_shows_no_password(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["Command python --cache-remote redis://a.example/1 failed"]
 
 
-def targets_step() -> dict[str, Any]:
-    steps = jobs(ROOT / ".github" / "workflows" / "wheels.yml")["targets"]["steps"]
-    (found,) = [step for step in steps if step.get("id") == "read"]
-    assert isinstance(found, dict)
-    return found
-
-
 @pytest.mark.skipif(shutil.which("jq") is None, reason="no jq on PATH (GitHub's runners have it)")
 @pytest.mark.parametrize("wanted", ["", "cp312-cu130", "nothing", "..", 'x"; echo'])
 def test_the_matrix_is_what_targets_holds(tmp_path: Path, wanted: str) -> None:
     output = tmp_path / "output"
+    steps = load(ROOT / ".github" / "workflows" / "wheels.yml")["jobs"]["targets"]["steps"]
+    (script,) = [step["run"] for step in steps if step.get("id") == "read"]
     done = subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", targets_step()["run"]],
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
         cwd=ROOT,
         env={**os.environ, "WANTED": wanted, "GITHUB_OUTPUT": str(output)},
         check=False,
@@ -149,8 +134,7 @@ def test_the_matrix_is_what_targets_holds(tmp_path: Path, wanted: str) -> None:
 # --- the container ----------------------------------------------------------------------------------
 
 
-def compose() -> dict[str, Any]:
-    return load(ROOT / "compose.yaml")
+COMPOSE = load(ROOT / "compose.yaml")
 
 
 def test_the_image_is_pinned_and_has_the_glibc_of_the_native_targets_floor() -> None:
@@ -158,7 +142,7 @@ def test_the_image_is_pinned_and_has_the_glibc_of_the_native_targets_floor() -> 
     pinned = r"\$\{IMAGE:-quay\.io/pypa/(manylinux_2_34_\w+)@sha256:[0-9a-f]{64}\}"
     images = {
         match[1]: service["platform"]
-        for service in compose()["services"].values()
+        for service in COMPOSE["services"].values()
         if (match := re.fullmatch(pinned, service["image"]))
     }
     assert images.keys() >= {target.platform_tag for target in targets if not target.stable}
@@ -169,7 +153,7 @@ def test_the_image_is_pinned_and_has_the_glibc_of_the_native_targets_floor() -> 
 @pytest.mark.parametrize("service", ["build", "build-aarch64", "gpu"])
 def test_the_containers_script_builds_and_gives_the_wheels_their_owner(tmp_path: Path, service: str) -> None:
     """The script itself, with other folders and with a stand-in for uv that notes how it was called."""
-    described = compose()["services"][service]
+    described = COMPOSE["services"][service]
     script = described["command"][-1].replace("$$", "$")
     places = {name: tmp_path / name for name in ("checkout", "wheelhouse", "work")}
     for name, place in places.items():

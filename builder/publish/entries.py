@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packaging.metadata import parse_email
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from builder.finish.store import IMPORTED, read_record, wheels_in
+from builder.finish.store import IMPORTED, read_record
 from builder.smoketest.report import ExitCode
 from builder.util.errors import UsageError
 from builder.util.files import file_sha256
@@ -70,18 +71,7 @@ class IndexEntry:
     @property
     def release(self) -> str:
         """The version without its local label: `2.2.0`."""
-        return Version(self.label.version).public
-
-    @property
-    def python(self) -> str:
-        """Python and ABI tag: `cp312`, or `py3-none`."""
-        label = self.label
-        return label.python if label.abi == label.python else f"{label.python}-{label.abi}"
-
-    @property
-    def machine(self) -> str:
-        """`aarch64`; the whole platform tag if it names another machine."""
-        return self.label.machine or self.label.platform
+        return self.label.version.partition("+")[0]
 
     @property
     def cuda(self) -> str:
@@ -104,48 +94,40 @@ class IndexEntry:
         return not self.url.startswith(("http://", "https://"))
 
     @property
-    def oldest_python(self) -> tuple[int, bool] | None:
-        """The minor version of the oldest Python 3 that it is for, and whether it is for newer ones too."""
-        if match := re.fullmatch(r"cp3(\d+)", self.label.python):
-            return int(match[1]), self.label.abi == "abi3"
-        match = re.fullmatch(r">=3\.(\d+)", self.requires_python)
-        return (int(match[1]), True) if match and self.label.python == "py3" else None
+    def oldest_python(self) -> int:
+        """The minor version of the oldest Python 3 that it is for; a universal wheel is for newer ones."""
+        text = self.requires_python if self.label.universal else self.label.python
+        return int(re.findall(r"3\.?(\d+)", text)[0])
 
     @property
-    def oldest_torch(self) -> tuple[int, bool] | None:
-        """The minor version of the oldest torch 2 that it is for, and whether it is for newer ones too.
+    def oldest_torch(self) -> int:
+        """The minor version of the oldest torch 2 that it is for; a universal wheel is for newer ones.
 
         `>2.8.9999` is for 2.9 and its pre-releases, such as NVIDIA's `2.9.0a0`, which `>=2.9` shuts out.
         """
-        match = re.fullmatch(r"(==|>=|>)2\.(\d+)(\.\*|\.9999)?", self.torch)
-        return (int(match[2]) + (match[1] == ">"), match[1] != "==") if match else None
+        return int(re.findall(r"2\.(\d+)", self.torch)[0]) + self.torch.endswith(".9999")
 
     @property
     def human_python(self) -> str:
         """The Python versions that it is for: `3.12`, or `3.10 and newer`."""
-        return _and_newer("3", self.oldest_python) or self.python
+        return f"3.{self.oldest_python}{' and newer' * self.label.universal}"
 
     @property
     def human_torch(self) -> str:
         """The torch versions that it is for: `2.11`, or `2.9 and newer`."""
-        return _and_newer("2", self.oldest_torch) or self.torch or "not stated"
+        return f"2.{self.oldest_torch}{' and newer' * self.label.universal}"
 
     def as_json(self) -> dict[str, Any]:
         """Return it as `wheels.json` has it: with the parts of its file name."""
-        parts = {key: getattr(self, key) for key in ("project", "python", "cuda")}
-        label = {"version": self.label.version, "platform": self.label.platform}
-        return {**dataclasses.asdict(self), **parts, **label}
+        label = self.label
+        python = label.python if label.abi == label.python else f"{label.python}-{label.abi}"
+        parts = {"project": self.project, "version": label.version, "cuda": self.cuda, "python": python}
+        return {**dataclasses.asdict(self), **parts, "platform": label.platform}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IndexEntry:
-        """Return what `as_json` returned; anything else is a KeyError, TypeError or WheelError."""
-        WheelLabel.parse(values["filename"])
-        names = [field.name for field in dataclasses.fields(cls)]
-        return cls(**{name: values[name] for name in names if name in values})
-
-
-def _and_newer(major: str, oldest: tuple[int, bool] | None) -> str:
-    return f"{major}.{oldest[0]}{' and newer' * oldest[1]}" if oldest else ""
+        """Return what `as_json` returned; anything else is a KeyError or TypeError."""
+        return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
 
 
 def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
@@ -153,51 +135,51 @@ def newest_first(entries: Iterable[IndexEntry]) -> list[IndexEntry]:
 
     def place(entry: IndexEntry) -> tuple[object, ...]:
         label = entry.label
-        return not label.universal, -label.revision, entry.python, label.machine == "aarch64", entry.filename
+        return not label.universal, -label.revision, label.python, label.machine == "aarch64", entry.filename
 
     ordered = sorted(entries, key=place)
     return sorted(ordered, key=lambda entry: (Version(entry.release), entry.cuda), reverse=True)
 
 
 def find_wheels(names: Sequence[str], wheelhouse: Path) -> list[Path]:
-    """Return the named wheels, or all of the wheelhouse, sorted by name.
-
-    Raises:
-        UsageError: The wheelhouse is empty.
-    """
-    paths = [Path(name) for name in names] or wheels_in(wheelhouse)
+    """Return the named wheels, or all of the wheelhouse, sorted by name; UsageError if there is none."""
+    paths = [Path(name) for name in names] or [*wheelhouse.glob("*.whl")]
     if not paths:
         raise UsageError(f"There is no wheel in {wheelhouse}.", "Build one: `nox -l` lists the targets.")
-    return sorted({path.name: path for path in paths}.values(), key=lambda path: path.name)
+    return sorted(paths, key=lambda path: path.name)
+
+
+class ForeignWheelError(UsageError):
+    """A file that is not a wheel, or not one of this project."""
 
 
 def read_entry(path: Path) -> IndexEntry:
     """Read a wheel of this project, and the report of its smoke test.
 
     Raises:
-        UsageError: It is not a wheel, or not one of this project, or the report is not of this wheel.
+        ForeignWheelError: It is not a wheel, or not one of this project.
+        UsageError: The report is damaged, or not of this wheel.
     """
-    provenance = read_sbom(path)
-    with Wheel(path) as wheel:
-        headers = wheel.metadata
-    torch, sha256 = torch_requirement(headers.get("requires_dist")), file_sha256(path)
+    provenance, metadata, sha256 = read_sbom(path), read_metadata(path), file_sha256(path)
+    headers, _ = parse_email(metadata)
+    torch = torch_requirement(headers.get("requires_dist"))
     return IndexEntry(
         filename=path.name,
         torch=str(torch.specifier) if torch else "",
         requires_python=headers.get("requires_python", ""),
         summary=headers.get("summary", ""),
         architectures=provenance.subject.properties.get("architectures", "").split(),
-        complete=wheel.label.complete,
+        complete=not WheelLabel.parse(path.name).architectures,
         verified=provenance.verified,
         sha256=sha256,
         size_bytes=path.stat().st_size,
-        metadata_sha256=hashlib.sha256(read_metadata(path)).hexdigest(),
+        metadata_sha256=hashlib.sha256(metadata).hexdigest(),
         smoke_test=_smoke_test(path, sha256),
     )
 
 
 def read_sbom(path: Path) -> sbom.Sbom:
-    """Return the SBOM of a wheel of this project; of any other file, UsageError is raised."""
+    """Return the SBOM of a wheel of this project; of any other file, ForeignWheelError is raised."""
     message = f"{path} is not of this project: an SBOM, or a CUDA version, is missing."
     try:
         with Wheel(path) as wheel:
@@ -206,7 +188,7 @@ def read_sbom(path: Path) -> sbom.Sbom:
             return provenance
     except WheelError as error:
         message = error.message
-    raise UsageError(message, "Move it away, or name the wheels to publish.")
+    raise ForeignWheelError(message, "Move it away, or name the wheels to publish.")
 
 
 def read_metadata(path: Path) -> bytes:
@@ -222,18 +204,19 @@ def _smoke_test(wheel: Path, sha256: str) -> dict[str, str]:
         checks = read_record(wheel).get("checks")
         detail = "not imported" if checks and IMPORTED not in checks else ""
         return {"outcome": "not run", "detail": detail, "on": ""}
-    report = json.loads(path.read_bytes())
-    tested, exit_code, environment = report["wheel"]["sha256"], report["exit_code"], report["environment"]
+    remedy = "Run the smoke test again, or move the report away."
+    try:
+        report = json.loads(path.read_bytes())
+        tested, exit_code, detail = report["wheel"]["sha256"], report["exit_code"], report["headline"]
+        only_imported = report["mode"] == "import-only"
+        gpu, torch = (report["environment"].get(name) for name in ("gpu", "torch"))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is not the report of a smoke test: {error!r}.", remedy) from None
     if tested != sha256:
-        raise UsageError(
-            f"{path}: it has a different SHA-256: {tested}. The wheel's is {sha256}.",
-            "Run the smoke test again, or move the report away.",
-        )
-    outcome = "not run"
-    if exit_code in (ExitCode.FAILURES, ExitCode.SAGEATTENTION_NOT_IMPORTABLE):
-        outcome = "failed"
-    elif exit_code == ExitCode.PASS and report.get("mode") != "import-only":
-        outcome = "passed"
-    torch = environment.get("torch")
-    on = ", ".join(part for part in (environment.get("gpu"), f"torch {torch}" if torch else "") if part)
-    return {"outcome": outcome, "detail": report.get("headline") or "", "on": on}
+        message = f"{path}: it has a different SHA-256: {tested}. The wheel's is {sha256}."
+        raise UsageError(message, remedy)
+    failures = (ExitCode.FAILURES, ExitCode.SAGEATTENTION_NOT_IMPORTABLE)
+    passed = exit_code == ExitCode.PASS and not only_imported
+    outcome = "failed" if exit_code in failures else "passed" if passed else "not run"
+    on = ", ".join(part for part in (gpu, f"torch {torch}" if torch else "") if part)
+    return {"outcome": outcome, "detail": detail, "on": on}

@@ -55,19 +55,14 @@ def connect(url: str, token: str | None, *, longest_wait_seconds: float = 900) -
     if token and parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         raise UsageError(f"{url}: a token is sent over https only.", f"Give an address such as {API_URL}.")
     Requester.injectConnectionClasses(HTTPRequestsConnectionClass, _HttpsConnection)
+    methods, wait = {"GET", "PATCH", "DELETE"}, longest_wait_seconds
+    retry = GithubRetry(total=4, backoff_factor=1, max_rate_limit_wait=wait, allowed_methods=methods)
     return Github(
         auth=Auth.Token(token) if token else None,
         base_url=url.rstrip("/"),
         timeout=_TIMEOUT_SECONDS,
         per_page=100,
-        retry=GithubRetry(
-            total=4,
-            backoff_factor=1,
-            max_rate_limit_wait=longest_wait_seconds,
-            allowed_methods={"GET", "PATCH", "DELETE"},
-        ),
-        seconds_between_requests=None,
-        seconds_between_writes=None,
+        retry=retry,
         api_version="2022-11-28",
         lazy=True,
     )
@@ -89,7 +84,5 @@ def github_errors() -> Iterator[None]:
     except requests.RequestException as error:
         raise TransientError(f"GitHub's API does not answer: {error}.") from None
     except (*_UNEXPECTED, ValueError) as error:
-        raise ReleaseError(
-            f"GitHub's API gives an answer of another form: {error!r}.",
-            "Check that --api-url is the address of GitHub's API, or try again later.",
-        ) from None
+        remedy = "Check that --api-url is the address of GitHub's API, or try again later."
+        raise ReleaseError(f"GitHub's API gives an answer of another form: {error!r}.", remedy) from None

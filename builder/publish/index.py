@@ -20,8 +20,9 @@ glibc: pip would take it where the PEP 600 wheel is refused, and the import woul
 from __future__ import annotations
 
 import argparse
-import contextlib
+import base64
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -32,28 +33,46 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from packaging.version import Version
 
 from builder.publish.entries import (
     METADATA_SUFFIX,
+    ForeignWheelError,
     IndexEntry,
     find_wheels,
     newest_first,
     read_entry,
     read_metadata,
 )
-from builder.publish.page import page_html, render
 from builder.util import http
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, beside
 from builder.util.log import say, warn
-from builder.wheel.wheelfile import WheelError
 
 WHEELS_JSON = "wheels.json"
 _SCHEMA = 1
-_NO_INDEX = (ValueError, LookupError, TypeError, OSError, WheelError)  # by reading another file as one
 _META = {"api-version": "1.1"}  # PEP 700, which adds `versions`, `size` and `upload-time`
+TEMPLATES = Environment(
+    loader=PackageLoader("builder.publish"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+# GPUs that people know by name, for the table's legend (NVIDIA's list of CUDA GPUs).
+_GPUS = {
+    "8.0": "A100, A30",
+    "8.6": "RTX 30 series, A10, A40",
+    "8.9": "RTX 40 series, L4, L40S",
+    "9.0a": "H100, H200, GH200",
+    "12.0": "RTX 50 series, RTX PRO Blackwell, GB10",
+}
+# The newest Python 3 that the picker offers for a wheel that is for newer ones too.
+_NEWEST_PYTHON_MINOR = 14
 
 
 def main(argv: Sequence[str]) -> int:
@@ -64,22 +83,17 @@ def main(argv: Sequence[str]) -> int:
     for path in paths:
         try:
             entries.append(read_entry(path))
-        except UsageError as error:
+        except ForeignWheelError as error:
             if options.wheels:
                 raise
-            warn(f"Left out: {error.message}")  # somebody's wheel, in the wheelhouse as a whole
+            warn(f"Left out: {error.message}")
     incomplete = [entry.filename for entry in entries if not entry.complete]
     if incomplete and not options.allow_incomplete:
-        raise UsageError(
-            f"These lack architectures of their target: {', '.join(incomplete)}.",
-            "pip would prefer them to the complete ones. Build with --arch all, name the wheels to list, "
-            "or pass --allow-incomplete.",
-        )
+        remedy = "Build with --arch all, name other wheels, or pass --allow-incomplete: pip prefers these."
+        raise UsageError(f"These lack architectures of their target: {', '.join(incomplete)}.", remedy)
     earlier = {entry.filename: entry for entry in _previous(options.previous)} if options.previous else {}
-    replaced: list[IndexEntry] = []
-    with contextlib.suppress(*_NO_INDEX):
-        replaced = _parse((options.out / WHEELS_JSON).read_bytes())
-    known = [*replaced, *earlier.values()]
+    replaced = options.out / WHEELS_JSON
+    known = [*(_parse(replaced.read_bytes(), str(replaced)) if replaced.is_file() else []), *earlier.values()]
     times = {(entry.filename, entry.sha256): entry.uploaded for entry in known}
     for entry in entries:
         old = earlier.get(entry.filename, entry)
@@ -89,45 +103,46 @@ def main(argv: Sequence[str]) -> int:
             entry,
             # The `+` of a local version is percent-encoded: in an address it may be taken for a space.
             url=(options.base_url or f"{entry.folder}/") + quote(entry.filename),
-            uploaded=times.get((entry.filename, entry.sha256)) or options.uploaded,
+            uploaded=times.get((entry.filename, entry.sha256), options.uploaded),
         )
     entries = newest_first(earlier.values())
     offered = [entry for entry in entries if entry.portable]
     if not offered:
-        raise UsageError(
-            "There is no PEP 600 wheel (manylinux) of this project to list.",
-            "Build a target on a system whose glibc is no newer than the target's platform tag.",
-        )
-    page = page_html(entries, site_url=options.site_url or "", repository=options.repository or "")
-    _write(options.out, page, entries, {path.name: path for path in paths})
-    cuda_tags = sorted({entry.cuda for entry in offered})
-    say(f"Wrote {options.out}: {len(offered)} wheels in {', '.join(cuda_tags)}.")
-    say(f"Look at it with: python -m http.server --directory {options.out}")
+        remedy = "Build a target on a system whose glibc is no newer than the target's platform tag."
+        raise UsageError("There is no PEP 600 wheel (manylinux) of this project to list.", remedy)
+    texts = _indexes(offered)
+    texts["index.html"] = _page(entries, offered, options.site_url, options.repository)
+    texts[WHEELS_JSON] = _json({"schema": _SCHEMA, "wheels": [entry.as_json() for entry in entries]})
+    folders = {entry.filename: entry.folder for entry in entries if entry.beside_the_index}
+    try:
+        _write(options.out, texts, {path: folders[path.name] for path in paths if path.name in folders})
+    except OSError as error:
+        raise UsageError(f"{options.out} can't be written: {error}.", "Choose another --out.") from error
+    say(f"Wrote {len(offered)} wheels. Look at it with: python -m http.server --directory {options.out}")
     return 0
 
 
 def _parser() -> Parser:
     parser = Parser(prog="nox -s index --", description="Write the package index and its page.")
-    help_ = "wheels to list (default: the wheelhouse's)"
-    parser.add_argument("wheels", nargs="*", metavar="WHEEL", help=help_)
-    parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
-    parser.add_argument("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site/")
-    for option, help_ in {
-        "--base-url": "link to wheels under this address (a release's assets: "
-        "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index",
-        "--site-url": "where the site will be, for the install lines",
-    }.items():
-        parser.add_argument(option, type=published_address, metavar="URL", help=help_)
+    add = parser.add_argument
+    add("wheels", nargs="*", metavar="WHEEL", help="wheels to list (default: the wheelhouse's)")
+    add("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
+    add("--out", type=Path, default=ROOT / "site", metavar="DIR", help="default: site/")
+    help_ = "link to wheels under this address (a release's assets: "
+    help_ += "https://github.com/OWNER/REPO/releases/download/TAG/) in place of copies beside the index"
+    add("--base-url", type=published_address, metavar="URL", help=help_)
+    help_ = "where the site will be, for the install lines"
+    add("--site-url", type=published_address, metavar="URL", help=help_)
     help_ = f"keep the wheels of an earlier index: its {WHEELS_JSON} (404: there is none yet)"
-    parser.add_argument("--previous", metavar="URL|FILE", help=help_)
+    add("--previous", metavar="URL|FILE", help=help_)
     now = datetime.now(timezone.utc).isoformat()
     help_ = "when the wheels that no earlier index has were published: 2026-11-28T20:15:00Z (default: now)"
-    parser.add_argument("--uploaded", type=_time, default=now, metavar="TIME", help=help_)
-    name = os.environ.get("GITHUB_REPOSITORY") or None
+    add("--uploaded", type=_time, default=now, metavar="TIME", help=help_)
     help_ = "for the page's links (default: GITHUB_REPOSITORY)"
-    parser.add_argument("--repository", type=repository, default=name, metavar="OWNER/NAME", help=help_)
+    name = os.environ.get("GITHUB_REPOSITORY") or None
+    add("--repository", type=repository, default=name, metavar="OWNER/NAME", help=help_)
     help_ = "list wheels that lack some of their target's architectures"
-    parser.add_argument("--allow-incomplete", action="store_true", help=help_)
+    add("--allow-incomplete", action="store_true", help=help_)
     return parser
 
 
@@ -145,95 +160,152 @@ def _previous(place: str) -> list[IndexEntry]:
         DownloadError: The address does not answer.
         UsageError: It is no `wheels.json`; or its wheels are served from the site that is to be replaced.
     """
-    remote = place.startswith(("http://", "https://"))
     try:
-        entries = _parse(http.get(place) if remote else Path(place).read_bytes())
+        remote = place.startswith(("http://", "https://"))
+        entries = _parse(http.get(place) if remote else Path(place).read_bytes(), place)
     except http.StatusError as error:
         if error.status != 404:
             raise
         say(f"{place} does not exist yet: this is the site's first index.")
         return []
-    except _NO_INDEX as error:
-        raise UsageError(
-            f"{place}: it is not an index's {WHEELS_JSON}: {error}.",
-            "Omit --previous, or give the right file.",
-        ) from None
+    except OSError as error:
+        raise UsageError(f"--previous {place}: {error.strerror}.") from None
     for entry in entries:
         if entry.beside_the_index:
-            raise UsageError(
-                f"{place}: {entry.filename} has no address of its own: that site serves the file itself.",
-                "Give the wheel's file too, and omit --previous.",
+            message = (
+                f"{place}: {entry.filename} has no address of its own: that site serves the file itself."
             )
+            raise UsageError(message, "Give the wheel's file too, and omit --previous.")
     say(f"The earlier index has {len(entries)} wheels.")
     return entries
 
 
-def _parse(document: bytes) -> list[IndexEntry]:
-    values = json.loads(document)
-    if values["schema"] != _SCHEMA:
-        raise ValueError(f"its schema is not {_SCHEMA}")
-    return [IndexEntry.from_json(entry) for entry in values["wheels"]]
-
-
-def _write(out: Path, page: str, entries: Sequence[IndexEntry], paths: Mapping[str, Path]) -> None:
-    """Write the site, whole or not at all; an earlier site there is replaced, any other folder left alone."""
+def _parse(document: bytes, place: str) -> list[IndexEntry]:
     try:
-        if out.exists() and not (out / WHEELS_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(
-                f"{out} exists and is not an index: it has no {WHEELS_JSON}.",
-                "Empty it, or give another folder with --out.",
-            )
-        with beside(out.absolute()) as site:
-            site.mkdir()
-            (site / "index.html").write_text(page, encoding="utf-8")
-            _write_index(site, entries)
-            values = {"schema": _SCHEMA, "wheels": [entry.as_json() for entry in entries]}
-            (site / WHEELS_JSON).write_text(_json(values), encoding="utf-8")
-            for entry in entries:
-                if entry.beside_the_index:
-                    wheel = site / entry.folder / entry.filename
-                    wheel.parent.mkdir(exist_ok=True)  # `basic`, which no page made
-                    shutil.copyfile(paths[entry.filename], wheel)
-                    wheel.with_name(wheel.name + METADATA_SUFFIX).write_bytes(read_metadata(wheel))
-    except OSError as error:
-        raise UsageError(f"{out} can't be written: {error}.", "Give another folder with --out.") from error
+        values = json.loads(document)
+        if values["schema"] != _SCHEMA:
+            raise ValueError(f"its schema is not {_SCHEMA}")
+        return [IndexEntry.from_json(entry) for entry in values["wheels"]]
+    except (ValueError, LookupError, TypeError) as error:
+        message = f"{place}: it is not an index's {WHEELS_JSON}: {error!r}."
+        raise UsageError(message, "Remove it, or give the right file.") from None
 
 
-def _write_index(site: Path, entries: Sequence[IndexEntry]) -> None:
-    for cuda in {entry.cuda for entry in entries if entry.portable}:
-        projects: dict[str, list[IndexEntry]] = {}
-        for entry in entries:
-            if entry.portable and entry.cuda == cuda:
-                projects.setdefault(entry.project, []).append(entry)
-        _write_page(site / cuda, {"meta": _META, "projects": [{"name": name} for name in sorted(projects)]})
-        for project, files in projects.items():
-            versions = sorted({entry.label.version for entry in files}, key=Version)
-            page = {"meta": _META, "name": project, "versions": versions, "files": [*map(_file, files)]}
-            _write_page(site / cuda / project, page)
+def _write(out: Path, texts: Mapping[str, str], wheels: Mapping[Path, str]) -> None:
+    """Write the site, whole or not at all; an earlier site there is replaced, any other folder left alone.
+
+    The texts are by their paths in the site; the wheels are copied, each into its folder.
+    """
+    if out.exists() and not (out / WHEELS_JSON).is_file() and (not out.is_dir() or any(out.iterdir())):
+        message = f"{out} exists and is not an index: it has no {WHEELS_JSON}."
+        raise UsageError(message, "Empty it, or give another folder with --out.")
+    with beside(out.absolute()) as site:
+        for name, text in texts.items():
+            (site / name).parent.mkdir(parents=True, exist_ok=True)
+            (site / name).write_text(text, encoding="utf-8")
+        for wheel, folder in wheels.items():
+            (site / folder).mkdir(exist_ok=True)  # `basic`, which no page made
+            shutil.copyfile(wheel, site / folder / wheel.name)
+            (site / folder / (wheel.name + METADATA_SUFFIX)).write_bytes(read_metadata(wheel))
+
+
+def _indexes(offered: Sequence[IndexEntry]) -> dict[str, str]:
+    """Return the pages of the indexes, in HTML (PEP 503) and JSON (PEP 691), by their paths in the site."""
+    projects: dict[str, list[IndexEntry]] = {}  # by their folders: cu130/sageattention
+    for entry in offered:
+        projects.setdefault(entry.folder, []).append(entry)
+    pages: dict[str, dict[str, Any]] = {}
+    for folder, entries in projects.items():
+        cuda, _, project = folder.partition("/")
+        pages[cuda] = {"meta": _META, "projects": [{"name": project}]}
+        versions = sorted({entry.label.version for entry in entries}, key=Version)
+        files = [*map(_file, entries)]
+        pages[folder] = {"meta": _META, "name": project, "versions": versions, "files": files}
+    simple = TEMPLATES.get_template("simple.html")
+    texts = {f"{folder}/index.html": simple.render(page=page) for folder, page in pages.items()}
+    return texts | {f"{folder}/index.v1_json": _json(page) for folder, page in pages.items()}
 
 
 def _file(entry: IndexEntry) -> dict[str, Any]:
     """Return a wheel as the page of its project lists it (PEP 691), with its METADATA's digest (PEP 714)."""
     metadata = {"sha256": entry.metadata_sha256}
-    values = {
+    return {
         "filename": entry.filename,
         # A wheel in the site lies beside this page.
         "url": entry.url.rpartition("/")[2] if entry.beside_the_index else entry.url,
         "hashes": {"sha256": entry.sha256},
         "size": entry.size_bytes,
+        "requires-python": entry.requires_python,
+        "upload-time": entry.uploaded,
         "core-metadata": metadata,
         "dist-info-metadata": metadata,
     }
-    optional = {"requires-python": entry.requires_python, "upload-time": entry.uploaded}
-    return {**values, **{key: value for key, value in optional.items() if value}}
-
-
-def _write_page(folder: Path, page: dict[str, Any]) -> None:
-    """Write a page of an index into its folder, as HTML and as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.html").write_text(render("simple.html", page=page), encoding="utf-8")
-    (folder / "index.v1_json").write_text(_json(page), encoding="utf-8")
 
 
 def _json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _page(
+    entries: Sequence[IndexEntry], offered: Sequence[IndexEntry], site_url: str, repository: str
+) -> str:
+    """Return the page for people: a picker, the table of wheels, and how to check one.
+
+    It is one file that needs nothing else. Without script it shows the table and the install lines, but not
+    the picker. A content security policy with the hashes of its own style and script keeps all else out.
+    Wheels are shown in the given order.
+    """
+    folder = Path(__file__).with_name("templates")
+    css, script = ((folder / name).read_text(encoding="utf-8") for name in ("page.css", "picker.js"))
+    architectures = {name for entry in offered for name in entry.architectures}
+    return TEMPLATES.get_template("page.html").render(
+        css=Markup(css),  # noqa: S704 - a file of this project
+        css_hash=_csp_hash(css),
+        script=Markup(script),  # noqa: S704
+        script_hash=_csp_hash(script),
+        machines=" and ".join(sorted({entry.label.machine for entry in offered}, reverse=True)),
+        newest=max((entry.release for entry in offered), key=Version),
+        data=_picker_data(offered),
+        offered=offered,
+        basic=[entry for entry in entries if not entry.portable],
+        gpus={name: gpus for name, gpus in _GPUS.items() if name in architectures},
+        smoke_detail=_smoke_detail,
+        site=site_url or "ADDRESS-OF-THIS-PAGE/",
+        repository=repository,
+    )
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _smoke_detail(test: Mapping[str, str]) -> str:
+    """Return where a smoke test ran, and its counts where its report ends with them in brackets."""
+    counts = re.search(r"\((.+)\)$", test["detail"])
+    return ": ".join(part for part in (test["on"], counts[1] if counts else test["detail"]) if part)
+
+
+def _picker_data(offered: Sequence[IndexEntry]) -> dict[str, Any]:
+    """Return what the picker needs: for each wheel, which machine, Python, torch and CUDA it fits."""
+    pythons = {entry.oldest_python for entry in offered}
+    if any(entry.label.universal for entry in offered):
+        pythons |= set(range(min(pythons), _NEWEST_PYTHON_MINOR + 1))
+    return {
+        "wheels": [
+            {
+                "cuda": entry.cuda,
+                "machine": entry.label.machine,
+                "requirement": f"{entry.project}=={entry.label.version}",
+                "python": entry.oldest_python,
+                "newerPython": entry.label.universal,
+                "torch": entry.oldest_torch,
+                "newerTorch": entry.label.universal,
+                "architectures": " ".join(entry.architectures),
+            }
+            for entry in offered
+        ],
+        "machine": sorted({entry.label.machine for entry in offered}, reverse=True),
+        "cuda": {entry.cuda: entry.label.cuda for entry in offered},
+        "python": sorted(pythons, reverse=True),
+        "torchIndex": "https://download.pytorch.org/whl/",
+    }

@@ -103,11 +103,9 @@ def _releases(repository: Repository, file: str, release: Release) -> list[str]:
     tags = {tag.name: tag.commit.sha for tag in repository.get_tags()}
     if release.tag not in tags:
         raise DownloadError(f"The repository has {len(tags)} tags, and {release.tag} is not one of them.")
-    changes = []
-    if tags[release.tag] != release.commit:
-        changes.append(
-            f"{file}: commit: {release.commit} -> {tags[release.tag]} (the tag was moved: see why)"
-        )
+    changes, tagged = [], tags[release.tag]
+    if tagged != release.commit:
+        changes.append(f"{file}: commit: {release.commit} -> {tagged} (the tag was moved: see why)")
     finals = [tag for tag in tags if re.fullmatch(r"v?\d+(\.\d+)*", tag)]
     newest = max([release.tag, *finals], key=Version)
     return [*changes, f"{file}: tag: {release.tag} -> {newest}"] if newest != release.tag else changes
@@ -125,37 +123,30 @@ def _commits(repository: Repository, file: str, release: Release) -> list[str]:
 
 def _torch(target: Target) -> list[str]:
     """Return the newest torch on a target's index for its Python, if it is not the pinned one."""
-    newest = Version(_newest(["torch"], target, ["--default-index", target.torch_index])["torch"]).public
+    newest = Version(_newest("torch", target, "--default-index", target.torch_index)).public
     return [f"targets/{target.name}.toml: torch: {target.torch} -> {newest}"] * (newest != target.torch)
 
 
 def _packages(target: Target, file: str) -> list[str]:
     """Return newer versions of the compiler's packages, from the package index that uv is configured for."""
-    pins = [
-        (key, text, Requirement(text).name, next(iter(Requirement(text).specifier)).version)
-        for key, texts in (("packages", target.toolchain_packages), ("runtime", target.toolchain_runtime))
-        for text in texts
-    ]
-    # A package that has CUDA's own version stays within that CUDA version.
-    wanted = {
-        f"{name}=={target.cuda}.*" if f"{pin}.".startswith(f"{target.cuda}.") else name
-        for _, _, name, pin in pins
-    }
-    newest = _newest(sorted(wanted), target)
-    return [
-        f"{file}: {key}: {text} -> {text.replace(f'=={pin}', f'=={newest[name]}')}"
-        for key, text, name, pin in pins
-        if Version(newest[name]) > Version(pin)
-    ]
+    changes = []
+    for key, texts in (("packages", target.toolchain_packages), ("runtime", target.toolchain_runtime)):
+        for text in texts:
+            name, pin = Requirement(text).name, next(iter(Requirement(text).specifier)).version
+            # A package that has CUDA's own version stays within that CUDA version.
+            within = f"=={target.cuda}.*" if f"{pin}.".startswith(f"{target.cuda}.") else ""
+            newest = _newest(name + within, target)
+            if Version(newest) > Version(pin):
+                changes.append(f"{file}: {key}: {text} -> {text.replace(f'=={pin}', f'=={newest}')}")
+    return changes
 
 
-def _newest(requirements: Sequence[str], target: Target, options: Sequence[str] = ()) -> dict[str, str]:
-    """Return the newest version of each package for a target's Python and machine, as uv resolves it."""
+def _newest(requirement: str, target: Target, *options: str) -> str:
+    """Return the newest version of a package for a target's Python and machine, as uv resolves it."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "-", "--upgrade", "--no-deps", "--quiet"]
     command += ["--no-header", "--no-annotate", "--python-version", target.python]
     command += ["--python-platform", f"{target.machine.name}-manylinux_2_34", *options]
-    output = run(command, text="\n".join(requirements) + "\n", timeout_seconds=300).output
-    return dict(re.findall(r"^([\w.-]+)==(\S+)", output, re.MULTILINE))
+    return run(command, text=f"{requirement}\n", timeout_seconds=300).output.strip().partition("==")[2]
 
 
 def _archives(target: Target, file: str) -> list[str]:
@@ -169,11 +160,11 @@ def _archives(target: Target, file: str) -> list[str]:
     changes = []
     for archive in target.toolchain_archives:
         part = manifest[archive.name]["linux-x86_64"]
-        for key, old, new in (
-            ("url", archive.url, folder + part["relative_path"]),
-            ("sha256", archive.sha256, part["sha256"]),
-            ("size_bytes", str(archive.size_bytes), part["size"]),
-        ):
-            if old != new:
-                changes.append(f"{file}: archives[{archive.name}].{key}: {old} -> {new}")
+        pinned = {"url": archive.url, "sha256": archive.sha256, "size_bytes": str(archive.size_bytes)}
+        newest = {"url": folder + part["relative_path"], "sha256": part["sha256"], "size_bytes": part["size"]}
+        changes += [
+            f"{file}: archives[{archive.name}].{key}: {pinned[key]} -> {newest[key]}"
+            for key in pinned
+            if pinned[key] != newest[key]
+        ]
     return changes

@@ -9,34 +9,40 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
+from urllib.parse import quote
 
 from github import UnknownObjectException
 from github.GithubObject import NotSet
 from github.GitRelease import GitRelease
 from github.GitReleaseAsset import GitReleaseAsset
 from github.Repository import Repository
+from markupsafe import Markup
 
+from builder.check import audit
 from builder.publish import github_api
 from builder.publish.entries import (
     METADATA_SUFFIX,
     SMOKETEST_SUFFIX,
     IndexEntry,
     find_wheels,
+    newest_first,
     read_entry,
     read_metadata,
     read_sbom,
 )
-from builder.publish.page import release_notes
+from builder.publish.index import TEMPLATES
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.files import ROOT, file_sha256
 from builder.util.log import say, step, warn
 from builder.wheel.label import WheelLabel
+from builder.wheel.sbom import Sbom
 
 _PAUSES_SECONDS = (1, 2, 4, 8)  # between tries
 _Result = TypeVar("_Result")
@@ -47,26 +53,16 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     token = github_api.token_from_environment()
     if token is None and not options.dry_run:
-        raise UsageError(
-            "Neither GITHUB_TOKEN nor GH_TOKEN is set.",
-            "Make a token with write access to the repository's contents, and set it for this command alone.",
-        )
+        remedy = "Make a token that may write the repository's contents, and set it for this command alone."
+        raise UsageError("Neither GITHUB_TOKEN nor GH_TOKEN is set.", remedy)
     github = github_api.connect(options.api_url, token)
     paths = find_wheels(options.wheels, options.wheelhouse)
     entries = {path: read_entry(path) for path in paths}
     _refuse(entries.values(), options)
     with step(f"Auditing {len(paths)} wheels"):
-        from builder.check import audit  # noqa: PLC0415 - it reads ELF files; --help needs none of that
-
         if audit.main([*map(str, paths)]) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
-    notes = release_notes(
-        [*entries.values()],
-        [read_sbom(path) for path in paths],
-        repository=options.repository,
-        tag=options.tag,
-        index_url=options.index_url or "",
-    )
+    notes = _notes(newest_first(entries.values()), [read_sbom(path) for path in paths], options)
     with TemporaryDirectory() as folder, github_api.github_errors():
         files = _gather(entries, Path(folder))
         remote = github.get_repo(options.repository)
@@ -83,28 +79,25 @@ def main(argv: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="nox -s release --", description="Make or complete a GitHub release of the wheels.")
-    parser.add_argument("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
-    parser.add_argument("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
-    parser.add_argument("--tag", required=True, help="the release's git tag")
-    parser.add_argument(
-        "--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist"
-    )
-    name, metavar, help_ = os.environ.get("GITHUB_REPOSITORY"), "OWNER/NAME", "default: GITHUB_REPOSITORY"
-    parser.add_argument(
-        "--repository", type=repository, default=name, required=not name, metavar=metavar, help=help_
-    )
+    add = parser.add_argument
+    add("wheels", nargs="*", metavar="WHEEL", help="default: all of the wheelhouse")
+    add("--wheelhouse", type=Path, default=ROOT / "wheelhouse", metavar="DIR")
+    add("--tag", required=True, help="the release's git tag")
+    add("--target", metavar="COMMIT", help="make the tag at this commit, if it does not exist")
+    name = os.environ.get("GITHUB_REPOSITORY")
+    help_ = "OWNER/NAME (default: GITHUB_REPOSITORY)"
+    add("--repository", type=repository, default=name, required=not name, help=help_)
     github_api.add_api_url(parser)
     help_ = "the package index's address, for the notes"
-    parser.add_argument("--index-url", type=published_address, metavar="URL", help=help_)
-    flags = {
+    add("--index-url", type=published_address, metavar="URL", help=help_)
+    for flag, help_ in {
         "--dry-run": "print the steps and the notes, change nothing",
         "--replace": "replace files of this release with a different SHA-256, and published notes",
         "--allow-unverified": "release builds of a source that was not verified",
         "--allow-incomplete": "release wheels that lack architectures of their target",
         "--allow-failed-smoketest": "release wheels whose smoke test failed",
-    }
-    for flag, help_ in flags.items():
-        parser.add_argument(flag, action="store_true", help=help_)
+    }.items():
+        add(flag, action="store_true", help=help_)
     return parser
 
 
@@ -115,18 +108,52 @@ def _refuse(entries: Iterable[IndexEntry], options: argparse.Namespace) -> None:
         if not entry.verified and not options.allow_unverified:
             reasons[f"{entry.filename}: its source is not verified"] = "--allow-unverified"
         if not entry.complete and not options.allow_incomplete:
-            architectures = ", ".join(entry.architectures)
-            reason = f"it holds only {architectures} of its target's architectures"
+            reason = f"it holds only {', '.join(entry.architectures)} of its target's architectures"
             reasons[f"{entry.filename}: {reason}"] = "--allow-incomplete"
         if entry.smoke_test["outcome"] == "failed" and not options.allow_failed_smoketest:
-            reason = f"{entry.filename}: its smoke test failed: {entry.smoke_test['detail']}"
-            reasons[reason] = "--allow-failed-smoketest"
+            reason = f"its smoke test failed: {entry.smoke_test['detail']}"
+            reasons[f"{entry.filename}: {reason}"] = "--allow-failed-smoketest"
     if reasons:
-        flags = ", ".join(dict.fromkeys(reasons.values()))
-        raise ReleaseError(
-            "These wheels should not be released:\n  " + "\n  ".join(reasons),
-            f"Name the other wheels, or pass {flags}.",
-        )
+        remedy = f"Name the other wheels, or pass {', '.join(dict.fromkeys(reasons.values()))}."
+        raise ReleaseError("These wheels should not be released:\n  " + "\n  ".join(reasons), remedy)
+
+
+def _notes(entries: Sequence[IndexEntry], sboms: Sequence[Sbom], options: argparse.Namespace) -> str:
+    """Return Markdown that says what a release holds, what it was made from, and how to check that.
+
+    Without the package index's address, the notes say to install a wheel by its own.
+    """
+    patches = {
+        patch.name.rpartition("/")[2]: patch.properties["summary"]
+        for sbom in sboms
+        for patch in sbom.of_kind("patch")
+    }
+    builds = set()
+    for sbom in sboms:
+        nvcc = next((tool.version for tool in sbom.of_kind("build-tool") if "nvcc" in tool.name), "")
+        target = sbom.subject.properties["target"]
+        builds.add((target, sbom.tool_version("torch"), nvcc, sbom.tool_version("g++")))
+    markdown = TEMPLATES.overlay(autoescape=False, finalize=_escape_markdown)
+    return markdown.get_template("notes.md").render(
+        versions=", ".join(dict.fromkeys(entry.release for entry in entries)),
+        machines=" and ".join(sorted({entry.label.machine for entry in entries}, reverse=True)),
+        entries=entries,
+        portable=[entry for entry in entries if entry.portable],
+        basic=[entry for entry in entries if not entry.portable],
+        sources={sbom.source.url or sbom.source.sha256: sbom.source for sbom in sboms}.values(),
+        patches=patches,
+        builds=sorted(builds),
+        repository=options.repository,
+        address=f"https://github.com/{options.repository}/releases/download/{quote(options.tag)}/",
+        index_url=options.index_url,
+    )
+
+
+def _escape_markdown(value: object) -> object:
+    """Return a text as one line in which nothing is Markdown or HTML."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return re.sub(r"[\\`*\[\]<>|~&#]|(?<!\w)@", r"\\\g<0>", " ".join(value.split()))
 
 
 def _gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]:
@@ -137,10 +164,8 @@ def _gather(entries: Mapping[Path, IndexEntry], folder: Path) -> dict[Path, str]
     files: dict[Path, str] = {}
     for wheel, entry in entries.items():
         files[wheel] = entry.sha256  # of the bytes that were read before the audit
-        for suffix in (".json", SMOKETEST_SUFFIX):
-            report = wheel.with_name(wheel.name + suffix)
-            if report.is_file():
-                files[report] = file_sha256(report)
+        reports = (wheel.with_name(wheel.name + suffix) for suffix in (".json", SMOKETEST_SUFFIX))
+        files |= {report: file_sha256(report) for report in reports if report.is_file()}
         if entry.portable:
             metadata = folder / (wheel.name + METADATA_SUFFIX)
             metadata.write_bytes(read_metadata(wheel))
@@ -159,13 +184,11 @@ def _complete(options: argparse.Namespace, files: Mapping[Path, str], notes: str
     if release.draft:
         release = release.update_release(options.tag, notes, draft=False)
         say(f"Published: {release.html_url}")
-    elif (release.body or "").replace("\r\n", "\n").strip() == notes.strip():
-        say("The release is complete.")
     elif options.replace:
         release.update_release(release.name or options.tag, notes, prerelease=release.prerelease)
         say("Replaced the notes.")
     else:
-        warn("The published notes differ from those of these wheels; --replace replaces them.")
+        say("The release is complete. Its notes stay as they are: --replace replaces them.")
     published = release.published_at.isoformat()
     say(f"For the index: --uploaded {published}")
     if output := os.environ.get("GITHUB_OUTPUT"):
@@ -199,10 +222,9 @@ def _find(remote: Repository, tag: str, files: Mapping[Path, str]) -> GitRelease
             for asset in release.assets:
                 sha256 = wheels.get(_build(asset.name)) if asset.name.endswith(".whl") else None
                 if sha256 and asset.digest != f"sha256:{sha256}":
+                    message = f"{release.html_url} has other content for this version: {asset.name}."
                     raise ReleaseError(
-                        f"{release.html_url} has other content for this version: {asset.name}.",
-                        "A published version stays as it is, and pip and uv would not upgrade it. Raise the "
-                        "revision of the patches.",
+                        message, "pip and uv would not upgrade it. Raise the patches' revision."
                     )
     return min(releases, key=lambda release: (release.draft, release.id), default=None)
 
@@ -220,13 +242,10 @@ def _create(options: argparse.Namespace, notes: str, remote: Repository) -> GitR
         try:
             remote.get_git_ref(f"tags/{options.tag}").complete()
         except UnknownObjectException:
-            raise ReleaseError(
-                f"The repository has no tag {options.tag}.",
-                "Push it first, or say with --target COMMIT where to make it.",
-            ) from None
-    return remote.create_git_release(
-        options.tag, options.tag, notes, draft=True, target_commitish=options.target or NotSet
-    )
+            remedy = "Push it first, or say with --target COMMIT where to make it."
+            raise ReleaseError(f"The repository has no tag {options.tag}.", remedy) from None
+    commit = options.target or NotSet
+    return remote.create_git_release(options.tag, options.tag, notes, draft=True, target_commitish=commit)
 
 
 def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) -> None:
@@ -235,26 +254,21 @@ def _upload(release: GitRelease, files: Mapping[Path, str], *, replace: bool) ->
     actions = _plan(files, assets, replace=replace)
     for name in sorted(assets.keys() - {path.name for path in files}):
         warn(f"The release also has {name}, which is not one of these files: it stays.")
-    with step(f"Uploading {sum(action != 'keep' for action in actions.values())} of {len(files)} files"):
-        for path, action in actions.items():
-            if action == "keep":
-                continue
+    uploads = [path for path, action in actions.items() if action != "keep"]
+    with step(f"Uploading {len(uploads)} of {len(files)} files"):
+        for path in uploads:
             if path.name in assets:
                 assets[path.name].delete_asset()
             say(f"  sending: {path.name} ({path.stat().st_size / 1e6:.1f} MB)")
             kind = {".whl": "application/zip", ".json": "application/json"}.get(path.suffix, "text/plain")
             with path.open("rb") as file:
-                asset = release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
-            if asset.digest != f"sha256:{files[path]}":
-                asset.delete_asset()
-                raise github_api.TransientError(f"{path.name} arrived with a different SHA-256.")
-    digests = {asset.name: asset.digest for asset in release.get_assets()}
-    wrong = [path.name for path, sha256 in files.items() if digests.get(path.name) != f"sha256:{sha256}"]
-    if wrong:
-        raise ReleaseError(
-            f"The release lacks these files, or has them with a different SHA-256: {', '.join(wrong)}.",
-            "Run the same command again.",
-        )
+                release.upload_asset_from_memory(file, path.stat().st_size, path.name, kind)
+    assets = {asset.name: asset for asset in release.get_assets()}
+    for path, sha256 in files.items():
+        if path.name not in assets or assets[path.name].digest != f"sha256:{sha256}":
+            if path.name in assets:
+                assets[path.name].delete_asset()
+            raise github_api.TransientError(f"{path.name} did not arrive, or with a different SHA-256.")
     say(f"Verified {len(files)} files by SHA-256.")
 
 
@@ -274,10 +288,11 @@ def _plan(
             if asset.state == "uploaded":  # and not a partial one of an upload that failed
                 different.append(f"{path.name}: the release has {asset.digest}, this is {sha256}")
     if different and not replace:
-        raise ReleaseError(
-            "The release has files of these names with a different SHA-256:\n  " + "\n  ".join(different),
-            "Release under another tag, or pass --replace, which breaks installs that are pinned by hash.",
+        message = "The release has files of these names with a different SHA-256:\n  " + "\n  ".join(
+            different
         )
+        remedy = "Release under another tag, or pass --replace: it breaks installs that are pinned by hash."
+        raise ReleaseError(message, remedy)
     return actions
 
 
@@ -296,6 +311,5 @@ def _dry_run(
     else:
         say(f"  complete the {'draft' if release.draft else 'published release'} {release.html_url}")
     for path, action in actions.items():
-        say(f"  {action} {path.name}")
-        say(f"      {path.stat().st_size} bytes, SHA-256 {files[path]}")
+        say(f"  {action} {path.name}\n      {path.stat().st_size} bytes, SHA-256 {files[path]}")
     say(f"  verify {len(files)} files by SHA-256, and publish\n\nNotes:\n\n{notes}")

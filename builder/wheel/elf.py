@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -19,12 +19,7 @@ from builder.util.errors import AuditError
 _EXECUTABLE = 0x1  # PF_X
 
 
-class ElfError(AuditError):
-    """A file that should be a shared library, and can't be read as one."""
-
-
-@dataclass(frozen=True, order=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A dynamic symbol that another library must define, by its mangled name, and a version or ''."""
 
     name: str
@@ -37,7 +32,7 @@ class SharedLibrary:
 
     Attributes:
         machine: `x64` or `AArch64`, as pyelftools names it.
-        versions: SONAME of a library -> the symbol versions that are required of it.
+        versions: SONAME of a library -> the symbol versions that are required of it, sorted.
         undefined: Dynamic symbols that others must define, sorted.
         executable_stack: Whether loading it makes the process's stack executable.
         fatbin: The bytes of its `.nv_fatbin` section; empty without one.
@@ -48,7 +43,7 @@ class SharedLibrary:
     needed: tuple[str, ...]
     rpath: tuple[str, ...]
     runpath: tuple[str, ...]
-    versions: Mapping[str, tuple[str, ...]]
+    versions: Mapping[str, list[str]]
     undefined: tuple[Symbol, ...]
     executable_stack: bool
     debug_sections: tuple[str, ...]
@@ -61,15 +56,14 @@ def is_elf(data: bytes) -> bool:
 
 
 def read_elf(data: bytes, name: str = "file") -> SharedLibrary:
-    """Read a shared library; the name is for errors."""
+    """Read a shared library; AuditError, with the name, if it can't be read as one."""
     try:
         elf = ELFFile(io.BytesIO(data))
-        if elf.elfclass == 64 and elf.little_endian:
-            return _read(elf)
-        reason = "not a 64-bit little-endian ELF file"
+        if elf.elfclass != 64 or not elf.little_endian:
+            raise ELFError("not a 64-bit little-endian ELF file")
+        return _read(elf)
     except (ELFError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        reason = str(error) or type(error).__name__
-    raise ElfError(f"{name}: not a readable shared library: {reason}.")
+        raise AuditError(f"{name}: not a readable shared library: {error!r}.") from error
 
 
 def differing_section(data: bytes, other: bytes) -> str:
@@ -81,34 +75,40 @@ def differing_section(data: bytes, other: bytes) -> str:
         )
     except ELFError:
         return ""
-    names = (name for name in {**sections, **others} if sections.get(name) != others.get(name))
-    return next(names, "")
+    return next((name for name in {**sections, **others} if sections.get(name) != others.get(name)), "")
 
 
 def _read(elf: ELFFile) -> SharedLibrary:
-    sections = {section.name: section for section in elf.iter_sections()}
-    dynamic: Any = sections.get(".dynamic")
-    tags = list(dynamic.iter_tags()) if dynamic is not None else []
+    sections: dict[str, Any] = {section.name: section for section in elf.iter_sections()}
+    dynamic = list(sections[".dynamic"].iter_tags()) if ".dynamic" in sections else []
 
-    def values(tag: str, attribute: str) -> list[str]:
-        return [str(getattr(entry, attribute)) for entry in tags if entry.entry.d_tag == tag]
+    def values(tag: str, attribute: str) -> tuple[str, ...]:
+        return tuple(str(getattr(entry, attribute)) for entry in dynamic if entry.entry.d_tag == tag)
 
     def paths(tag: str, attribute: str) -> tuple[str, ...]:
         return tuple(part for value in values(tag, attribute) for part in value.split(":"))
 
-    required = _required_versions(sections.get(".gnu.version_r"))
-    versions: dict[str, set[str]] = {}
-    for library, version in required.values():
-        versions.setdefault(library, set()).add(version)
-    fatbin = sections.get(".nv_fatbin")
+    required: dict[int, str] = {}  # version's number in this file -> version
+    versions: dict[str, list[str]] = {}
+    if ".gnu.version_r" in sections:
+        for library, needs in sections[".gnu.version_r"].iter_versions():
+            names = {need["vna_other"]: str(need.name) for need in needs}
+            required |= names
+            versions[str(library.name)] = sorted(names.values())
+    undefined = []
+    for index, symbol in enumerate(sections[".dynsym"].iter_symbols() if ".dynsym" in sections else ()):
+        if symbol.name and symbol["st_shndx"] == "SHN_UNDEF":
+            number = sections[".gnu.version"].get_symbol(index)["ndx"] if ".gnu.version" in sections else 0
+            # A name instead of a number is a local symbol, or a global one without a version.
+            undefined.append(Symbol(str(symbol.name), required.get(number, "")))
     return SharedLibrary(
         machine=str(elf.get_machine_arch()),
-        soname="".join(values("DT_SONAME", "soname")[:1]),
-        needed=tuple(values("DT_NEEDED", "needed")),
+        soname="".join(values("DT_SONAME", "soname")),
+        needed=values("DT_NEEDED", "needed"),
         rpath=paths("DT_RPATH", "rpath"),
         runpath=paths("DT_RUNPATH", "runpath"),
-        versions={library: tuple(sorted(names)) for library, names in sorted(versions.items())},
-        undefined=_undefined(sections.get(".dynsym"), sections.get(".gnu.version"), required),
+        versions=versions,
+        undefined=tuple(sorted(undefined)),
         # Without the header the x86 loader uses the old default, an executable stack.
         executable_stack=all(
             segment["p_flags"] & _EXECUTABLE
@@ -116,25 +116,5 @@ def _read(elf: ELFFile) -> SharedLibrary:
             if segment["p_type"] == "PT_GNU_STACK"
         ),
         debug_sections=tuple(sorted(part for part in sections if part.startswith((".debug_", ".zdebug_")))),
-        fatbin=bytes(fatbin.data()) if fatbin is not None else b"",
+        fatbin=bytes(sections[".nv_fatbin"].data()) if ".nv_fatbin" in sections else b"",
     )
-
-
-def _required_versions(section: Any) -> dict[int, tuple[str, str]]:
-    """Version index -> (SONAME, version)."""
-    return {
-        int(version["vna_other"]): (str(library.name), str(version.name))
-        for library, versions in (section.iter_versions() if section is not None else ())
-        for version in versions
-    }
-
-
-def _undefined(table: Any, version_table: Any, required: Mapping[int, tuple[str, str]]) -> tuple[Symbol, ...]:
-    symbols = []
-    for index, symbol in enumerate(table.iter_symbols() if table is not None else ()):
-        if symbol.name and symbol["st_shndx"] == "SHN_UNDEF":
-            number = version_table.get_symbol(index)["ndx"] if version_table is not None else 0
-            # A name instead of a number is a local symbol, or a global one without a version.
-            version = required.get(number & 0x7FFF, ("", ""))[1] if isinstance(number, int) else ""
-            symbols.append(Symbol(str(symbol.name), version))
-    return tuple(sorted(symbols))

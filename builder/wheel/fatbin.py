@@ -34,24 +34,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from builder.target.architectures import Architecture
 from builder.util.errors import AuditError
 
-_MAGIC = 0xBA55ED50
-_ALIGNMENT = 8
+_MAGIC, _VERSION, _ALIGNMENT = 0xBA55ED50, 1, 8
 _CONTAINER = struct.Struct("<IHHQ")
 _ENTRY = struct.Struct("<HHIQIIHHIIIQQQ")
-_CUBIN = 2
-_KINDS = {1: "ptx", _CUBIN: "cubin", 8: "ltoir"}
+_KINDS = {1: "ptx", 2: "cubin", 8: "ltoir"}
 _COMPRESSED_LZ4, _COMPRESSED_ZSTANDARD = 1 << 13, 1 << 15
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"  # the magic of its frames (RFC 8878)
 _DEBUG, _SUFFIX_A, _SUFFIX_F = 1 << 1, 1 << 20, 1 << 21
-
-
-class FatbinError(AuditError):
-    """A `.nv_fatbin` section that can't be read."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +66,43 @@ class Code:
 
 
 def read_fatbin(section: bytes) -> tuple[Code, ...]:
-    """Return the GPU code in a `.nv_fatbin` section, in the order of the file."""
-    entries: list[Code] = []
-    offset, number = _skip_padding(section, 0), 0
-    while offset < len(section):
-        end, codes = _read_container(section, offset)
-        entries += (replace(code, container=number) for code in codes)
-        offset, number = _skip_padding(section, end), number + 1
-    return tuple(entries)
+    """Return the GPU code in a `.nv_fatbin` section, in its order; AuditError if it can't be read."""
+    codes: list[Code] = []
+    offset = container = 0
+    try:
+        while offset < len(section):
+            if not any(section[offset : offset + _ALIGNMENT]):
+                offset += _ALIGNMENT  # between containers
+                continue
+            magic, version, header_bytes, entries_bytes = _CONTAINER.unpack_from(section, offset)
+            offset += header_bytes
+            end = offset + entries_bytes
+            if (magic, version, header_bytes) != (_MAGIC, _VERSION, _CONTAINER.size) or end > len(section):
+                raise ValueError("it is not a fatbin container, or not a whole one")
+            while offset < end:
+                code, offset = _read_entry(section, offset, container)
+                codes.append(code)
+            if offset > end:
+                raise ValueError("an entry is longer than its container")
+            container += 1
+    except (struct.error, ValueError) as error:
+        raise AuditError(f"GPU code at offset {offset:#x} of its section can't be read: {error}.") from None
+    return tuple(codes)
+
+
+def _read_entry(section: bytes, start: int, container: int) -> tuple[Code, int]:
+    """Return the code of one entry, and where the next one starts."""
+    values = _ENTRY.unpack_from(section, start)
+    kind, _, header_bytes, payload_bytes, _, _, _, _, number, _, _, flags, _, _ = values
+    name = _KINDS.get(kind, f"kind {kind}")
+    magic = _ZSTANDARD if flags & _COMPRESSED_ZSTANDARD else b"" if flags & _COMPRESSED_LZ4 else b"\x7fELF"
+    if header_bytes < _ENTRY.size or (
+        name == "cubin" and not section.startswith(magic, start + header_bytes)
+    ):
+        raise ValueError(f"an entry for sm_{number} holds no code")
+    suffix = "a" if flags & _SUFFIX_A else "f" if flags & _SUFFIX_F else ""
+    architecture = Architecture(number // 10, number % 10, suffix)
+    return Code(name, architecture, bool(flags & _DEBUG), container), start + header_bytes + payload_bytes
 
 
 def cubin_architectures(codes: Iterable[Code]) -> tuple[Architecture, ...]:
@@ -90,55 +113,6 @@ def cubin_architectures(codes: Iterable[Code]) -> tuple[Architecture, ...]:
 def ptx_architectures(codes: Iterable[Code]) -> tuple[Architecture, ...]:
     """Return the architectures that there is PTX for, sorted, each once."""
     return tuple(sorted({code.architecture for code in codes if code.kind == "ptx"}))
-
-
-def _skip_padding(section: bytes, offset: int) -> int:
-    while offset < len(section) and section[offset] == 0:
-        offset += 1
-    # The magic's first byte is not zero, so a container starts exactly here, on its alignment.
-    if offset < len(section) and offset % _ALIGNMENT:
-        raise FatbinError(f"offset {offset:#x}: there is no fatbin container where one should start.")
-    return offset
-
-
-def _read_container(section: bytes, start: int) -> tuple[int, list[Code]]:
-    if len(section) - start < _CONTAINER.size:
-        raise FatbinError(f"offset {start:#x}: the section ends within a container's header.")
-    magic, version, header_bytes, entries_bytes = _CONTAINER.unpack_from(section, start)
-    if magic != _MAGIC:
-        raise FatbinError(f"offset {start:#x}: {magic:#010x} is not the magic of a fatbin container.")
-    if version != 1 or header_bytes < _CONTAINER.size:
-        raise FatbinError(f"offset {start:#x}: unknown container (version {version}, {header_bytes} bytes).")
-    end = start + header_bytes + entries_bytes
-    if end > len(section):
-        raise FatbinError(f"offset {start:#x}: the container is longer than the section.")
-    codes: list[Code] = []
-    offset = start + header_bytes
-    while offset < end:
-        offset, code = _read_entry(section, offset, end)
-        codes.append(code)
-    return end, codes
-
-
-def _read_entry(section: bytes, start: int, end: int) -> tuple[int, Code]:
-    if end - start < _ENTRY.size:
-        raise FatbinError(f"offset {start:#x}: the container ends within an entry's header.")
-    values = _ENTRY.unpack_from(section, start)
-    kind, _, header_bytes, payload_bytes, _, _, _, _, number, _, _, flags, _, _ = values
-    if header_bytes < _ENTRY.size or start + header_bytes + payload_bytes > end:
-        raise FatbinError(f"offset {start:#x}: an entry is longer than its container.")
-    if not 10 <= number < 1000:
-        raise FatbinError(f"offset {start:#x}: {number} is not an architecture.")
-    payload = section[start + header_bytes : start + header_bytes + payload_bytes]
-    magic = _ZSTANDARD if flags & _COMPRESSED_ZSTANDARD else b"" if flags & _COMPRESSED_LZ4 else b"\x7fELF"
-    # What is compressed has few zeros; a cubin as it is has many.
-    most_zeros = len(payload) // 2 if flags & (_COMPRESSED_ZSTANDARD | _COMPRESSED_LZ4) else len(payload) - 1
-    if payload.count(0) > most_zeros or (kind == _CUBIN and not payload.startswith(magic)):
-        raise FatbinError(f"offset {start:#x}: an entry for sm_{number} holds no GPU code.")
-    suffix = "a" if flags & _SUFFIX_A else "f" if flags & _SUFFIX_F else ""
-    architecture = Architecture(number // 10, number % 10, suffix)
-    code = Code(_KINDS.get(kind, f"kind {kind}"), architecture, bool(flags & _DEBUG))
-    return start + header_bytes + payload_bytes, code
 
 
 def gpu_code(codes: Iterable[Code]) -> tuple[str, ...]:

@@ -36,20 +36,16 @@ class WheelLabel:
     python: str
     abi: str
     platform: str
-    build: str = ""
 
     @classmethod
     def parse(cls, file_name: str) -> WheelLabel:
         """Return the parts of a file name; WheelError if it is not the name of a wheel."""
         try:
-            # packaging takes any character in a tag, and letters of any script in a name.
-            if re.fullmatch(r"[\w.+!-]+", file_name, re.ASCII) is None:
-                raise ValueError("it has characters that are none of A-Z a-z 0-9 _ . + ! -")
             parse_wheel_filename(file_name)
-        except (InvalidWheelFilename, ValueError) as error:
+        except InvalidWheelFilename as error:
             raise WheelError(f"{file_name}: not the name of a wheel: {error}.") from error
-        distribution, version, *build, python, abi, platform = file_name.removesuffix(".whl").split("-")
-        return cls(distribution, version, python, abi, platform, "".join(build))
+        distribution, version, *_build, python, abi, platform = file_name.removesuffix(".whl").split("-")
+        return cls(distribution, version, python, abi, platform)
 
     @property
     def tag(self) -> str:
@@ -91,13 +87,8 @@ class WheelLabel:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Numbers of the GPU architectures that the local version names: `89`, `90a`."""
+        """Numbers of the GPU architectures, `89`, `90a`, if the wheel lacks some of its target's."""
         return tuple(re.findall(r"(?:^|\.)sm_?(\d{2,3}[af]?)(?=\.|$)", self.local_version))
-
-    @property
-    def complete(self) -> bool:
-        """Whether it has all of its target's architectures: a wheel that lacks some names those it has."""
-        return not self.architectures
 
     @property
     def revision(self) -> int:

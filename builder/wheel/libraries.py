@@ -29,45 +29,40 @@ class Owner:
     """Who provides the libraries whose SONAMEs match shell patterns, and why they are bundled or not."""
 
     name: str
-    patterns: tuple[str, ...]
+    patterns: str
     why: str
     bundled: bool = False
 
 
 TORCH = Owner(
     "torch",
-    ("libtorch*.so*", "libc10*.so*", "libcaffe2*.so*", "libshm.so*", "libaoti_custom_ops.so*"),
+    "libtorch*.so* libc10*.so* libcaffe2*.so* libshm.so* libaoti_custom_ops.so*",
     "a process has one torch: a second copy registers its operators again and ends the interpreter",
 )
 DRIVER = Owner(
     "the GPU driver",
-    ("libcuda.so*", "libcudadebugger.so*", "libnvidia-*.so*", "libnvcuvid.so*"),
+    "libcuda.so* libcudadebugger.so* libnvidia-*.so* libnvcuvid.so*",
     "it belongs to the kernel module that is loaded",
 )
 CUDA_RUNTIME = Owner(
     "the CUDA runtime",
-    ("libcudart.so*", "libcudart-*.so*"),
+    "libcudart.so* libcudart-*.so*",
     "copies of it work side by side on the driver's one context",
     bundled=True,
 )
 TORCH_CUDA = Owner(
     "torch's CUDA packages",
-    (
-        *("libcublas.so*", "libcublasLt.so*", "libcudnn*.so*", "libcufft*.so*", "libcufile*.so*"),
-        *("libcupti.so*", "libcurand.so*", "libcusolver*.so*", "libcusparse*.so*", "libnccl.so*"),
-        *("libnvJitLink.so*", "libnvrtc*.so*", "libnvshmem*.so*", "libnvToolsExt.so*"),
-        *("libnvtx3interop.so*", "libnvvm.so*"),
-    ),
+    "libcublas.so* libcublasLt.so* libcudnn*.so* libcufft*.so* libcufile*.so* libcupti.so* libcurand.so* "
+    "libcusolver*.so* libcusparse*.so* libnccl.so* libnvJitLink.so* libnvrtc*.so* libnvshmem*.so* "
+    "libnvToolsExt.so* libnvtx3interop.so* libnvvm.so*",
     "torch requires their packages, in the versions that it was tested with",
 )
 PYTHON = Owner(
-    "the Python interpreter",
-    ("libpython3*.so*",),
-    "the interpreter itself defines its symbols (PEP 513)",
+    "the Python interpreter", "libpython3*.so*", "the interpreter itself defines its symbols (PEP 513)"
 )
 # How NVIDIA's own packages of the CUDA runtime name its terms.
 RUNTIME_LICENSE = "LicenseRef-NVIDIA-Proprietary"
-SYSTEM = Owner("the system", (), "every system that the platform tag stands for has it")
+SYSTEM = Owner("the system", "", "every system that the platform tag stands for has it")
 
 _OWNERS = (TORCH, DRIVER, CUDA_RUNTIME, TORCH_CUDA, PYTHON)
 
@@ -79,10 +74,8 @@ def owner_of(soname: str, allowed: frozenset[str]) -> Owner | None:
     """
     if soname in allowed or _LOADER.fullmatch(soname):
         return SYSTEM
-    for owner in _OWNERS:
-        if any(fnmatchcase(soname, pattern) for pattern in owner.patterns):
-            return owner
-    return None
+    owners = (each for each in _OWNERS for pattern in each.patterns.split() if fnmatchcase(soname, pattern))
+    return next(owners, None)
 
 
 def load_policy(tag: str) -> Policy:
@@ -91,9 +84,8 @@ def load_policy(tag: str) -> Policy:
     try:
         return _policies(machine.name if machine else "").get_policy_by_name(tag)
     except (LookupError, ValueError):
-        raise RepairError(
-            f"{tag} is not a platform tag that auditwheel knows.", "Use one such as manylinux_2_34_x86_64."
-        ) from None
+        remedy = "Use one such as manylinux_2_34_x86_64."
+        raise RepairError(f"{tag} is not a platform tag that auditwheel knows.", remedy) from None
 
 
 def too_new(library: SharedLibrary, policy: Policy) -> list[str]:

@@ -13,17 +13,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from uuid import NAMESPACE_URL, uuid5
 
-from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
+from cyclonedx import model
+from cyclonedx.model import component as cdx
 from cyclonedx.model.bom import Bom, BomMetaData
-from cyclonedx.model.component import Component as CycloneComponent
-from cyclonedx.model.component import (
-    ComponentScope,
-    ComponentType,
-    Diff,
-    Patch,
-    PatchClassification,
-    Pedigree,
-)
 from cyclonedx.model.license import LicenseExpression
 from cyclonedx.model.tool import ToolRepository
 from cyclonedx.output.json import JsonV1Dot6
@@ -35,10 +27,10 @@ from builder.wheel.wheelfile import Wheel
 SBOM_NAME = "sageattention.cdx.json"
 _PROPERTY = "sageattention-wheel:"  # before the names of the properties that this project writes
 _TYPES = {
-    "source": ComponentType.LIBRARY,
-    "library": ComponentType.LIBRARY,
-    "wheel": ComponentType.LIBRARY,
-    "build-tool": ComponentType.APPLICATION,
+    "source": cdx.ComponentType.LIBRARY,
+    "library": cdx.ComponentType.LIBRARY,
+    "wheel": cdx.ComponentType.LIBRARY,
+    "build-tool": cdx.ComponentType.APPLICATION,
 }  # all others are files
 
 
@@ -116,21 +108,15 @@ def read(wheel: Wheel) -> Sbom | None:
 
 
 def parse(data: bytes) -> Sbom:
-    """Return what a bill of materials in JSON says.
-
-    Raises:
-        ValueError: It is not a CycloneDX document.
-    """
-    document = json.loads(data)
-    if not isinstance(document, dict) or document.get("bomFormat") != "CycloneDX":
-        raise ValueError("not a CycloneDX document")
+    """Return what a bill of materials in JSON says; ValueError if it is not a CycloneDX document."""
     try:
+        document = json.loads(data)
+        if document["bomFormat"] != "CycloneDX":
+            raise ValueError("its bomFormat is another")
         bom: Bom = Bom.from_json(document)  # type: ignore[attr-defined]  # from the library's decorator
         subject = bom.metadata.component
-        return Sbom(
-            _from_cyclonedx(subject) if subject else Component("", ""),
-            tuple(sorted(map(_from_cyclonedx, bom.components), key=lambda part: (part.name, part.version))),
-        )
+        parts = sorted(map(_from_cyclonedx, bom.components), key=lambda part: (part.name, part.version))
+        return Sbom(_from_cyclonedx(subject) if subject else Component("", ""), tuple(parts))
     except Exception as error:  # the library raises whatever a wrong type leads to
         raise ValueError(f"not a CycloneDX document: {error}") from error
 
@@ -145,15 +131,11 @@ def serialize(
     """
     parts = list(components)
     root = _to_cyclonedx(subject)
-    root.pedigree = Pedigree(
-        ancestors=[
-            _to_cyclonedx(part, ref=f"ancestor:{part.name}") for part in parts if part.kind == "source"
-        ],
-        patches=[
-            Patch(type=PatchClassification.UNOFFICIAL, diff=Diff(url=XsUri(part.name)))
-            for part in parts
-            if part.kind == "patch"
-        ],
+    unofficial = cdx.PatchClassification.UNOFFICIAL
+    diffs = [cdx.Diff(url=model.XsUri(each.name)) for each in parts if each.kind == "patch"]
+    root.pedigree = cdx.Pedigree(
+        ancestors=[_to_cyclonedx(each, f"ancestor:{each.name}") for each in parts if each.kind == "source"],
+        patches=[cdx.Patch(type=unofficial, diff=diff) for diff in diffs],
     )
     stated = sorted(json.dumps(asdict(part), sort_keys=True) for part in (subject, *parts, made_by))
     digest = hashlib.sha256(json.dumps([epoch, *stated]).encode()).hexdigest()
@@ -175,43 +157,39 @@ def problems(sbom: Sbom, files: Mapping[str, str]) -> list[str]:
     """Return how an SBOM and a wheel's files (name -> SHA-256) differ, one sentence each; empty if not."""
     kinds = {"extension", "library", "patch", "patch-file", "file"}
     listed = {part.path: part.sha256 for part in sbom.components if part.kind in kinds}
+    unlisted = (".dist-info/RECORD", f".dist-info/sboms/{SBOM_NAME}")  # which can't be listed
     sentences = []
-    for name, sha256 in sorted(listed.items()):
+    for name in sorted(listed.keys() | files.keys()):
         if name not in files:
             sentences.append(f"{name} is in the SBOM and not in the wheel")
-        elif sha256 != files[name]:
+        elif name not in listed and not name.endswith(unlisted):
+            sentences.append(f"{name} is in the wheel and not in the SBOM")
+        elif name in listed and listed[name] != files[name]:
             sentences.append(f"{name} has a different SHA-256 in the SBOM")
-    unlisted = (".dist-info/RECORD", f".dist-info/sboms/{SBOM_NAME}")  # which can't be listed
-    return sentences + [
-        f"{name} is in the wheel and not in the SBOM"
-        for name in sorted(files.keys() - listed.keys())
-        if not name.endswith(unlisted)
-    ]
+    return sentences
 
 
-def _to_cyclonedx(part: Component, ref: str = "") -> CycloneComponent:
-    return CycloneComponent(
-        type=_TYPES.get(part.kind, ComponentType.FILE),
+def _to_cyclonedx(part: Component, ref: str = "") -> cdx.Component:
+    sha256 = model.HashType(alg=model.HashAlgorithm.SHA_256, content=part.sha256) if part.sha256 else None
+    kind, url = model.ExternalReferenceType.SOURCE_DISTRIBUTION, model.XsUri(part.url)
+    properties = {"kind": part.kind, **part.properties}
+    return cdx.Component(
+        type=_TYPES.get(part.kind, cdx.ComponentType.FILE),
         name=part.name,
         version=part.version or None,
         bom_ref=ref or f"{part.kind}:{part.name}{'@' if part.version else ''}{part.version}",
-        scope=ComponentScope.EXCLUDED if part.kind == "build-tool" else None,
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=part.sha256)] if part.sha256 else None,
-        licenses=[LicenseExpression(value=part.license)] if part.license else None,
+        scope=cdx.ComponentScope.EXCLUDED if part.kind == "build-tool" else None,
+        hashes=[sha256] if sha256 else (),
+        licenses=[LicenseExpression(value=part.license)] if part.license else (),
         purl=PackageURL.from_string(part.purl) if part.purl else None,
-        external_references=[
-            ExternalReference(type=ExternalReferenceType.SOURCE_DISTRIBUTION, url=XsUri(part.url))
-        ]
-        if part.url
-        else None,
-        properties=[Property(name=f"{_PROPERTY}kind", value=part.kind)]
-        + [Property(name=f"{_PROPERTY}{name}", value=value) for name, value in part.properties.items()],
+        external_references=[model.ExternalReference(type=kind, url=url)] if part.url else (),
+        properties=[model.Property(name=_PROPERTY + name, value=value) for name, value in properties.items()],
     )
 
 
-def _from_cyclonedx(part: CycloneComponent) -> Component:
+def _from_cyclonedx(part: cdx.Component) -> Component:
     properties = {each.name.removeprefix(_PROPERTY): each.value or "" for each in part.properties}
-    sha256 = [each.content for each in part.hashes if each.alg == HashAlgorithm.SHA_256]
+    sha256 = [each.content for each in part.hashes if each.alg == model.HashAlgorithm.SHA_256]
     return Component(
         kind=properties.pop("kind", ""),
         name=part.name,

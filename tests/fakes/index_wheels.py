@@ -1,16 +1,20 @@
-"""Small wheels, named and described like the project's own."""
+"""Small wheels, named and described like the project's own, and sites that the index's command writes."""
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fakes.libraries import pack_wheel
+
+from builder.publish import index
 from builder.util.files import file_sha256
 from builder.wheel.label import WheelLabel
 from builder.wheel.sbom import Component, serialize
-from builder.wheel.write import write_wheel
 
 NATIVE = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-manylinux_2_34_x86_64.whl"
 NATIVE_BASIC = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-linux_x86_64.whl"
@@ -18,29 +22,19 @@ UNIVERSAL = "sageattention-2.2.0+cu130.universal.2-py3-none-manylinux_2_28_x86_6
 UNIVERSAL_BASIC = "sageattention-2.2.0+cu130.universal.2-py3-none-linux_x86_64.whl"
 UNIVERSAL_ARM = UNIVERSAL.replace("x86_64", "aarch64")
 OLDER_CUDA = "sageattention-2.2.0+cu128.torch2.10.2-cp311-cp311-manylinux_2_34_x86_64.whl"
+WHEELS_URL = "https://github.com/someone/wheels/releases/download/v1/"
 INCOMPLETE = "sageattention-2.2.0+cu130.torch2.11.2.sm89-cp312-cp312-manylinux_2_34_x86_64.whl"
 
 
 def make_wheel(
-    folder: Path,
-    filename: str,
-    headers: Sequence[str] = (),
-    code: str = "",
-    sbom: bytes = b"",
+    folder: Path, filename: str, headers: Sequence[str] = (), code: str = "", sbom: bytes = b""
 ) -> Path:
     """Make a wheel that pip and uv install: one module, METADATA, RECORD, perhaps an SBOM."""
     label = WheelLabel.parse(filename)
-    info = f"{label.distribution}-{label.version}.dist-info"
-    metadata = ["Metadata-Version: 2.1", f"Name: {label.distribution}", f"Version: {label.version}", *headers]
-    files = {
-        f"{label.distribution}/__init__.py": code.encode(),
-        f"{info}/METADATA": "\n".join([*metadata, ""]).encode(),
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {label.tag}\n".encode(),
-    }
+    files = {f"{label.distribution}/__init__.py": code.encode()}
     if sbom:
-        files[f"{info}/sboms/sageattention.cdx.json"] = sbom
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_wheel(folder / filename, files, epoch=0)
+        files[f"{label.distribution}-{label.version}.dist-info/sboms/sageattention.cdx.json"] = sbom
+    return pack_wheel(folder, files, headers, name=filename)
 
 
 def make_ours(
@@ -61,7 +55,7 @@ def make_ours(
         label = WheelLabel.parse(filename)
         torch = f"torch=={label.torch}.*" if label.torch else "torch>2.8.9999"
         python = ">=3.10" if label.universal else f"==3.{label.python[3:]}.*"
-        architectures = "8.0 8.6 8.9 9.0a 12.0" if label.complete else "8.9"
+        architectures = "8.9" if label.architectures else "8.0 8.6 8.9 9.0a 12.0"
         properties = {"target": "cp312-cu130", "torch": torch, "architectures": architectures}
         subject = Component("wheel", "sageattention", label.version, properties=properties)
         sbom = serialize(subject, components, made_by=Component("build-tool", "fake"), epoch=0)
@@ -84,3 +78,21 @@ def write_report(wheel: Path, **changes: Any) -> Path:
     path = wheel.with_name(f"{wheel.name}.smoketest.json")
     path.write_text(json.dumps(report) + "\n")
     return path
+
+
+def links(folder: Path) -> dict[str, dict[str, str]]:
+    """Return the links of a folder's page, by their texts: the attributes of each."""
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    return {
+        text: {name: html.unescape(value) for name, value in re.findall(r'([\w-]+)="([^"]*)"', attributes)}
+        for attributes, text in re.findall(r"<a ([^>]*)>([^<]*)</a>", page)
+    }
+
+
+def write_site(wheelhouse: Path, out: Path, *arguments: str) -> Path:
+    assert index.main(["--wheelhouse", str(wheelhouse), "--out", str(out), *arguments]) == 0
+    return out
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

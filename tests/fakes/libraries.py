@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder.wheel.write import write_wheel
+from builder.wheel.wheelfile import write_wheel
 
 NAME = "sageattention-2.2.0+cu130.torch2.11.2-cp312-cp312-linux_x86_64.whl"
+EPOCH = 1761613216
 INFO = "sageattention-2.2.0+cu130.torch2.11.2.dist-info"
 _SUFFIX_FLAGS = {"": 0x11, "a": 0x100011, "f": 0x200011}
 _COMPRESSION_FLAGS = {"": 0, "lz4": 0x2000, "zstd": 0x8000}
@@ -81,12 +82,12 @@ def pack_wheel(
     """A wheel of these files, with METADATA (extra lines as given), WHEEL, a licence and RECORD."""
     distribution, version, *_, python, abi, platform = name.removesuffix(".whl").split("-")
     info = f"{distribution}-{version}.dist-info"
-    head = ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}", *metadata]
+    head = ["Metadata-Version: 2.4", f"Name: {distribution}", f"Version: {version}", *metadata]
     about = f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {python}-{abi}-{platform}\n"
     members = {
         **files,
-        f"{info}/LICENSE": b"the licence\n",
+        f"{info}/licenses/LICENSE": b"the licence\n",
         f"{info}/METADATA": "\n".join([*head, "", "# Read me", ""]).encode(),
         f"{info}/WHEEL": about.encode(),
     }
-    return write_wheel(folder / name, members, epoch=0)
+    return write_wheel(folder / name, members, epoch=EPOCH)

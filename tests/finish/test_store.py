@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from builder.finish.store import locked, read_record, record_path, store, up_to_date, wheels_in
-from builder.util.errors import UsageError
+from builder.finish.store import read_record, record_path, store, up_to_date
 from builder.util.files import file_sha256
 
 NAMES = ("a-1-py3-none-linux_x86_64.whl", "a-1-py3-none-manylinux_2_34_x86_64.whl")
@@ -28,7 +25,7 @@ def build(tmp_path: Path, house: Path, fingerprint: str, **record: object) -> li
 def test_wheels_and_records_lie_side_by_side(tmp_path: Path) -> None:
     house = tmp_path / "house"
     stored = build(tmp_path, house, "f", target="t")
-    assert stored == [house / name for name in NAMES] == wheels_in(house)
+    assert stored == [house / name for name in NAMES]
     assert {path.name for path in house.iterdir()} == {*NAMES, *(f"{name}.json" for name in NAMES)}
     assert read_record(stored[0]) == {
         "fingerprint": "f",
@@ -68,10 +65,7 @@ def test_what_a_killed_build_left_is_built_again(tmp_path: Path, moment: int) ->
     assert {path.name for path in house.iterdir()} == {*NAMES, *(f"{name}.json" for name in NAMES)}
 
 
-BROKEN = [b"", b"\xff", b"[]", b'{"fingerprint": "f"}', b'{"fingerprint": "f", "sha256": [], "cost": 1}']
-
-
-@pytest.mark.parametrize("content", BROKEN)
+@pytest.mark.parametrize("content", [b"", b"\xff", b'{"fingerprint": "f"}'])
 def test_a_broken_record_never_ends_a_build(tmp_path: Path, content: bytes) -> None:
     stored = build(tmp_path, tmp_path, "f")
     record_path(stored[0]).write_bytes(content)
@@ -86,28 +80,3 @@ def test_what_a_remote_cache_gave_is_not_up_to_date_without_one(tmp_path: Path) 
     build(tmp_path, tmp_path, "f", cache_remote="redis://cache.example")
     assert len(up_to_date(tmp_path, "f", shared=True)) == 2
     assert up_to_date(tmp_path, "f", shared=False) == []
-
-
-def test_a_wheel_that_can_t_be_copied_leaves_the_earlier_one(tmp_path: Path) -> None:
-    stored = build(tmp_path, tmp_path / "house", "old")
-    with pytest.raises(UsageError, match="can't be written"):
-        store([tmp_path / "none" / name for name in NAMES], {"fingerprint": "new"}, tmp_path / "house")
-    assert up_to_date(tmp_path / "house", "old") == stored
-
-
-def test_a_wheelhouse_that_can_t_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"file/house can't be written"):
-        build(tmp_path, tmp_path / "file" / "house", "f")
-
-
-def test_a_second_build_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from builder.finish.store import locked\n"
-        "with locked(Path(sys.argv[1])): print('held')"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    with locked(tmp_path):
-        refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "Another build is running" in refused.stderr
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "held\n"

@@ -16,15 +16,18 @@ from fakes.index_wheels import (
     NATIVE_BASIC,
     OLDER_CUDA,
     UNIVERSAL,
+    WHEELS_URL,
+    files_of,
+    links,
     make_ours,
     make_wheel,
     write_report,
+    write_site,
 )
-from fakes.site import WHEELS_URL, files_of, links, write_site
 from fakes.static_server import StaticServer
 
 from builder.publish import entries, index
-from builder.util.errors import DownloadError, UsageError
+from builder.util.errors import BuilderError, DownloadError, UsageError
 
 
 def test_the_same_wheels_give_the_same_bytes_in_any_order_and_at_any_time(
@@ -119,6 +122,14 @@ def test_only_a_smoke_test_on_a_gpu_that_passed_is_one(
         entries.read_entry(wheel)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"wheel": 1}'])
+def test_a_damaged_report_is_one_error(tmp_path: Path, content: str) -> None:
+    (wheel,) = make_ours(tmp_path, NATIVE)
+    write_report(wheel).write_text(content)
+    with pytest.raises(UsageError, match=r"smoketest\.json is not the report of a smoke test"):
+        write_site(tmp_path, tmp_path / "site")
+
+
 def test_the_wheels_of_an_earlier_index_are_kept_and_equal_names_replaced(
     wheelhouse: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,16 +179,18 @@ def test_an_earlier_index_that_can_not_be_obtained_stops_the_new_one(
     served, script = json.loads(before["wheels.json"]), json.loads(before["wheels.json"])
     script["wheels"][0]["url"] = "javascript:alert(1)"
     path = json.loads(before["wheels.json"])
-    path["wheels"][0]["filename"] = "../../sageattention-1.0+cu130-py3-none-linux_x86_64.whl"
+    path["wheels"] = [{**path["wheels"][0], "filename": "../../a-1-py3-none-any.whl", "url": "https://a"}]
     for content, message in (
         (json.dumps(served), "serves the file itself"),
         (json.dumps(script), "no address of its own"),
-        (json.dumps(path), "is not an index"),
+        (json.dumps(path), "not the name of a wheel"),
         ("<html>Sorry", "is not an index"),
     ):
         (tmp_path / "www" / "wheels.json").write_text(content)
-        with pytest.raises(UsageError, match=message):
+        with pytest.raises(BuilderError, match=message):
             write_site(wheelhouse, site, "--previous", address)
+    with pytest.raises(UsageError, match="No such file"):
+        write_site(wheelhouse, site, "--previous", str(tmp_path / "nothing.json"))
     with pytest.raises(DownloadError):
         write_site(wheelhouse, site, "--previous", "http://127.0.0.1:9/wheels.json")
     assert files_of(site) == before

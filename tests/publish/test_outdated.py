@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from fakes.static_server import StaticServer
 
-from builder.publish import github_api, outdated
-from builder.target.targets import load_targets
+from builder.publish import outdated
 
 COMMIT, SHA = "e" * 40, "a" * 64
 ARCHIVE = "cuda_nvcc/linux-x86_64/cuda_nvcc-linux-x86_64-12.8.93-archive.tar.xz"
@@ -187,12 +186,3 @@ def test_a_source_that_did_not_answer_is_never_up_to_date(
         assert sum(line.startswith("NO ANSWER") for line in lines) == 1
         assert sum(line.startswith("up to date") for line in lines) == (kind in ("torch", "packages"))
     assert sources.run(*others, "--ignore", kind) == 0
-
-
-def test_the_targets_of_this_checkout_can_be_asked_about() -> None:
-    root = Path(__file__).resolve().parents[2]
-    targets = load_targets(root / "targets", root / "patches")
-    github = github_api.connect("https://x.invalid", None)
-    kinds = [kind for kind, *_ in outdated._sources(targets, root / "patches", github)]
-    assert sorted(set(kinds)) == sorted(outdated.KINDS)
-    assert kinds.count("torch") == len(targets)

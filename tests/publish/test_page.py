@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.index_wheels import NATIVE, OLDER_CUDA, UNIVERSAL_ARM, make_ours, write_report
-from fakes.site import write_site
+from fakes.index_wheels import NATIVE, OLDER_CUDA, UNIVERSAL_ARM, make_ours, write_report, write_site
 from fakes.static_server import StaticServer
 
 from builder.finish.store import record_path

@@ -15,8 +15,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fakes.index_wheels import NATIVE, OLDER_CUDA, UNIVERSAL, UNIVERSAL_ARM, make_ours, make_wheel
-from fakes.site import WHEELS_URL, links, write_site
+from fakes.index_wheels import (
+    NATIVE,
+    OLDER_CUDA,
+    UNIVERSAL,
+    UNIVERSAL_ARM,
+    WHEELS_URL,
+    links,
+    make_ours,
+    make_wheel,
+    write_site,
+)
 from fakes.static_server import StaticServer
 
 from builder.util.files import file_sha256

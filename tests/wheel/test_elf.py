@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from fakes.libraries import compile_library
 
-from builder.wheel.elf import ElfError, Symbol, differing_section, is_elf, read_elf
+from builder.util.errors import AuditError
+from builder.wheel.elf import Symbol, read_elf
 
 
 def test_everything_that_the_loader_reads(tmp_path: Path) -> None:
@@ -21,40 +22,15 @@ def test_everything_that_the_loader_reads(tmp_path: Path) -> None:
     assert library.soname == "libmine.so.7"
     assert library.needed == ("libc10.so", "libc.so.6")
     assert (*library.rpath, *library.runpath) == ("/opt/x", "$ORIGIN")
-    assert library.versions == {"libc.so.6": ("GLIBC_2.14",)}
+    assert library.versions == {"libc.so.6": ["GLIBC_2.14"]}
     assert library.undefined == (Symbol("memcpy", "GLIBC_2.14"), Symbol("torch"))
     assert library.executable_stack
     assert ".debug_info" in library.debug_sections
     assert library.fatbin == b"code"
 
 
-def test_a_bare_library_has_nothing(tmp_path: Path) -> None:
-    data = compile_library(tmp_path / "bare.so", "").read_bytes()
-    library = read_elf(data)
-    assert is_elf(data)
-    assert (library.needed, library.undefined, library.runpath) == ((), (), ())
-    assert (library.versions, library.fatbin, library.debug_sections) == ({}, b"", ())
-    assert not library.executable_stack
-
-
-@pytest.mark.parametrize("data", [b"", b"\x7fELF", b"PK\x03\x04" * 30, b"\x7fELF\x01\x01" + bytes(90)])
-def test_what_is_no_library_is_one_clear_error(data: bytes) -> None:
-    with pytest.raises(ElfError, match=r"broken\.so: not a readable shared library"):
-        read_elf(data, "broken.so")
-
-
-def test_a_library_that_is_cut_short(tmp_path: Path) -> None:
-    data = compile_library(tmp_path / "whole.so").read_bytes()
-    with pytest.raises(ElfError, match="not a readable shared library"):
-        read_elf(data[: len(data) // 2])
-
-
-def test_the_section_that_differs(tmp_path: Path) -> None:
-    libraries = [
-        compile_library(tmp_path / word, f'const char *name() {{ return "{word}"; }}', "-Wl,--build-id=none")
-        for word in ("one", "two")
-    ]
-    one, two = (path.read_bytes().replace(b"two\0", b"one\0", 1) for path in libraries)
-    assert differing_section(one, one) == ""
-    assert differing_section(one, two) == ".rodata"
-    assert differing_section(one, b"text") == ""
+def test_what_is_no_library_is_one_clear_error(tmp_path: Path) -> None:
+    whole = compile_library(tmp_path / "whole.so").read_bytes()
+    for data in (b"\x7fELF", b"PK\x03\x04" * 30, b"\x7fELF\x01\x01" + bytes(90), whole[: len(whole) // 2]):
+        with pytest.raises(AuditError, match=r"broken\.so: not a readable shared library"):
+            read_elf(data, "broken.so")
