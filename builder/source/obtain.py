@@ -23,10 +23,9 @@ from packaging.version import InvalidVersion, Version
 from builder.target.options import BuildOptions, is_url
 from builder.target.project import git
 from builder.target.upstream import BY_CONTENT, Release
-from builder.util.archive import git_commit, unpack
 from builder.util.errors import DownloadError, SourceError
 from builder.util.files import file_sha256
-from builder.util.http import WrongDigestError, download
+from builder.util.http import WrongDigestError, download, unpack
 from builder.util.log import public_address, say, warn
 
 _NEEDED = ("setup.py", "csrc", "sageattention/__init__.py")
@@ -168,10 +167,10 @@ def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
     elif not path.is_file():
         raise SourceError(f"--source {path}: no such directory or file.", remedy)
     try:
-        unpack(path, tree)
+        commit = unpack(path, tree)
     except DownloadError as error:
         raise SourceError(f"{place}: {error.message}", error.remedy) from error
-    return kind, place, file_sha256(path), git_commit(path)
+    return kind, place, file_sha256(path), commit
 
 
 def _copy(source: Path, tree: Path, without: Path) -> None:

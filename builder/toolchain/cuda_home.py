@@ -24,7 +24,6 @@ from builder.target.targets import Archive, Target
 from builder.toolchain.gxx import Gxx
 from builder.toolchain.torch_env import Installed, installed_packages, make_folder
 from builder.util import http, process
-from builder.util.archive import unpack
 from builder.util.errors import ToolchainError
 from builder.util.files import file_sha256
 from builder.util.log import say
@@ -137,7 +136,7 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
         path = downloads / f"{archive.sha256[:16]}-{archive.url.rpartition('/')[2]}"
         http.download(archive.url, path, archive.sha256)
         unpacked = home / ".unpacked"
-        unpack(path, unpacked)
+        http.unpack(path, unpacked)
         for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
             _copy(source, home, _place_of(source.relative_to(unpacked).as_posix()))
         shutil.rmtree(unpacked)

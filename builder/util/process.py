@@ -42,14 +42,7 @@ class Finished:
 
 
 class CommandError(BuilderError):
-    """A command that can't be started, does not end in time, or ends with a status other than 0.
-
-    `finished` is how it ended; None where it did not start or not end.
-    """
-
-    def __init__(self, message: str, finished: Finished | None = None) -> None:
-        super().__init__(message)
-        self.finished = finished
+    """A command that can't be started, does not end in time, or ends with a status other than 0."""
 
 
 def run(
@@ -89,7 +82,7 @@ def run(
     for line in finished.lines:
         detail(f"  {line}")
     if check and finished.status != 0:
-        raise CommandError(f"{name} failed ({finished.ending}):{finished.last_lines()}", finished)
+        raise CommandError(f"{name} failed ({finished.ending}):{finished.last_lines()}")
     return finished
 
 
