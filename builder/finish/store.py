@@ -19,8 +19,7 @@ from builder.source.obtain import Source
 from builder.target.architectures import Selection
 from builder.target.options import BuildOptions
 from builder.target.project import Project
-from builder.target.targets import Target
-from builder.target.upstream import Release
+from builder.target.targets import Release, Target
 from builder.util import files
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, file_sha256

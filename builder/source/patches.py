@@ -7,10 +7,9 @@ is wrong, how it shows (why), where upstream discusses it, and the test that fai
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.util import toml
@@ -43,10 +42,9 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch; `sha256` covers the files that it adds, which are in `folder`."""
+    """A patch; the files that it adds are in `folder`."""
 
     name: str
-    sha256: str
     folder: Path
     what: str
     why: str
@@ -58,10 +56,9 @@ class Patch:
 
 @dataclass(frozen=True)
 class Applied:
-    """A patch that was applied, for the build's record."""
+    """A patch that was applied, and in a few words what it changed."""
 
     name: str
-    sha256: str
     summary: str
 
 
@@ -70,9 +67,13 @@ Series = Sequence[Patch]
 
 def load_series(directory: Path) -> Series:
     """Return the patches of a folder, in order."""
-    lines = (directory / "series").read_text(encoding="utf-8").splitlines()
-    names = [name for line in lines if (name := line.split("#")[0].strip())]
-    return tuple(_load(directory / name) for name in names)
+    patches = []
+    for line in (directory / "series").read_text(encoding="utf-8").splitlines():
+        if name := line.partition("#")[0].strip():
+            values = toml.load(directory / name, PatchError)
+            folder = directory / "files"
+            patches.append(toml.convert(Patch, values, name, PatchError, name=name, folder=folder))
+    return patches
 
 
 def files_of(series: Series) -> set[str]:
@@ -83,17 +84,7 @@ def files_of(series: Series) -> set[str]:
 
 def apply_series(series: Series, tree: Path) -> list[Applied]:
     """Apply every patch in order, and return what each changed."""
-    return [Applied(patch.name, patch.sha256, _apply(patch, tree)) for patch in series]
-
-
-def _load(path: Path) -> Patch:
-    folder = path.parent / "files"
-    values = toml.load(path, PatchError)
-    patch = toml.convert(Patch, values, path.name, PatchError, name=path.name, sha256="", folder=folder)
-    digest = hashlib.sha256(path.read_bytes())
-    for addition in patch.add:
-        digest.update(b"\0" + addition.file.encode() + b"\0" + (folder / addition.file).read_bytes())
-    return replace(patch, sha256=digest.hexdigest())
+    return [Applied(patch.name, _apply(patch, tree)) for patch in series]
 
 
 def _apply(patch: Patch, tree: Path) -> str:

@@ -10,23 +10,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from builder.util.arguments import Parser
-from builder.util.errors import UsageError
 from builder.util.files import ROOT
-
-DEFAULT_CACHE_SIZE = "10G"
-_CACHE_SIZE = re.compile(r"[1-9]\d*[KMGT]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """The options of one build, which `build_parser` explains; no later step reads the environment.
-
-    `cuda_home_from` is which of `--cuda-home` and `CUDA_HOME` was set; `cache_remote` may hold a password.
-    """
+    """The options of one build, which `--help` explains; no later step reads the environment."""
 
     source: str | None = None
     cuda_home: Path | None = None
-    cuda_home_from: str = ""
     allow_cuda_minor: bool = False
     arch: str | None = None
     jobs: int | None = None
@@ -34,8 +26,8 @@ class BuildOptions:
     force: bool = False
     cache: bool = True
     cache_dir: Path
-    cache_size: str = DEFAULT_CACHE_SIZE
-    cache_remote: str = field(default="", repr=False)
+    cache_size: str = "10G"
+    cache_remote: str = field(default="", repr=False)  # may hold a password
     cache_remote_read_only: bool = False
     wheelhouse: Path = ROOT / "wheelhouse"
     torch_index: str | None = None
@@ -44,50 +36,61 @@ class BuildOptions:
     verbose: bool = False
 
 
-def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """Return `$SAGEATTENTION_BUILD_CACHE`, or `sageattention-build` in the user's cache folder.
+def parse_build_options(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    *,
+    prog: str = "nox -s build-TARGET --",
+    parents: Sequence[Parser] = (),
+) -> BuildOptions:
+    """Return a build's options, from its arguments and the environment.
 
-    The XDG Base Directory Specification says to ignore a relative `XDG_CACHE_HOME`.
+    `prog` and `parents` (parsers of further arguments, which were read already) are for `--help`.
     """
-    if own := environ.get("SAGEATTENTION_BUILD_CACHE", ""):
-        return Path(own)
-    xdg = Path(environ.get("XDG_CACHE_HOME", ""))
-    cache = xdg if xdg.is_absolute() else Path(environ.get("HOME") or Path.home(), ".cache")
-    return cache / "sageattention-build"
+    values = vars(_parser(environ, prog, parents).parse_args(list(arguments)))
+    return BuildOptions(
+        **{name: values[name] for name in BuildOptions.__dataclass_fields__ if name in values}
+    )
 
 
-def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser] = ()) -> Parser:
-    """Return the parser of a build session's arguments; `prog` and `parents` are for `--help` alone."""
+def _parser(environ: Mapping[str, str], prog: str, parents: Sequence[Parser]) -> Parser:
     parser = Parser(
         prog=prog,
         description="Build, check and store the wheels of one target.",
-        epilog="CUDA_HOME works like --cuda-home.",
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,  # the defaults are those of BuildOptions
         parents=list(parents),
     )
     what = parser.add_argument_group("what to build")
     what.add_argument(
         "--source",
+        type=lambda text: text if is_url(text) else str(_path(text)),
         metavar="DIR|ARCHIVE|URL",
         help="build this checkout (only read), .tar.* or .zip file, or address of one",
     )
     what.add_argument(
         "--arch",
+        type=_not_empty,
         metavar="LIST",
         help='architectures such as "8.9;12.0", or all, or local (default: local, and with no GPU all)',
     )
     tools = parser.add_argument_group("tools")
     tools.add_argument(
         "--cuda-home",
+        type=_path,
+        default=environ.get("CUDA_HOME") or None,
         metavar="DIR",
-        help="use this CUDA toolkit, of the target's version",
+        help="use this CUDA toolkit, of the target's version (default: $CUDA_HOME)",
     )
     tools.add_argument(
         "--allow-cuda-minor", action="store_true", help="accept a CUDA toolkit of a different minor version"
     )
-    tools.add_argument("--torch-index", metavar="URL", help="install torch from this package index")
+    tools.add_argument(
+        "--torch-index", type=_not_empty, metavar="URL", help="install torch from this package index"
+    )
     tools.add_argument(
         "--machine-root",
+        type=_path,
         metavar="DIR",
         help="import another machine's wheel in this root of its system, which tools/debian-root makes",
     )
@@ -99,24 +102,19 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
         help="compiler processes at once (default: what cores and free memory allow)",
     )
     work.add_argument(
-        "--check",
-        action="store_true",
-        help="only check g++, folders, disks, source and patches, and print the plan",
+        "--check", action="store_true", help="only check tools, folders, disks and source, and print the plan"
     )
     work.add_argument("--force", action="store_true", help="build even if the wheels are up to date")
     work.add_argument("--keep-build", action="store_true", help="keep the build's scratch folder")
-    work.add_argument(
-        "--verbose", action="store_true", help="show each command and its output, the compiler's too"
-    )
+    work.add_argument("--verbose", action="store_true", help="show each command and its output")
     places = parser.add_argument_group("places")
     places.add_argument(
-        "--wheelhouse",
-        default=ROOT / "wheelhouse",
-        metavar="DIR",
-        help="folder for the wheels (default: wheelhouse/)",
+        "--wheelhouse", type=_path, metavar="DIR", help="folder for the wheels (default: wheelhouse/)"
     )
     places.add_argument(
         "--cache-dir",
+        type=_path,
+        default=str(_default_cache_dir(environ)),
         metavar="DIR",
         help="folder for downloads, toolchains and objects (default: $SAGEATTENTION_BUILD_CACHE, or one in "
         "$XDG_CACHE_HOME or ~/.cache)",
@@ -124,13 +122,13 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     places.add_argument(
         "--cache-size",
         type=_cache_size,
-        default=DEFAULT_CACHE_SIZE,
         metavar="SIZE",
-        help="limit of the compiler cache, with K, M, G or T (default: %(default)s)",
+        help="limit of the compiler cache, with K, M, G or T (default: 10G)",
     )
     places.add_argument(
         "--cache-remote",
         type=_remote,
+        default=environ.get("SAGEATTENTION_BUILD_CACHE_REMOTE", ""),
         metavar="URL",
         help="share objects through a Redis or HTTP server, or file:/FOLDER "
         "(default: $SAGEATTENTION_BUILD_CACHE_REMOTE)",
@@ -138,6 +136,7 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     places.add_argument(
         "--cache-remote-read-only",
         action="store_true",
+        default=bool(environ.get("SAGEATTENTION_BUILD_CACHE_READ_ONLY")),
         help="take objects from there and store none; also if $SAGEATTENTION_BUILD_CACHE_READ_ONLY is set",
     )
     places.add_argument(
@@ -153,53 +152,31 @@ def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser]
     return parser
 
 
-def parse_build_options(
-    arguments: Sequence[str],
-    environ: Mapping[str, str],
-    *,
-    prog: str = "nox -s build-TARGET --",
-    parents: Sequence[Parser] = (),
-) -> BuildOptions:
-    """Return a build's options, from its arguments and the environment.
-
-    `prog` and `parents` (parsers of further arguments, which were read already) are for `--help`.
-    """
-    parsed = vars(build_parser(prog, parents).parse_args(list(arguments)))
-    values = {name: value for name, value in parsed.items() if name in BuildOptions.__dataclass_fields__}
-    for name in ("source", "arch", "cuda_home", "torch_index", "machine_root", "wheelhouse", "cache_dir"):
-        if values[name] == "":
-            raise UsageError(f"--{name.replace('_', '-')} is empty.", f"See {prog} --help.")
-    if values["cuda_home"]:
-        values["cuda_home_from"] = "--cuda-home"
-    elif environ.get("CUDA_HOME"):
-        values["cuda_home"], values["cuda_home_from"] = environ["CUDA_HOME"], "CUDA_HOME"
-    values["cache_dir"] = values["cache_dir"] or default_cache_dir(environ)
-    values["cache_remote_read_only"] |= bool(environ.get("SAGEATTENTION_BUILD_CACHE_READ_ONLY"))
-    if values["cache_remote"] is None:
-        try:
-            values["cache_remote"] = _remote(environ.get("SAGEATTENTION_BUILD_CACHE_REMOTE", ""))
-        except argparse.ArgumentTypeError as error:
-            raise UsageError(
-                f"SAGEATTENTION_BUILD_CACHE_REMOTE: {error}.", "Correct it, or unset it."
-            ) from None
-    for name in ("cuda_home", "cache_dir", "wheelhouse", "machine_root"):
-        if values[name]:
-            values[name] = _path(values[name])
-    if values["source"] and not is_url(values["source"]):
-        values["source"] = str(_path(values["source"]))
-    return BuildOptions(**values)
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path.cwd() / Path(text).expanduser()
-    except RuntimeError:
-        raise UsageError(f"{text}: there is no such home directory.", "Write the whole path.") from None
+def _default_cache_dir(environ: Mapping[str, str]) -> Path:
+    if own := environ.get("SAGEATTENTION_BUILD_CACHE", ""):
+        return Path(own)
+    # The XDG Base Directory Specification says to ignore a relative XDG_CACHE_HOME.
+    xdg = Path(environ.get("XDG_CACHE_HOME", ""))
+    cache = xdg if xdg.is_absolute() else Path(environ.get("HOME") or Path.home(), ".cache")
+    return cache / "sageattention-build"
 
 
 def is_url(text: str) -> bool:
     """Return whether `--source` names an address and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path.cwd() / Path(_not_empty(text)).expanduser()
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"there is no such home directory: {text}") from None
 
 
 def _remote(text: str) -> str:
@@ -209,7 +186,8 @@ def _remote(text: str) -> str:
         return "file:///" + rest.removeprefix("//localhost").lstrip("/")
     if text and (scheme not in {"redis", "rediss", "http", "https"} or not urlsplit(text).netloc):
         raise argparse.ArgumentTypeError(
-            "it is not an address such as redis://HOST/0, https://HOST/FOLDER or file:/FOLDER"
+            "this, or $SAGEATTENTION_BUILD_CACHE_REMOTE, is not an address such as redis://HOST/0, "
+            "https://HOST/FOLDER or file:/FOLDER"
         )
     return text
 
@@ -222,6 +200,6 @@ def _jobs(text: str) -> int:
 
 def _cache_size(text: str) -> str:
     size = text.strip().upper().removesuffix("B")
-    if _CACHE_SIZE.fullmatch(size) is None:
+    if re.fullmatch(r"[1-9]\d*[KMGT]", size) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10G or 500M")
     return size

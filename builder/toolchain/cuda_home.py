@@ -110,10 +110,9 @@ def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
             allow = ", or use it nevertheless with --allow-cuda-minor"
         else:
             reason += ": a different major version never fits"
-    without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
     raise ToolchainError(
-        f"{options.cuda_home_from or '--cuda-home'} is {home}, which can't be used: {reason}.",
-        f"{without} to build with the target's packages, or give a CUDA {target.cuda} toolkit{allow}.",
+        f"The CUDA toolkit of --cuda-home or CUDA_HOME, {home}, can't be used: {reason}.",
+        f"Name none to build with the target's packages, or name one of CUDA {target.cuda}{allow}.",
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.target.architectures import major_minor
-from builder.target.machines import Machine, this_machine
+from builder.target.targets import Machine, this_machine
 from builder.util.errors import HostCompilerError
 from builder.util.files import file_sha256
 from builder.util.log import say
@@ -47,6 +47,21 @@ class Gxx:
         return "-".join(digests)
 
 
+def name_of(machine: Machine) -> str:
+    """Return the name of a machine's g++: this one's, or the cross compiler's of Debian and Fedora."""
+    return "g++" if machine.is_here else f"{machine.name}-linux-gnu-g++"
+
+
+def how_to_install(machine: Machine, major: int | None = None) -> str:
+    """Return the commands that install a machine's g++: of one major version, or the default one."""
+    apt = f"g++-{major}" if major else "g++"
+    dnf = f"gcc-toolset-{major}-gcc-c++" if major else "gcc-c++"
+    if not machine.is_here:
+        apt += f"-{machine.name.replace('_', '-')}-linux-gnu"
+        dnf = f"gcc-c++-{machine.name}-linux-gnu"
+    return f"`apt install {apt}` (Debian, Ubuntu) or `dnf install {dnf}` (Fedora, RHEL)"
+
+
 def newest_accepted(nvcc_version: str) -> int:
     """Return the newest major version of g++ that an nvcc accepts, as far as the table knows."""
     return next(newest for cuda, newest in _NEWEST if major_minor(nvcc_version) >= cuda)
@@ -62,7 +77,7 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
     path = environ.get("PATH", os.defpath)
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
     name = environ.get("CXX", "").strip()
-    program = shutil.which(name or machine.gxx, path=path)
+    program = shutil.which(name or name_of(machine), path=path)
     gxx = inspect(Path(program)) if program else None
     if name:
         remedy = "Set it to the name or path of a g++, without arguments, or unset it."
@@ -73,24 +88,23 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
         if makes.partition("-")[0] != machine.name:
             raise HostCompilerError(
                 f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
-                f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
+                f"Unset it, or set it to a g++ for {machine.name}: {how_to_install(machine)}.",
             )
     if gxx and OLDEST <= gxx.major <= newest:
         return gxx
     for candidate in () if name else _versioned(path, newest, machine):
         other = inspect(candidate)
         if other and OLDEST <= other.major <= newest:
-            why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {machine.gxx}"
+            why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {name_of(machine)}"
             say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {cuda}")
             return other
     if gxx is None:
-        what = f"{program} is not a g++ that works" if program else f"No {machine.gxx} was found"
-        raise HostCompilerError(f"{what}.", f"Install it: {machine.how_to_install_gxx}.")
+        what = f"{program} is not a g++ that works" if program else f"No {name_of(machine)} was found"
+        raise HostCompilerError(f"{what}.", f"Install it: {how_to_install(machine)}.")
     relation, limit = ("newer", newest) if gxx.major > newest else ("older", OLDEST)
     raise HostCompilerError(
         f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
-        f"Install g++ {limit} beside it: `apt install {machine.apt_gxx(limit)}` (Debian, Ubuntu) or "
-        f"`dnf install gcc-toolset-{limit}-gcc-c++` (RHEL and relatives). It is then found."
+        f"Install g++ {limit} beside it: {how_to_install(machine, limit)}. It is then found."
         + (" Or unset CXX, or set it to one that fits." if name else ""),
     )
 
@@ -107,7 +121,7 @@ def inspect(path: Path) -> Gxx | None:
 
 def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
     for major in range(newest, OLDEST - 1, -1):
-        if program := shutil.which(f"{machine.gxx}-{major}", path=path):
+        if program := shutil.which(f"{name_of(machine)}-{major}", path=path):
             yield Path(program)
         toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
         if machine.is_here and toolset.exists():

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from builder.source.patches import load_series
-from builder.target.upstream import build_constants, load_release
+from builder.target.targets import build_constants, load_release
 
 PATCHES = Path(__file__).resolve().parents[2] / "patches"
 FOLDER = PATCHES / "v2.2.0"

@@ -78,19 +78,16 @@ def test_a_rule_without_a_file_is_named(bench: Bench) -> None:
         bench.apply()
 
 
-def test_files_are_added_and_part_of_the_patchs_digest(bench: Bench) -> None:
+def test_files_are_added(bench: Bench) -> None:
     added = bench.patches / "files" / "sub" / "new.py"
     added.parent.mkdir()
     added.write_text("x = 1\n")
     bench.patch("0001-add.toml", "[[add]]\nfile = 'sub/new.py'\n" + rule("sub/*.py", "1", "2", 1))
-    (patch,) = load_series(bench.patches)
-    assert files_of([patch]) == {"series", "0001-add.toml", "files/sub/new.py"}
+    assert files_of(load_series(bench.patches)) == {"series", "0001-add.toml", "files/sub/new.py"}
     assert bench.apply() == ["1 file added, 1 replacement in 1 file"]
     assert (bench.tree / "sub" / "new.py").read_text() == "x = 2\n"
     with pytest.raises(PatchError, match=r"0001-add\.toml: sub/new\.py is not absent"):
         bench.apply()
-    added.write_text("x = 1 \n")
-    assert load_series(bench.patches)[0].sha256 != patch.sha256
 
 
 def test_a_file_is_replaced_only_if_it_is_the_expected_one(bench: Bench) -> None:

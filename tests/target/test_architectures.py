@@ -10,7 +10,7 @@ import pytest
 from builder.target import architectures
 from builder.target.architectures import Architecture, Selection, refuse_uncompilable
 from builder.target.architectures import select as select_with_ptx
-from builder.target.upstream import PATCHES_DIR, build_constants
+from builder.target.targets import PATCHES_DIR, build_constants
 from builder.util.errors import ArchitectureError
 
 TARGET = tuple(Architecture.parse(text) for text in ("8.0", "8.6", "8.9", "9.0a", "12.0"))
@@ -20,7 +20,7 @@ TARGET = tuple(Architecture.parse(text) for text in ("8.0", "8.6", "8.9", "9.0a"
 def test_every_way_to_write_an_architecture_is_read(text: str) -> None:
     architecture = Architecture.parse(text)
     assert architecture == Architecture(9, 0, "a")
-    assert (str(architecture), architecture.capability, architecture.number) == ("9.0a", "9.0", "90a")
+    assert (str(architecture), architecture.number) == ("9.0a", "90a")
 
 
 @pytest.mark.parametrize("text", ["", "9", "90", "9.0b", "9.00", "9.0+PTX", "8,9", "-8.0", "hopper"])
@@ -47,10 +47,8 @@ def test_a_cubin_runs_on_its_major_version_from_its_minor_one(cubin: str, gpu: s
 
 def test_a_compiler_that_lacks_an_architecture_stops_the_build_with_a_way_out() -> None:
     lowest_cuda = build_constants(PATCHES_DIR / "v2.2.0")["ARCHITECTURES"]
-    with pytest.raises(ArchitectureError) as caught:
+    with pytest.raises(ArchitectureError, match=r"CUDA 12\.4 is too old for 12\.0"):
         refuse_uncompilable(TARGET, "12.4", lowest_cuda)
-    assert "12.0 needs CUDA 12.8" in caught.value.message
-    assert '--arch "8.0;8.6;8.9;9.0a"' in caught.value.remedy
     refuse_uncompilable(TARGET, "12.8", lowest_cuda)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain.cuda_home import Toolchain, resolve
 from builder.toolchain.gxx import find_gxx
-from builder.toolchain.venv import make_clean_venv
-from builder.util import http
 
 
 @pytest.fixture
@@ -49,7 +46,6 @@ def have(tmp_path: Path, site_packages: Path) -> Callable[..., Toolchain]:
 def default_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticServer]:
     """The default index, with torch for CUDA 13.0 and a compiler package."""
     with serving(tmp_path / "default") as index:
-        monkeypatch.setattr(http, "PAUSE_SECONDS", 0.0)
         for name in ("UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
@@ -72,9 +68,3 @@ def torch_index(tmp_path: Path) -> Iterator[StaticServer]:
         torch_wheel(index.folder, "2.11.0+cu130", "13.0")
         wheel_of_package(index.folder / "cuda-toolkit", "cuda-toolkit", "12.0.0")
         yield index
-
-
-@pytest.fixture
-def python(tmp_path: Path, default_index: StaticServer) -> Path:
-    """The Python of an empty environment."""
-    return make_clean_venv(tmp_path / "venv", sys.executable, [])

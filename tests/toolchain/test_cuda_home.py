@@ -11,11 +11,10 @@ import pytest
 from fakes.static_server import serving
 from fakes.tools import change_installed, gxx, install_package, make_archive, target, toolkit, write_tree
 
-from builder.target.machines import MACHINES
 from builder.target.options import BuildOptions
-from builder.target.targets import Archive
+from builder.target.targets import MACHINES, Archive
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
-from builder.toolchain.gxx import find_gxx
+from builder.toolchain.gxx import find_gxx, name_of
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256
 
@@ -102,7 +101,7 @@ def test_another_machines_runtime_comes_first(
     have: Callable[..., Toolchain], tmp_path: Path, site_packages: Path
 ) -> None:
     machine = next(machine for machine in MACHINES if not machine.is_here)
-    gxx(tmp_path / "hostbin" / machine.gxx, "12.2.0")
+    gxx(tmp_path / "hostbin" / name_of(machine), "12.2.0")
     theirs = tmp_path / "theirs"
     header = {"nvidia/cu13/include/cuda_runtime.h": "#pragma once"}
     runtime = {"nvidia/cu13/lib/libcudart.so.13": "theirs", **header}
@@ -134,7 +133,7 @@ def test_a_users_toolkit_is_used_as_it_is(
 
 def test_a_users_toolkit_that_does_not_fit_is_refused(tmp_path: Path, users: Path) -> None:
     def refusal(home: Path, cuda: str, **options: object) -> str:
-        asked = BuildOptions(cache_dir=tmp_path, cuda_home_from="CUDA_HOME", **options)  # type: ignore[arg-type]
+        asked = BuildOptions(cache_dir=tmp_path, **options)  # type: ignore[arg-type]
         with pytest.raises(ToolchainError) as caught:
             check_cuda_home(home, target(cuda), asked)
         return str(caught.value)
