@@ -15,6 +15,7 @@ from pathlib import Path
 from builder.util import toml
 from builder.util.errors import PatchError
 from builder.util.files import file_sha256
+from builder.util.log import counted
 
 _REMEDY = "Build upstream's release that this series was written for."
 
@@ -100,33 +101,25 @@ def _apply(patch: Patch, tree: Path) -> str:
     for number, rule in enumerate(patch.replace, 1):
         touched |= _replace(rule, tree, f"{patch.name}: replace {number} ({rule.pattern!r})")
     total = sum(rule.count for rule in patch.replace)
-    summary = [f"{_count(len(patch.add), 'file')} added"] if patch.add else []
+    summary = [f"{counted(len(patch.add), 'file')} added"] if patch.add else []
     if total:
-        summary.append(f"{_count(total, 'replacement')} in {_count(len(touched), 'file')}")
+        summary.append(f"{counted(total, 'replacement')} in {counted(len(touched), 'file')}")
     return ", ".join(summary)
 
 
 def _replace(rule: Replacement, tree: Path, where: str) -> set[Path]:
     """Make one replacement, and return the files that it changed."""
     total, touched = 0, set()
-    for pattern in rule.files:
-        paths = sorted(path for path in tree.glob(pattern) if path.is_file())
-        if not paths:
-            raise PatchError(f"{where} finds no file {pattern}.", _REMEDY)
-        for path in paths:
-            # Bytes, so that line ends stay as they are.
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-            text, count = re.subn(rule.pattern, rule.replacement, text, flags=re.MULTILINE)
-            if count:
-                path.write_bytes(text.encode("utf-8", "surrogateescape"))
-                touched.add(path)
-            total += count
+    for path in sorted({path for pattern in rule.files for path in tree.glob(pattern)}):
+        # Bytes, so that line ends stay as they are.
+        pattern, replacement = rule.pattern.encode(), rule.replacement.encode()
+        content, count = re.subn(pattern, replacement, path.read_bytes(), flags=re.MULTILINE)
+        if count:
+            path.write_bytes(content)
+            touched.add(path)
+        total += count
     if total != rule.count:
         raise PatchError(
             f"{where} matches {total} times in {', '.join(rule.files)}, not {rule.count}.", _REMEDY
         )
     return touched
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

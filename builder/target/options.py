@@ -63,43 +63,26 @@ def _parser(environ: Mapping[str, str], prog: str, parents: Sequence[Parser]) ->
     )
     what = parser.add_argument_group("what to build")
     what.add_argument(
-        "--source",
-        type=lambda text: text if is_url(text) else str(_path(text)),
-        metavar="DIR|ARCHIVE|URL",
-        help="build this checkout (only read), .tar.* or .zip file, or address of one",
+        "--source", type=_source, metavar="PLACE", help="folder, .tar.* or .zip file, or address, to build"
     )
     what.add_argument(
-        "--arch",
-        type=_not_empty,
-        metavar="LIST",
-        help='architectures such as "8.9;12.0", or all, or local (default: local, and with no GPU all)',
+        "--arch", type=_not_empty, metavar="LIST", help='"8.9;12.0", all, or local (default: local, or all)'
     )
     tools = parser.add_argument_group("tools")
+    cuda_home = environ.get("CUDA_HOME") or None
     tools.add_argument(
-        "--cuda-home",
-        type=_path,
-        default=environ.get("CUDA_HOME") or None,
-        metavar="DIR",
-        help="use this CUDA toolkit, of the target's version (default: $CUDA_HOME)",
+        "--cuda-home", type=_path, default=cuda_home, metavar="DIR", help="CUDA toolkit (default: $CUDA_HOME)"
     )
     tools.add_argument(
         "--allow-cuda-minor", action="store_true", help="accept a CUDA toolkit of a different minor version"
     )
+    tools.add_argument("--torch-index", type=_not_empty, metavar="URL", help="package index for torch")
     tools.add_argument(
-        "--torch-index", type=_not_empty, metavar="URL", help="install torch from this package index"
-    )
-    tools.add_argument(
-        "--machine-root",
-        type=_path,
-        metavar="DIR",
-        help="import another machine's wheel in this root of its system, which tools/debian-root makes",
+        "--machine-root", type=_path, metavar="DIR", help="system in which to import another machine's wheel"
     )
     work = parser.add_argument_group("work")
     work.add_argument(
-        "--jobs",
-        type=_jobs,
-        metavar="N",
-        help="compiler processes at once (default: what cores and free memory allow)",
+        "--jobs", type=_jobs, metavar="N", help="compiler processes at once (default: as many as fit)"
     )
     work.add_argument(
         "--check", action="store_true", help="only check tools, folders, disks and source, and print the plan"
@@ -120,10 +103,7 @@ def _parser(environ: Mapping[str, str], prog: str, parents: Sequence[Parser]) ->
         "$XDG_CACHE_HOME or ~/.cache)",
     )
     places.add_argument(
-        "--cache-size",
-        type=_cache_size,
-        metavar="SIZE",
-        help="limit of the compiler cache, with K, M, G or T (default: 10G)",
+        "--cache-size", type=_cache_size, metavar="SIZE", help="limit of the compiler cache (default: 10G)"
     )
     places.add_argument(
         "--cache-remote",
@@ -170,6 +150,10 @@ def _not_empty(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def _source(text: str) -> str:
+    return text if is_url(text) else str(_path(text))
 
 
 def _path(text: str) -> Path:

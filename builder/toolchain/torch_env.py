@@ -165,7 +165,7 @@ def _install(folder: _Folder, target: Target, options: BuildOptions, site: Path)
             if not _pip_install(sys.executable, [*into, "--constraint", constraints.name, *step], index):
                 raise TorchEnvironmentError(
                     f"{' '.join(step)} could not be installed; see above.",
-                    "Check that the package index can be reached (--torch-index names another one for torch), "
+                    "Check that the package index can be reached (or name another one with --torch-index), "
                     "and that the disk has room (up to 7 GB).",
                 )
     if has_torch:

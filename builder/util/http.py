@@ -49,7 +49,7 @@ class WrongDigestError(DownloadError):
     """A whole file that has a different SHA-256 than the pinned one."""
 
 
-def get(url: str, *, timeout_seconds: float = READ_SECONDS) -> bytes:
+def get(url: str) -> bytes:
     """Return the body of a page.
 
     Raises:
@@ -57,7 +57,7 @@ def get(url: str, *, timeout_seconds: float = READ_SECONDS) -> bytes:
     """
 
     def attempt() -> bytes:
-        with _open(url, {}, timeout_seconds) as response:
+        with _open(url, {}) as response:
             return response.content
 
     return _retried(url, attempt)
@@ -112,7 +112,7 @@ def _append(url: str, part: Path, *, resume: bool) -> None:
     if size_bytes:
         headers["Range"] = f"bytes={size_bytes}-"
     try:
-        response = _open(url, headers, READ_SECONDS)
+        response = _open(url, headers)
     except StatusError as error:
         if error.status == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing; the digest tells whether it is right
@@ -130,8 +130,8 @@ def _append(url: str, part: Path, *, resume: bool) -> None:
                     next_line_bytes = file.tell() + total_bytes // 10
 
 
-def _open(url: str, headers: dict[str, str], timeout_seconds: float) -> requests.Response:
-    response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, timeout_seconds))
+def _open(url: str, headers: dict[str, str]) -> requests.Response:
+    response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
     problem = None
     if url.startswith("https:") and not response.url.startswith("https:"):
         problem = DownloadError(f"{url} leads to {response.url}, which is not https.")

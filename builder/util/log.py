@@ -72,6 +72,11 @@ def fail(line: str) -> None:
     _complain("error", line)
 
 
+def counted(number: int, noun: str, plural: str = "s") -> str:
+    """Return a number with its noun: `1 miss`, `2 misses`."""
+    return f"{number} {noun}{plural * (number != 1)}"
+
+
 @contextmanager
 def step(title: str) -> Iterator[None]:
     """Announce a step such as "Repairing wheel", and say how long it took when it ends."""
