@@ -2,8 +2,7 @@
 
 Without `--source` it is the pinned release, from the first of its addresses that has it. With it, it is
 whatever the user names. Either way its content decides: where the files that a build reads are those of the
-release, it is the release, verified, though its archive may have been compressed again. Otherwise it is
-unverified, and the wheel's provenance says so.
+release, it is the release, verified. Otherwise it is unverified, and the wheel's provenance says so.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from builder.target.project import git
 from builder.target.targets import Release
 from builder.util.errors import DownloadError, SourceError
 from builder.util.files import file_sha256
-from builder.util.http import WrongDigestError, download, unpack
+from builder.util.http import download, unpack
 from builder.util.log import public_address, say, warn
 
 _NEEDED = ("setup.py", "csrc", "sageattention/__init__.py")
@@ -81,9 +80,9 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
     """Put the source that the options name, or the pinned release, into `scratch/source`."""
     tree = scratch / "source"
     shutil.rmtree(tree, ignore_errors=True)
-    kind = sha256 = commit = ""
     if options.source is None:
         place = fetch_release(release, options.cache_dir / "downloads", tree)
+        kind, sha256, commit = "url", release.sha256, ""
     else:
         kind, place, sha256, commit = _take(options.source, scratch, tree)
     version = _check_tree(tree, place)
@@ -106,8 +105,7 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
             warn(f"{failures[-1].message} Trying {public_address(address)}.")
         shutil.rmtree(tree, ignore_errors=True)
         try:
-            fetch = _fetch_files if _BY_CONTENT in address else _fetch_archive
-            fetch(address, release, downloads, tree)
+            _fetch(address, release, downloads, tree)
             return public_address(address)
         except DownloadError as error:
             failures.append(error)
@@ -115,19 +113,13 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
     raise DownloadError(failures[0].message, remedy)
 
 
-def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:
-    archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
-    try:
+def _fetch(address: str, release: Release, downloads: Path, tree: Path) -> None:
+    """Get the pinned archive from an address, or each file by its content."""
+    if _BY_CONTENT not in address:
+        archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
         download(address, archive, release.sha256)
-    except WrongDigestError as error:
-        warn(f"{error.message} It is used if its files are those of release {release.tag}.")
-        download(address, archive)
-    unpack(archive, tree)
-    if difference := differences(tree, release.files):
-        raise DownloadError(f"{address} is not release {release.tag}: {difference}.")
-
-
-def _fetch_files(address: str, release: Release, downloads: Path, tree: Path) -> None:
+        unpack(archive, tree)
+        return
     for name, sha256 in release.files.items():
         cached = downloads / f"{sha256[:16]}-{Path(name).name}"
         download(address.replace(_BY_CONTENT, sha256), cached, sha256)

@@ -17,10 +17,6 @@ from builder.util.process import CommandError, run
 
 NVIDIA_SMI_SECONDS = 15
 
-_WRITTEN = re.compile(
-    r"(?:(?P<major>\d{1,2})\.(?P<minor>\d)|(?:sm_?|compute_)(?P<digits>\d{2,3}))(?P<feature>[af]?)"
-)
-
 
 @dataclass(frozen=True, order=True)
 class Architecture:
@@ -33,15 +29,13 @@ class Architecture:
     @classmethod
     def parse(cls, text: str) -> Architecture:
         """Return the architecture that is written `8.9`, `9.0a`, `sm_90a`, `sm90a` or `compute_90a`."""
-        match = _WRITTEN.fullmatch(text.strip())
+        match = re.fullmatch(r"(?:sm_?|compute_)?(\d{1,2})\.?(\d)([af]?)", text.strip())
         if match is None:
             raise ArchitectureError(
                 f"{text!r} is not a CUDA architecture.",
                 "Write a compute capability such as 8.9, with a suffix where it has one: 9.0a.",
             )
-        digits = match["digits"]
-        major, minor = (digits[:-1], digits[-1]) if digits else (match["major"], match["minor"])
-        return cls(int(major), int(minor), match["feature"])
+        return cls(int(match[1]), int(match[2]), match[3])
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}{self.feature}"
@@ -69,10 +63,8 @@ def join(architectures: Iterable[Architecture], separator: str = ", ") -> str:
 
 def major_minor(text: str) -> tuple[int, int]:
     """Return the start of a version as numbers: `(12, 8)` for `12.8.1`."""
-    match = re.match(r"(\d+)\.(\d+)", text)
-    if match is None:
-        raise ValueError(f"{text!r} does not start with a major and a minor version")
-    return int(match[1]), int(match[2])
+    major, minor = re.findall(r"\d+", text)[:2]
+    return int(major), int(minor)
 
 
 def refuse_uncompilable(

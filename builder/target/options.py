@@ -66,7 +66,7 @@ def _parser(environ: Mapping[str, str], prog: str, parents: Sequence[Parser]) ->
         "--source", type=_source, metavar="PLACE", help="folder, .tar.* or .zip file, or address, to build"
     )
     what.add_argument(
-        "--arch", type=_not_empty, metavar="LIST", help='"8.9;12.0", all, or local (default: local, or all)'
+        "--arch", type=_not_empty, metavar="LIST", help='"8.9;12.0", all, or local (the default, or all)'
     )
     tools = parser.add_argument_group("tools")
     cuda_home = environ.get("CUDA_HOME") or None

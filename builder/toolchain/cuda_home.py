@@ -40,7 +40,7 @@ _COMPILING = (
 _NEEDED = (*_COMPILING, "include/cuda_runtime.h", "include/crt/host_config.h", "lib64/libcudart.so")
 _LINKED_LIBRARIES = ("libcudart", "libcudadevrt")
 # The folders of the packages that hold the compiler: all of CUDA 13's, or those of CUDA 12's parts.
-_PACKAGES_PART = re.compile(r"nvidia/(?:cu\d\d|cuda_nvcc|cuda_runtime|cuda_cccl)/")
+_PACKAGES_PART = re.compile(r"^nvidia/(?:cu\d\d|cuda_nvcc|cuda_runtime|cuda_cccl)/")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
         unpacked = home / ".unpacked"
         http.unpack(path, unpacked)
         for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
-            _copy(source, home, _place_of(source.relative_to(unpacked).as_posix()))
+            _copy(source, home, _place(source.relative_to(unpacked).as_posix()))
         shutil.rmtree(unpacked)
     for site, package in packages:
         for name in package.files:
@@ -148,29 +148,24 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
     versions = sorted(path.name for path in libraries.glob("libcudart.so.*"))
     if versions and not (libraries / "libcudart.so").exists():
         (libraries / "libcudart.so").symlink_to(versions[0])
-    remedy = f"Correct the toolchain of CUDA {target.cuda}: its packages and archives."
     if missing := _missing(home):
-        message = f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}."
-        raise ToolchainError(message, remedy)
-    version = nvcc_version(home / "bin" / "nvcc")
-    if major_minor(version) != major_minor(target.cuda):
-        message = f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}."
-        raise ToolchainError(message, remedy)
+        raise ToolchainError(
+            f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}.",
+            "Correct its packages and archives in targets/toolchains/.",
+        )
 
 
 def _place(path: str) -> str | None:
-    """Return where a package's file goes: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
-    match = _PACKAGES_PART.match(path)
-    return _place_of(path[match.end() :]) if match else None
+    """Return where a file of a package or an archive goes: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`.
 
-
-def _place_of(path: str) -> str | None:
-    """Return where a file of a package's part or of an archive goes; None if no compile needs it."""
-    top, _, rest = path.partition("/")
+    None if no compile needs it.
+    """
+    place = _PACKAGES_PART.sub("", path)
+    top, _, rest = place.partition("/")
     if not rest or rest.endswith((".py", ".pyc")):
         return None
     if top in ("bin", "include", "nvvm"):
-        return path
+        return place
     return f"lib64/{rest}" if top in ("lib", "lib64") and rest.startswith(_LINKED_LIBRARIES) else None
 
 
@@ -188,8 +183,7 @@ def _missing(home: Path) -> list[str]:
 
 
 def _component(archive: Archive) -> Component:
-    match = re.search(r"-(\d+(?:\.\d+)+)", archive.url.rpartition("/")[2])
-    version = match[1] if match else ""
+    version = re.findall(r"-(\d+(?:\.\d+)+)", archive.url)[-1]
     qualifiers = f"checksum=sha256:{archive.sha256}&download_url={quote(archive.url, safe='')}"
-    purl = f"pkg:generic/{archive.name}@{version}?{qualifiers}" if version else ""
+    purl = f"pkg:generic/{archive.name}@{version}?{qualifiers}"
     return Component("build-tool", archive.name, version, archive.sha256, purl)

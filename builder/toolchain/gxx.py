@@ -74,9 +74,9 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
     compiler), or if that one doesn't fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
     """
     machine = machine or this_machine()
-    path = environ.get("PATH", os.defpath)
+    path, name = environ.get("PATH", os.defpath), environ.get("CXX", "").strip()
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
-    name = environ.get("CXX", "").strip()
+    accepted = range(OLDEST, newest + 1)
     program = shutil.which(name or name_of(machine), path=path)
     gxx = inspect(Path(program)) if program else None
     if name:
@@ -86,26 +86,23 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
             raise HostCompilerError(f"CXX is {name!r}, {reason}.", remedy)
         makes = output_of([gxx.path, "-dumpmachine"]) or machine.name
         if makes.partition("-")[0] != machine.name:
-            raise HostCompilerError(
-                f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
-                f"Unset it, or set it to a g++ for {machine.name}: {how_to_install(machine)}.",
-            )
-    if gxx and OLDEST <= gxx.major <= newest:
+            message = f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}."
+            raise HostCompilerError(message, f"Unset it, and install one: {how_to_install(machine)}.")
+    if gxx and gxx.major in accepted:
         return gxx
-    for candidate in () if name else _versioned(path, newest, machine):
+    for candidate in () if name else _versioned(path, accepted, machine):
         other = inspect(candidate)
-        if other and OLDEST <= other.major <= newest:
+        if other and other.major in accepted:
             why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {name_of(machine)}"
             say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {cuda}")
             return other
     if gxx is None:
         what = f"{program} is not a g++ that works" if program else f"No {name_of(machine)} was found"
         raise HostCompilerError(f"{what}.", f"Install it: {how_to_install(machine)}.")
-    relation, limit = ("newer", newest) if gxx.major > newest else ("older", OLDEST)
+    relation, limit = ("older", OLDEST) if gxx.major < OLDEST else ("newer", newest)
     raise HostCompilerError(
         f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
-        f"Install g++ {limit} beside it: {how_to_install(machine, limit)}. It is then found."
-        + (" Or unset CXX, or set it to one that fits." if name else ""),
+        f"Install g++ {limit} beside it, and set no CXX: {how_to_install(machine, limit)}.",
     )
 
 
@@ -119,8 +116,8 @@ def inspect(path: Path) -> Gxx | None:
     return Gxx(path, version)
 
 
-def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
-    for major in range(newest, OLDEST - 1, -1):
+def _versioned(path: str, accepted: range, machine: Machine) -> Iterator[Path]:
+    for major in reversed(accepted):
         if program := shutil.which(f"{name_of(machine)}-{major}", path=path):
             yield Path(program)
         toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")

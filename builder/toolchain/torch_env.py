@@ -54,18 +54,14 @@ def make_folder(folder: Path, inputs: str, fill: Callable[[Path], None]) -> bool
     `fill` makes it at another path of the same disk. Where that fails, the folder is as it was; what a killed
     process left is removed by the next one.
     """
-    part = folder.with_name(f".{folder.name}.part")
     with files.locked(folder.with_name(f".{folder.name}.lock"), lambda: say("  waiting for another build")):
         if is_made(folder, inputs):
             return False
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            fill(part)
-            (part / _MARKER).write_text(inputs, encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        for left in folder.parent.glob(f".{folder.name}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        with files.beside(folder) as new:
+            fill(new)
+            (new / _MARKER).write_text(inputs, encoding="utf-8")
         return True
 
 

@@ -26,7 +26,8 @@ def beside(path: Path) -> Iterator[Path]:
         try:
             yield new
         except OSError as error:
-            error.filename = error.filename or str(path)
+            if error.errno and not error.filename:
+                error.filename = str(path)
             raise
         if path.is_symlink() or not path.is_dir():
             new.replace(path)

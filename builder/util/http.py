@@ -45,10 +45,6 @@ class StatusError(DownloadError):
         )
 
 
-class WrongDigestError(DownloadError):
-    """A whole file that has a different SHA-256 than the pinned one."""
-
-
 def get(url: str) -> bytes:
     """Return the body of a page.
 
@@ -77,13 +73,14 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
     With a SHA-256, an interrupted download is resumed from `<name>.part`.
 
     Raises:
-        DownloadError: It can't be downloaded or written; `WrongDigestError` if it is a different file.
+        DownloadError: It can't be downloaded or written, or has a different SHA-256.
     """
     part = path.with_name(f"{path.name}.part")
     try:
         with locked(path.with_name(".lock"), lambda: say(f"  waiting for another download to {path.parent}")):
             if sha256 is not None and path.is_file() and file_sha256(path) == sha256:
                 return
+            say(f"  downloading {path.name}")
             while True:
                 resumed = sha256 is not None and part.exists()
                 _retried(url, lambda: _append(url, part, resume=sha256 is not None))
@@ -92,7 +89,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
                     break
                 part.unlink()
                 if not resumed:
-                    raise WrongDigestError(
+                    raise DownloadError(
                         f"{url} has a different SHA-256: expected {sha256}, got {actual}.",
                         "The file at that address is not the one that was pinned.",
                     )
@@ -107,10 +104,9 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
 
 def _append(url: str, part: Path, *, resume: bool) -> None:
     """Complete a partial file with what the server sends."""
-    size_bytes = part.stat().st_size if resume and part.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # ranges count the file's own bytes
-    if size_bytes:
-        headers["Range"] = f"bytes={size_bytes}-"
+    if resume and part.exists() and part.stat().st_size:
+        headers["Range"] = f"bytes={part.stat().st_size}-"
     try:
         response = _open(url, headers)
     except StatusError as error:
@@ -118,16 +114,10 @@ def _append(url: str, part: Path, *, resume: bool) -> None:
             return  # nothing is missing; the digest tells whether it is right
         raise
     with response:
-        if response.status_code != requests.codes.partial_content:
-            size_bytes = 0
-        total_bytes = size_bytes + int(response.headers.get("Content-Length", 0))
-        next_line_bytes = total_bytes // 10
-        with part.open("ab" if size_bytes else "wb") as file:
+        resumes = response.status_code == requests.codes.partial_content
+        with part.open("ab" if resumes else "wb") as file:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 file.write(chunk)
-                if 0 < next_line_bytes <= file.tell() and total_bytes > 10 * _CHUNK_BYTES:
-                    say(f"  {part.stem}: {100 * file.tell() // total_bytes}% of {total_bytes / 1e6:,.0f} MB")
-                    next_line_bytes = file.tell() + total_bytes // 10
 
 
 def _open(url: str, headers: dict[str, str]) -> requests.Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shlex
 import signal
 import subprocess
@@ -60,7 +59,7 @@ def run(
         CommandError: It can't be started, takes too long, or (with `check`) fails; the message holds its
             last lines. Catch it to say what that means, as an error of the step.
     """
-    _echo(command)
+    detail(f"+ {shlex.join(map(str, command))}")
     name = Path(command[0]).name
     try:
         done = subprocess.run(
@@ -96,7 +95,7 @@ def output_of(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND
 
 def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
     """Run a command whose output goes to the user as it comes, and return its exit status."""
-    _echo(command)
+    detail(f"+ {shlex.join(map(str, command))}")
     sys.stdout.flush()
     try:
         return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
@@ -107,7 +106,3 @@ def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
 def end_with_parent() -> None:
     """Have this process get SIGTERM when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _echo(command: Sequence[str | Path]) -> None:
-    detail(f"+ {shlex.join(os.fspath(part) for part in command)}")

@@ -23,7 +23,7 @@ def test_every_way_to_write_an_architecture_is_read(text: str) -> None:
     assert (str(architecture), architecture.number) == ("9.0a", "90a")
 
 
-@pytest.mark.parametrize("text", ["", "9", "90", "9.0b", "9.00", "9.0+PTX", "8,9", "-8.0", "hopper"])
+@pytest.mark.parametrize("text", ["", "9", "9.0b", "9.00", "9.0+PTX", "8,9", "-8.0", "hopper"])
 def test_what_is_no_architecture_is_refused(text: str) -> None:
     with pytest.raises(ArchitectureError, match="is not a CUDA architecture"):
         Architecture.parse(text)

@@ -65,9 +65,6 @@ def test_other_content_is_another_home_and_another_identity(
 def test_packages_that_make_no_such_compiler_are_refused(
     have: Callable[..., Toolchain], tmp_path: Path, site_packages: Path
 ) -> None:
-    change_installed(site_packages, "nvidia/cu13/bin/nvcc", toolkit("13.1.5")["bin/nvcc"])
-    with pytest.raises(ToolchainError, match=r"target is CUDA 13\.0, and its packages hold nvcc 13\.1\.5"):
-        have()
     shutil.rmtree(site_packages / "nvidia_cuda_nvcc-13.0.88.dist-info")
     with pytest.raises(ToolchainError, match=r"don't make a compiler; missing: bin/nvcc, "):
         have()
