@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -58,11 +57,6 @@ def test_file_cache_counts_as_free(tmp_path: Path) -> None:
     half = GIB // 2
     stat = f"anon {GIB}\nactive_file {half}\ninactive_file {GIB}\nslab_reclaimable {half}\nshmem {GIB}"
     assert limits(tmp_path, {**files, f"{BUILD}/memory.stat": stat})[1] == 1
-
-
-def test_the_real_machine_has_something() -> None:
-    assert 1 <= cores() <= (os.cpu_count() or 1)
-    assert available_memory_bytes() > 0
 
 
 @pytest.mark.parametrize("memory_gib", [0.0, 0.5, 3.5, 512.0])

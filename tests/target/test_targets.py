@@ -15,11 +15,9 @@ from packaging.version import Version
 
 from builder.target.architectures import join, select
 from builder.target.targets import (
-    PATCHES_DIR,
     TARGETS_DIR,
     Target,
     find_target,
-    load_release,
     load_target,
     load_targets,
     local_version,
@@ -73,14 +71,6 @@ def test_the_shipped_targets_become_the_right_wheels() -> None:
     sizes = {archive.name: archive.size_bytes for archive in targets["cp311-cu128"].toolchain_archives}
     assert sizes["cuda_nvcc"] == 79015464
     assert targets["cp312-cu130"].toolchain_archives == ()
-
-
-def test_the_pinned_release_is_2_2_0() -> None:
-    release = load_release(PATCHES_DIR / "v2.2.0")
-    assert (release.version, release.license, len(release.mirrors)) == ("2.2.0", "Apache-2.0", 2)
-    assert release.commit == "eb615cf6cf4d221338033340ee2de1c37fbdba4a"
-    assert {"setup.py", "csrc/fused/fused.cu", "sageattention/triton/__init__.py"} < release.files.keys()
-    assert {len(sha256) for sha256 in release.files.values()} == {64}
 
 
 def test_one_small_file_is_a_new_target(targets: Path) -> None:
@@ -139,12 +129,8 @@ def test_a_wrong_file_is_refused_by_name_and_key(targets: Path, text: str, messa
 
 def test_a_target_is_found_by_name_or_the_names_are_said(targets: Path) -> None:
     assert find_target("cp312-cu130").name == "cp312-cu130"
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match="Targets: cp311-cu128, cp312-cu130, universal-cu128, "):
         find_target("cp399-cu130")
-    assert (
-        "cp311-cu128, cp312-cu130, universal-cu128, universal-cu130, universal-cu130-aarch64"
-        in caught.value.remedy
-    )
     with pytest.raises(TargetError, match="no target file"):
         load_targets(targets)
 

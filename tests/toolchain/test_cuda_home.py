@@ -12,11 +12,38 @@ from fakes.static_server import serving
 from fakes.tools import change_installed, gxx, install_package, make_archive, target, toolkit, write_tree
 
 from builder.target.options import BuildOptions
-from builder.target.targets import MACHINES, Archive
+from builder.target.targets import MACHINES, Archive, Target
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
 from builder.toolchain.gxx import find_gxx, name_of
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256
+
+
+@pytest.fixture
+def site_packages(tmp_path: Path) -> Path:
+    """An environment with a CUDA 13 compiler in packages, spread over two of them."""
+    folder = tmp_path / "venv" / "site-packages"
+    parts = {f"nvidia/cu13/{name}": text for name, text in toolkit("13.0.88").items()}
+    runtime = {name: text for name, text in parts.items() if "/include/cuda_" in name or "/lib/" in name}
+    rest = {name: text for name, text in parts.items() if name not in runtime}
+    install_package(folder, "nvidia-cuda-nvcc", "13.0.88", rest)
+    install_package(folder, "nvidia-cuda-runtime", "13.0.96", runtime)
+    install_package(folder, "torch", "2.11.0", {"torch/version.py": "__version__ = '2.11.0'\n"})
+    return folder
+
+
+@pytest.fixture
+def have(tmp_path: Path, site_packages: Path) -> Callable[..., Toolchain]:
+    """`resolve` with a made-up g++ on PATH."""
+    bin_folder = tmp_path / "hostbin"
+    gxx(bin_folder / "g++", "12.2.0")
+
+    def call(wanted: Target | None = None, path: Path = bin_folder, **options: object) -> Toolchain:
+        asked = BuildOptions(cache_dir=tmp_path / "cache", **options)  # type: ignore[arg-type]
+        wanted = wanted or target()
+        return resolve(wanted, asked, [site_packages], find_gxx(wanted.cuda, {"PATH": str(path)}))
+
+    return call
 
 
 def homes(tmp_path: Path) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,34 @@ from builder.toolchain import torch_env
 from builder.toolchain.torch_env import install_wheel, installed_packages, make_clean_venv
 from builder.util.errors import TorchEnvironmentError
 from builder.util.files import ROOT
+
+
+@pytest.fixture
+def default_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StaticServer]:
+    """The default index, with torch for CUDA 13.0 and a compiler package."""
+    with serving(tmp_path / "default") as index:
+        for name in ("UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL", "UV_FIND_LINKS", "UV_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
+        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+        monkeypatch.setenv("UV_NO_CONFIG", "1")
+        monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+        torch_wheel(index.folder, "2.11.0", "13.0")
+        needs = ("nvidia-cuda-nvcc==13.0.88.*; extra == 'nvcc'",)
+        wheel_of_package(
+            index.folder / "cuda-toolkit", "cuda-toolkit", "13.0.2", requires=needs, extras=("nvcc",)
+        )
+        wheel_of_package(index.folder / "nvidia-cuda-nvcc", "nvidia-cuda-nvcc", "13.0.88")
+        yield index
+
+
+@pytest.fixture
+def torch_index(tmp_path: Path) -> Iterator[StaticServer]:
+    """An index as PyTorch's: its torch has a local version, and it mirrors a compiler package, too old."""
+    with serving(tmp_path / "pytorch") as index:
+        torch_wheel(index.folder, "2.11.0+cu130", "13.0")
+        wheel_of_package(index.folder / "cuda-toolkit", "cuda-toolkit", "12.0.0")
+        yield index
 
 
 @pytest.fixture
