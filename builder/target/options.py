@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from builder.util.arguments import Parser
 from builder.util.files import ROOT
+
+_REMOTE, _READ_ONLY = "SAGEATTENTION_BUILD_CACHE_REMOTE", "SAGEATTENTION_BUILD_CACHE_READ_ONLY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,73 +63,43 @@ def _parser(environ: Mapping[str, str], prog: str, parents: Sequence[Parser]) ->
         argument_default=argparse.SUPPRESS,  # the defaults are those of BuildOptions
         parents=list(parents),
     )
-    what = parser.add_argument_group("what to build")
-    what.add_argument(
-        "--source", type=_source, metavar="PLACE", help="folder, .tar.* or .zip file, or address, to build"
-    )
-    what.add_argument(
-        "--arch", type=_not_empty, metavar="LIST", help='"8.9;12.0", all, or local (the default, or all)'
-    )
-    tools = parser.add_argument_group("tools")
-    cuda_home = environ.get("CUDA_HOME") or None
-    tools.add_argument(
-        "--cuda-home", type=_path, default=cuda_home, metavar="DIR", help="CUDA toolkit (default: $CUDA_HOME)"
-    )
-    tools.add_argument(
-        "--allow-cuda-minor", action="store_true", help="accept a CUDA toolkit of a different minor version"
-    )
-    tools.add_argument("--torch-index", type=_not_empty, metavar="URL", help="package index for torch")
-    tools.add_argument(
-        "--machine-root", type=_path, metavar="DIR", help="system in which to import another machine's wheel"
-    )
-    work = parser.add_argument_group("work")
-    work.add_argument(
-        "--jobs", type=_jobs, metavar="N", help="compiler processes at once (default: as many as fit)"
-    )
-    work.add_argument(
-        "--check", action="store_true", help="only check tools, folders, disks and source, and print the plan"
-    )
-    work.add_argument("--force", action="store_true", help="build even if the wheels are up to date")
-    work.add_argument("--keep-build", action="store_true", help="keep the build's scratch folder")
-    work.add_argument("--verbose", action="store_true", help="show each command and its output")
-    places = parser.add_argument_group("places")
-    places.add_argument(
-        "--wheelhouse", type=_path, metavar="DIR", help="folder for the wheels (default: wheelhouse/)"
-    )
-    places.add_argument(
-        "--cache-dir",
-        type=_path,
-        default=str(_default_cache_dir(environ)),
-        metavar="DIR",
-        help="folder for downloads, toolchains and objects (default: $SAGEATTENTION_BUILD_CACHE, or one in "
-        "$XDG_CACHE_HOME or ~/.cache)",
-    )
-    places.add_argument(
-        "--cache-size", type=_cache_size, metavar="SIZE", help="limit of the compiler cache (default: 10G)"
-    )
-    places.add_argument(
-        "--cache-remote",
-        type=_remote,
-        default=environ.get("SAGEATTENTION_BUILD_CACHE_REMOTE", ""),
-        metavar="URL",
-        help="share objects through a Redis or HTTP server, or file:/FOLDER "
-        "(default: $SAGEATTENTION_BUILD_CACHE_REMOTE)",
-    )
-    places.add_argument(
-        "--cache-remote-read-only",
-        action="store_true",
-        default=bool(environ.get("SAGEATTENTION_BUILD_CACHE_READ_ONLY")),
-        help="take objects from there and store none; also if $SAGEATTENTION_BUILD_CACHE_READ_ONLY is set",
-    )
-    places.add_argument(
-        "--no-cache-remote",
-        action="store_const",
-        const="",
-        dest="cache_remote",
-        help="use no object that came from another machine, now or earlier; for a release",
-    )
-    places.add_argument(
-        "--no-cache", action="store_false", dest="cache", help="compile without the compiler cache"
+
+    def value(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
+        group.add_argument(name, type=kind, metavar=metavar, help=text)
+
+    def flag(name: str, text: str) -> None:
+        group.add_argument(name, action="store_true", help=text)
+
+    group = parser.add_argument_group("what to build")
+    value("--source", _source, "PLACE", "a folder (only read), .tar.* or .zip file, or address")
+    value("--arch", _not_empty, "LIST", '"8.9;12.0", all, or local (default: local; all without a GPU)')
+    group = parser.add_argument_group("tools")
+    value("--cuda-home", _path, "DIR", "CUDA toolkit (default: $CUDA_HOME, or one of packages)")
+    flag("--allow-cuda-minor", "accept a CUDA toolkit of a different minor version")
+    value("--torch-index", _not_empty, "URL", "install torch from this package index")
+    value("--machine-root", _path, "DIR", "system in which to import another machine's wheel")
+    group = parser.add_argument_group("work")
+    value("--jobs", _jobs, "N", "compiler processes at once (default: as cores and free memory allow)")
+    flag("--check", "only check tools, folders, disks, source and patches, and print the plan")
+    flag("--force", "build even if the wheels are up to date")
+    flag("--keep-build", "keep the build's scratch folder")
+    flag("--verbose", "show each command and its output, the compiler's too")
+    group = parser.add_argument_group("places")
+    value("--wheelhouse", _path, "DIR", "folder for the wheels (default: wheelhouse/)")
+    where = "$SAGEATTENTION_BUILD_CACHE, or a folder in ~/.cache"
+    value("--cache-dir", _path, "DIR", f"downloads, toolchains and objects (default: {where})")
+    value("--cache-size", _cache_size, "SIZE", "limit of the compiler cache (default: 10G)")
+    value("--cache-remote", _remote, "URL", f"share objects by Redis, HTTP or a folder (default: ${_REMOTE})")
+    flag("--cache-remote-read-only", f"take objects from there and store none; also if ${_READ_ONLY} is set")
+    text = "use no object that came from another machine, now or earlier; for a release"
+    group.add_argument("--no-cache-remote", action="store_const", const="", dest="cache_remote", help=text)
+    text = "compile without the compiler cache"
+    group.add_argument("--no-cache", action="store_false", dest="cache", help=text)
+    parser.set_defaults(
+        cuda_home=environ.get("CUDA_HOME") or None,
+        cache_dir=str(_default_cache_dir(environ)),
+        cache_remote=environ.get(_REMOTE, ""),
+        cache_remote_read_only=bool(environ.get(_READ_ONLY)),
     )
     return parser
 
@@ -170,8 +142,7 @@ def _remote(text: str) -> str:
         return "file:///" + rest.removeprefix("//localhost").lstrip("/")
     if text and (scheme not in {"redis", "rediss", "http", "https"} or not urlsplit(text).netloc):
         raise argparse.ArgumentTypeError(
-            "this, or $SAGEATTENTION_BUILD_CACHE_REMOTE, is not an address such as redis://HOST/0, "
-            "https://HOST/FOLDER or file:/FOLDER"
+            f"this, or ${_REMOTE}, is no address such as redis://HOST/0, https://HOST/FOLDER, file:/FOLDER"
         )
     return text
 

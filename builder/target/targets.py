@@ -222,8 +222,6 @@ def local_version(target: Target, selection: Selection) -> str:
 def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR) -> dict[str, Target]:
     """Return every target of a folder, by name, sorted; hidden files are none."""
     paths = sorted(directory.glob("[!.]*.toml"), key=lambda path: path.stem)
-    if not paths:
-        raise TargetError(f"{directory}: no target file (*.toml) found.")
     return {path.stem: load_target(path, patches_root) for path in paths}
 
 

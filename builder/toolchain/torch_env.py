@@ -249,10 +249,8 @@ def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
     """Return every package installed in a folder, sorted by name."""
     packages = []
     for distribution in importlib.metadata.distributions(path=[str(site_packages)]):
-        # What an aborted uninstallation leaves behind has no metadata.
-        if "Name" in distribution.metadata:
-            name = canonicalize_name(distribution.metadata["Name"])
-            packages.append(Installed(name, distribution.version, _files(distribution)))
+        name = canonicalize_name(distribution.metadata["Name"])
+        packages.append(Installed(name, distribution.version, _files(distribution)))
     return tuple(sorted(packages, key=lambda package: package.name))
 
 

@@ -107,13 +107,9 @@ def _append(url: str, part: Path, *, resume: bool) -> None:
     headers = {"Accept-Encoding": "identity"}  # ranges count the file's own bytes
     if resume and part.exists() and part.stat().st_size:
         headers["Range"] = f"bytes={part.stat().st_size}-"
-    try:
-        response = _open(url, headers)
-    except StatusError as error:
-        if error.status == requests.codes.requested_range_not_satisfiable:
+    with _open(url, headers) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing; the digest tells whether it is right
-        raise
-    with response:
         resumes = response.status_code == requests.codes.partial_content
         with part.open("ab" if resumes else "wb") as file:
             for chunk in response.iter_content(_CHUNK_BYTES):
@@ -125,7 +121,7 @@ def _open(url: str, headers: dict[str, str]) -> requests.Response:
     problem = None
     if url.startswith("https:") and not response.url.startswith("https:"):
         problem = DownloadError(f"{url} leads to {response.url}, which is not https.")
-    elif not response.ok:
+    elif not response.ok and response.status_code != requests.codes.requested_range_not_satisfiable:
         problem = StatusError(url, response)
     if problem:
         response.close()

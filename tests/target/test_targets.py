@@ -127,12 +127,10 @@ def test_a_wrong_file_is_refused_by_name_and_key(targets: Path, text: str, messa
     assert str(targets.parent) in str(caught.value) or "v9.9" in message
 
 
-def test_a_target_is_found_by_name_or_the_names_are_said(targets: Path) -> None:
+def test_a_target_is_found_by_name_or_the_names_are_said() -> None:
     assert find_target("cp312-cu130").name == "cp312-cu130"
     with pytest.raises(UsageError, match="Targets: cp311-cu128, cp312-cu130, universal-cu128, "):
         find_target("cp399-cu130")
-    with pytest.raises(TargetError, match="no target file"):
-        load_targets(targets)
 
 
 def test_targets_load_without_anything_heavy_and_fast() -> None:
