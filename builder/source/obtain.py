@@ -101,13 +101,12 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
     """Put the release into a folder, in place of an older one, and return the address that it came from."""
     failures: list[DownloadError] = []
     for address in (release.url, *release.mirrors):
-        if failures:
-            warn(f"{failures[-1].message} Trying {public_address(address)}.")
         shutil.rmtree(tree, ignore_errors=True)
         try:
             _fetch(address, release, downloads, tree)
             return public_address(address)
         except DownloadError as error:
+            warn(error.message)
             failures.append(error)
     remedy = f"{failures[0].remedy} Or name a copy of the release with --source.".strip()
     raise DownloadError(failures[0].message, remedy)

@@ -25,8 +25,6 @@ def load(path: Path, error: type[BuilderError]) -> dict[str, Any]:
     """Return what a TOML file holds; every problem with it is an error of the given class."""
     try:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise error(f"{path}: not found.") from None
     except (OSError, ValueError) as problem:
         raise error(f"{path}: can't be read: {problem}.") from None
 

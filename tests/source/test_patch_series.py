@@ -52,11 +52,6 @@ def test_operators_are_defined_implemented_and_named_in_python(name: str) -> Non
     assert f'operators("{name}", "{namespace}")' in module
 
 
-def test_architectures_have_one_order(build: ModuleType) -> None:
-    asked = ["12.0", "9.0a", "8.9", "8.6", "8.0", "8.0"]
-    assert build.checked_architectures(asked, (13, 0)) == ["8.0", "8.6", "8.9", "9.0a", "12.0"]
-
-
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -116,8 +116,8 @@ def change(key: str, value: str) -> str:
         (change("architectures", '["7.5"]'), "architectures: SageAttention 2.2.0 does not have 7.5"),
         (change("platform_tag", '"manylinux_2_34_riscv64"'), "platform_tag: 'manylinux_2_34_riscv64' is"),
         (NATIVE + "[toolchain\n", "can't be read: "),
-        (NATIVE.replace("13.0", "13.2"), "cu132.toml: not found"),
-        (change("upstream", '"v9.9"'), "v9.9/upstream.toml: not found"),
+        (NATIVE.replace("13.0", "13.2"), "cu132.toml: can't be read"),
+        (change("upstream", '"v9.9"'), "v9.9/upstream.toml: can't be read"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name_and_key(targets: Path, text: str, message: str) -> None:
