@@ -35,17 +35,13 @@ class JobPlan:
 
 def plan_jobs(cores: int, memory_bytes: int, requested: int | None) -> JobPlan:
     """Return as many as there are cores and memory for, but at least one, or what `--jobs` requests."""
-    have, need = f"{memory_bytes / GIB:.1f} GiB free", f"{JOB_BYTES / GIB:.1f} GiB a compiler process"
     fitting = max(0, memory_bytes - RESERVE_BYTES) // JOB_BYTES
-    if requested is not None:
-        reason = f"{counted(requested, 'job')}: as asked for"
-        if requested > max(1, fitting):
-            reason += f", though {have} at {need} is enough for {max(1, fitting)}: it may run out of memory"
-        return JobPlan(requested, reason)
-    jobs = max(1, min(cores, fitting))
-    reason = f"{counted(jobs, 'job')}: {counted(cores, 'core')}, {have} at {need}"
-    if fitting < 1:
-        reason += ", which is less than one needs: it may run out of memory"
+    jobs = requested or max(1, min(cores, fitting))
+    why = "as asked for" if requested else counted(cores, "core")
+    reason = f"{counted(jobs, 'job')}: {why}, {memory_bytes / GIB:.1f} GiB free"
+    reason += f" at {JOB_BYTES / GIB:.1f} GiB a compiler process"
+    if jobs > fitting:
+        reason += f", which is enough for {fitting}: it may run out of memory"
     return JobPlan(jobs, reason)
 
 
