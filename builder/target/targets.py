@@ -225,9 +225,9 @@ def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR
     return {path.stem: load_target(path, patches_root) for path in paths}
 
 
-def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
+def find_target(name: str) -> Target:
     """Return one target by its name."""
-    targets = load_targets(directory)
+    targets = load_targets()
     if name not in targets:
         raise UsageError(f"No target {name!r}.", f"Targets: {', '.join(targets)}.")
     return targets[name]

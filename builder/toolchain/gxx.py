@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,34 +74,35 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
     compiler), or if that one doesn't fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
     """
     machine = machine or this_machine()
-    path, name = environ.get("PATH", os.defpath), environ.get("CXX", "").strip()
+    path, name, default = environ.get("PATH", os.defpath), environ.get("CXX", "").strip(), name_of(machine)
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
-    accepted = range(OLDEST, newest + 1)
-    program = shutil.which(name or name_of(machine), path=path)
-    gxx = inspect(Path(program)) if program else None
-    if name:
+    candidates = [name or default]
+    for major in () if name else range(newest, OLDEST - 1, -1):
+        candidates.append(f"{default}-{major}")
+        if machine.is_here:
+            candidates.append(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
+    programs = (shutil.which(candidate, path=path) for candidate in candidates)
+    installed = [gxx for program in programs if program and (gxx := inspect(Path(program)))]
+    if not installed and name:
         remedy = "Set it to the name or path of a g++, without arguments, or unset it."
-        if gxx is None:
-            reason = "which is not a g++ that works" if program else "and there is no such program"
-            raise HostCompilerError(f"CXX is {name!r}, {reason}.", remedy)
-        makes = output_of([gxx.path, "-dumpmachine"]) or machine.name
-        if makes.partition("-")[0] != machine.name:
-            message = f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}."
-            raise HostCompilerError(message, f"Unset it, and install one: {how_to_install(machine)}.")
-    if gxx and gxx.major in accepted:
-        return gxx
-    for candidate in () if name else _versioned(path, accepted, machine):
-        other = inspect(candidate)
-        if other and other.major in accepted:
-            why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {name_of(machine)}"
-            say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {cuda}")
-            return other
-    if gxx is None:
-        what = f"{program} is not a g++ that works" if program else f"No {name_of(machine)} was found"
-        raise HostCompilerError(f"{what}.", f"Install it: {how_to_install(machine)}.")
-    relation, limit = ("older", OLDEST) if gxx.major < OLDEST else ("newer", newest)
+        raise HostCompilerError(f"CXX is {name!r}, which is missing or not a g++ that works.", remedy)
+    if not installed:
+        raise HostCompilerError(
+            f"No {default} was found that works.", f"Install it: {how_to_install(machine)}."
+        )
+    first = installed[0]
+    makes = output_of([first.path, "-dumpmachine"]) or machine.name
+    if name and makes.partition("-")[0] != machine.name:
+        message = f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}."
+        raise HostCompilerError(message, f"Unset it, and install one: {how_to_install(machine)}.")
+    for gxx in installed:
+        if OLDEST <= gxx.major <= newest:
+            if gxx is not first:
+                say(f"  {gxx.path} ({gxx.version}), not {first.path} ({first.version}), for CUDA {cuda}")
+            return gxx
+    relation, limit = ("older", OLDEST) if first.major < OLDEST else ("newer", newest)
     raise HostCompilerError(
-        f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
+        f"{first.path} is {first.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
         f"Install g++ {limit} beside it, and set no CXX: {how_to_install(machine, limit)}.",
     )
 
@@ -114,12 +115,3 @@ def inspect(path: Path) -> Gxx | None:
     if about is None or "clang" in about.lower() or re.fullmatch(r"\d+(\.\d+)*", version) is None:
         return None
     return Gxx(path, version)
-
-
-def _versioned(path: str, accepted: range, machine: Machine) -> Iterator[Path]:
-    for major in reversed(accepted):
-        if program := shutil.which(f"{name_of(machine)}-{major}", path=path):
-            yield Path(program)
-        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
-        if machine.is_here and toolset.exists():
-            yield toolset

@@ -85,10 +85,10 @@ def run(
     return finished
 
 
-def output_of(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND_SECONDS) -> str | None:
+def output_of(command: Sequence[str | Path]) -> str | None:
     """Return what a command prints on its standard output, stripped; None where it fails in any way."""
     try:
-        return run(command, timeout_seconds=timeout_seconds).output.strip()
+        return run(command).output.strip()
     except CommandError:
         return None
 
@@ -97,10 +97,7 @@ def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None)
     """Run a command whose output goes to the user as it comes, and return its exit status."""
     detail(f"+ {shlex.join(map(str, command))}")
     sys.stdout.flush()
-    try:
-        return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
-    except OSError as error:
-        raise CommandError(f"{Path(command[0]).name} can't be run: {error.strerror or error}.") from error
+    return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def end_with_parent() -> None:
