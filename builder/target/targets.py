@@ -140,7 +140,7 @@ class Target:
         toolchain_packages: Pinned requirements that hold the CUDA compiler.
         toolchain_archives: What these packages lack.
         toolchain_runtime: Pinned requirements that hold the CUDA runtime of another machine.
-        torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; None with `native`.
+        torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; empty with `native`.
     """
 
     name: str
@@ -156,7 +156,7 @@ class Target:
     toolchain_packages: tuple[str, ...]
     toolchain_archives: tuple[Archive, ...] = ()
     toolchain_runtime: tuple[str, ...] = ()
-    torch_minimum: str | None = None
+    torch_minimum: str = ""
 
     @property
     def stable(self) -> bool:
@@ -185,7 +185,7 @@ class Target:
         NVIDIA's containers hold torch 2.9.0a0, which sorts before 2.9: `torch>=2.9` would replace it, and
         `torch>=2.9.0a0` would take pre-releases from an index.
         """
-        if self.torch_minimum is None:
+        if not self.torch_minimum:
             return f"torch=={self.torch_series}.*"
         major, minor = major_minor(self.torch_minimum)
         return f"torch>{major}.{minor - 1}.9999"
@@ -239,7 +239,7 @@ def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     pins = path.parent / TOOLCHAINS / f"cu{str(values.get('cuda')).replace('.', '')}.toml"
     values |= {f"toolchain_{key}": value for key, value in toml.load(pins, TargetError).items()}
     target = toml.convert(Target, values, path, TargetError, name=path.stem, revision=0)
-    if (target.abi, target.torch_minimum is None) not in {("native", True), ("stable", False)}:
+    if (target.abi, bool(target.torch_minimum)) not in {("native", False), ("stable", True)}:
         raise TargetError(f"{path}: abi: it must be native, or stable with a torch_minimum.")
     if machine_of(target.platform_tag) is None:
         raise TargetError(f"{path}: platform_tag: {target.platform_tag!r} is for an unknown machine.")

@@ -20,7 +20,6 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,8 +50,8 @@ def is_made(folder: Path, inputs: str) -> bool:
 def make_folder(folder: Path, inputs: str, fill: Callable[[Path], None]) -> bool:
     """Make a folder, unless it was made from the same inputs; returns whether it was made now.
 
-    `fill` makes it at another path of the same disk. Where that fails, the folder is as it was; what a killed
-    process left is removed by the next one.
+    `fill` makes it elsewhere on the same disk, and may use the folder that is around it. Where that fails, the
+    folder is as it was; what a killed process left is removed by the next one.
     """
     with files.locked(folder.with_name(f".{folder.name}.lock"), lambda: say("  waiting for another build")):
         if is_made(folder, inputs):
@@ -152,18 +151,17 @@ def _install(folder: _Folder, target: Target, options: BuildOptions, site: Path)
     if options.torch_index and has_torch:
         # First, and with no other index: the best version of all indexes could be another one's.
         steps = [["--no-deps", "--default-index", options.torch_index, torch], *steps]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
-        # The versions of the build's lock, without the hashes: an index may have rebuilt what it mirrors.
-        constraints.write(re.sub(r" \\\n +--hash=\S+", "", _LOCK.read_text(encoding="utf-8")))
-        constraints.flush()
-        for step in steps:
-            index = "" if "--default-index" in step else options.torch_index or target.torch_index
-            if not _pip_install(sys.executable, [*into, "--constraint", constraints.name, *step], index):
-                raise TorchEnvironmentError(
-                    f"{' '.join(step)} could not be installed; see above.",
-                    "Check that the package index can be reached (or name another one with --torch-index), "
-                    "and that the disk has room (up to 7 GB).",
-                )
+    # The versions of the build's lock, without the hashes: an index may have rebuilt what it mirrors.
+    constraints = site.with_name("constraints.txt")
+    constraints.write_text(re.sub(r" \\\n +--hash=\S+", "", _LOCK.read_text(encoding="utf-8")))
+    for step in steps:
+        index = "" if "--default-index" in step else options.torch_index or target.torch_index
+        if not _pip_install(sys.executable, [*into, "--constraint", constraints, *step], index):
+            raise TorchEnvironmentError(
+                f"{' '.join(step)} could not be installed; see above.",
+                "Check that the package index can be reached (or name another one with --torch-index), "
+                "and that the disk has room (up to 7 GB).",
+            )
     if has_torch:
         _check_torch(site, target)
 
