@@ -55,14 +55,13 @@ class CompilerCache:
 
     def stats(self) -> Stats:
         """Return what the cache has done for this build until now; warn of failures of the remote one."""
+        counts: dict[str, int] = {}
         try:
-            if not self.launcher or not Path(self.env["CCACHE_CONFIGPATH"]).with_name(_STATS).stat().st_size:
-                return Stats(remote=self.remote)
-            command = [*self.launcher, "--print-log-stats", "--format", "json"]
-            counts = json.loads(process.run(command, env=self.env).output)
-        except (OSError, process.CommandError, ValueError) as error:
+            if self.launcher:
+                command = [*self.launcher, "--print-log-stats", "--format", "json"]
+                counts = json.loads(process.run(command, env=self.env).output)
+        except (process.CommandError, ValueError) as error:
             warn(f"the compiler cache's statistics can't be read: {error}")
-            return Stats(remote=self.remote)
         for name in ("error", "timeout"):
             if number := counts.get(f"remote_storage_{name}", 0):
                 warn(f"remote compiler cache {self.remote}: {counted(number, name)}")

@@ -50,7 +50,7 @@ def is_made(folder: Path, inputs: str) -> bool:
 def make_folder(folder: Path, inputs: str, fill: Callable[[Path], None]) -> bool:
     """Make a folder, unless it was made from the same inputs; returns whether it was made now.
 
-    `fill` makes it elsewhere on the same disk, and may use the folder that is around it. Where that fails, the
+    `fill` makes it elsewhere on this disk, and may use the folder that is around it. Where that fails, the
     folder is as it was; what a killed process left is removed by the next one.
     """
     with files.locked(folder.with_name(f".{folder.name}.lock"), lambda: say("  waiting for another build")):
