@@ -190,17 +190,12 @@ def _check_tree(tree: Path, location: str) -> str:
 
 def differences(tree: Path, files: Mapping[str, str]) -> str:
     """Return how a tree differs from a release's files (path -> SHA-256) where a build reads it; or empty."""
-    existing = {path.relative_to(tree).as_posix(): path for path in _read_by_build(tree, files)}
-    phrases = []
-    for name in sorted(existing.keys() | files.keys()):
-        if name not in existing:
-            phrases.append(f"{name} is missing")
-        elif name not in files:
-            phrases.append(f"{name} is added")
-        elif file_sha256(existing[name]) != files[name]:
-            phrases.append(f"{name} differs")
+    found = {path.relative_to(tree).as_posix(): file_sha256(path) for path in _read_by_build(tree, files)}
+    phrases = [f"{name} is missing" for name in files.keys() - found.keys()]
+    phrases += [f"{name} is added" for name in found.keys() - files.keys()]
+    phrases += [f"{name} differs" for name in files.keys() & found.keys() if files[name] != found[name]]
     more = f", and {len(phrases) - _NAMED} more" if len(phrases) > _NAMED else ""
-    return ", ".join(phrases[:_NAMED]) + more
+    return ", ".join(sorted(phrases)[:_NAMED]) + more
 
 
 def keep_only(tree: Path, files: Mapping[str, str]) -> None:
