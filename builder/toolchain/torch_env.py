@@ -245,10 +245,8 @@ class Installed:
 
 def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
     """Return every package installed in a folder, sorted by name."""
-    packages = []
-    for distribution in importlib.metadata.distributions(path=[str(site_packages)]):
-        name = canonicalize_name(distribution.metadata["Name"])
-        packages.append(Installed(name, distribution.version, _files(distribution)))
+    found = importlib.metadata.distributions(path=[str(site_packages)])
+    packages = (Installed(canonicalize_name(one.metadata["Name"]), one.version, _files(one)) for one in found)
     return tuple(sorted(packages, key=lambda package: package.name))
 
 
