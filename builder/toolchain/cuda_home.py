@@ -29,7 +29,6 @@ from builder.util.files import file_sha256
 from builder.util.log import say
 from builder.wheel.sbom import Component
 
-SYSTEM_PATH = ("/usr/bin", "/bin")
 _LAYOUT = "2"  # raised when something else is made of the same pieces
 # The programs and data that decide what a compile makes of the same headers.
 _COMPILING = (
@@ -57,7 +56,7 @@ class Toolchain:
         """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
         # A g++ outside the system's folders may need the assembler and linker that lie beside it.
         folders = (Path(sys.executable).parent, self.gxx.path.parent)
-        return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
+        return os.pathsep.join(dict.fromkeys([*map(str, folders), "/usr/bin", "/bin"]))
 
 
 def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: Gxx) -> Toolchain:
@@ -88,14 +87,12 @@ def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: G
     fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
     if make_folder(home, key, fill):
         say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
-    components = tuple(map(_component, archives))
-    identity = _digest([key, gxx.digest()])
-    return Toolchain(home, nvcc_version(home / "bin" / "nvcc"), components, gxx, identity)
+    version, identity = nvcc_version(home / "bin" / "nvcc"), _digest([key, gxx.digest()])
+    return Toolchain(home, version, tuple(map(_component, archives)), gxx, identity)
 
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
     """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use."""
-    reason, allow = "", ""
     if not target.machine.is_here:
         reason = f"it can't build for {target.machine.name}"
     elif not os.access(home / "bin" / "nvcc", os.X_OK):
@@ -105,14 +102,12 @@ def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
         own, wanted = major_minor(version), major_minor(target.cuda)
         if own == wanted or (own[0] == wanted[0] and options.allow_cuda_minor):
             return version
-        reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}"
-        if own[0] == wanted[0]:
-            allow = ", or use it nevertheless with --allow-cuda-minor"
-        else:
-            reason += ": a different major version never fits"
+        reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}: "
+        minor = own[0] == wanted[0]
+        reason += "--allow-cuda-minor accepts it" if minor else "a different major version never fits"
     raise ToolchainError(
         f"The CUDA toolkit of --cuda-home or CUDA_HOME, {home}, can't be used: {reason}.",
-        f"Name none to build with the target's packages, or name one of CUDA {target.cuda}{allow}.",
+        f"Name none to build with the target's packages, or name one of CUDA {target.cuda}.",
     )
 
 

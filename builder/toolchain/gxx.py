@@ -40,16 +40,9 @@ class Gxx:
 
     def digest(self) -> str:
         """Return the version and the digests of the driver and the compiler; the path does not count."""
-        digests = [self.version, file_sha256(self.path.resolve())]
         inner = Path(output_of([self.path, "-print-prog-name=cc1plus"]) or "")
-        if inner.is_absolute() and inner.is_file():
-            digests.append(file_sha256(inner))
-        return "-".join(digests)
-
-
-def name_of(machine: Machine) -> str:
-    """Return the name of a machine's g++: this one's, or the cross compiler's of Debian and Fedora."""
-    return "g++" if machine.is_here else f"{machine.name}-linux-gnu-g++"
+        programs = [program for program in (self.path.resolve(), inner) if program.is_file()]
+        return "-".join([self.version, *map(file_sha256, programs)])
 
 
 def how_to_install(machine: Machine, major: int | None = None) -> str:
@@ -74,7 +67,8 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
     compiler), or if that one doesn't fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
     """
     machine = machine or this_machine()
-    path, name, default = environ.get("PATH", os.defpath), environ.get("CXX", "").strip(), name_of(machine)
+    path, name = environ.get("PATH", os.defpath), environ.get("CXX", "").strip()
+    default = "g++" if machine.is_here else f"{machine.name}-linux-gnu-g++"  # as Debian and Fedora call it
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
     candidates = [name or default]
     for major in () if name else range(newest, OLDEST - 1, -1):

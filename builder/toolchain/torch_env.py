@@ -30,7 +30,7 @@ from packaging.utils import canonicalize_name
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.util import files, process
-from builder.util.errors import ToolchainError, TorchEnvironmentError
+from builder.util.errors import TorchEnvironmentError
 from builder.util.log import public_address, say, warn
 from builder.wheel.sbom import Component
 
@@ -85,11 +85,6 @@ def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str
     For another machine, that machine's torch and CUDA runtime are unpacked beside the compiler: nothing of
     them runs here, but a build compiles with their headers and links with their libraries.
     """
-    if not target.machine.is_here and not target.toolchain_runtime:
-        raise ToolchainError(
-            f"The toolchain of CUDA {target.cuda} can't build for another machine: it has no `runtime`.",
-            f"Build on a machine of {target.machine.name}.",
-        )
     for folder in _folders(target, options, root):
         _fill(folder, target, options)
     return _check_torch(sites(target, root)[0], target)

@@ -107,7 +107,6 @@ def test_the_caches_place(environ: dict[str, str], expected: str) -> None:
         (["--jobs", "0"], "Argument --jobs: '0' is not a number of processes from 1 to 9999"),
         (["--arch", ""], "Argument --arch: it is empty"),
         (["--cuda-home", ""], "Argument --cuda-home: it is empty"),
-        (["--wheelhouse", "~nobody-at-all/x"], "there is no such home directory"),
         (["--cache-size", "10"], "Argument --cache-size: '10' is not a size such as 10G"),
         (["--cache-size", "0G"], "Argument --cache-size: '0G' is not a size"),
         (["--verbos"], "Unrecognized arguments: --verbos"),

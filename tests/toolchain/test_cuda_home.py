@@ -14,7 +14,7 @@ from fakes.tools import change_installed, gxx, install_package, make_archive, ta
 from builder.target.options import BuildOptions
 from builder.target.targets import MACHINES, Archive, Target
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
-from builder.toolchain.gxx import find_gxx, name_of
+from builder.toolchain.gxx import find_gxx
 from builder.util.errors import DownloadError, ToolchainError
 from builder.util.files import file_sha256
 
@@ -125,7 +125,7 @@ def test_another_machines_runtime_comes_first(
     have: Callable[..., Toolchain], tmp_path: Path, site_packages: Path
 ) -> None:
     machine = next(machine for machine in MACHINES if not machine.is_here)
-    gxx(tmp_path / "hostbin" / name_of(machine), "12.2.0")
+    gxx(tmp_path / "hostbin" / f"{machine.name}-linux-gnu-g++", "12.2.0")
     theirs = tmp_path / "theirs"
     header = {"nvidia/cu13/include/cuda_runtime.h": "#pragma once"}
     runtime = {"nvidia/cu13/lib/libcudart.so.13": "theirs", **header}
