@@ -24,7 +24,7 @@ _GRACE_SECONDS = 5.0
 
 
 def main(command: list[str]) -> int:
-    """Run a command; returns its exit status, or ends as it did where a signal ended it."""
+    """Run a command; returns its exit status, or as shells do 128 and the signal that ended it."""
     # Blocked and waited for, so that none is missed, whenever it arrives; the command gets them as ever.
     signals = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -42,12 +42,7 @@ def main(command: list[str]) -> int:
     _end_all(child)
     if status is None:
         return 128 + signal.SIGTERM
-    if status < 0:
-        unblock()
-        with contextlib.suppress(OSError):  # SIGKILL's can't be set
-            signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    return status
+    return status if status >= 0 else 128 - status
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> None:

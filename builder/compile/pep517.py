@@ -154,7 +154,7 @@ def run_build(
 def failure(log: Path, returncode: int, jobs: int) -> CompileError:
     """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines."""
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-    if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
+    if returncode in (-signal.SIGKILL, 128 + signal.SIGKILL) or _NO_MEMORY.search(end):
         remedy = "Even one compiler process needs more memory than is free."
         if jobs > 1:
             remedy = f"Run again with --jobs {jobs // 2}; it ran {jobs}. Or give the machine more memory."
