@@ -65,6 +65,7 @@ def _parser(environ: Mapping[str, str], prog: str, parents: Sequence[Parser]) ->
         parents=list(parents),
     )
 
+    # Both add to the group that was begun last.
     def value(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
         group.add_argument(name, type=kind, metavar=metavar, help=text)
 
