@@ -28,8 +28,16 @@ from builder.target import architectures
 from builder.target.architectures import Selection, local_gpus, select
 from builder.target.options import BuildOptions, parse_build_options
 from builder.target.project import Project, load_project
-from builder.target.targets import Target, find_target
-from builder.target.upstream import FILE_NAME, PATCHES_DIR, SUMS_NAME, Release, build_constants, load_release
+from builder.target.targets import (
+    FILE_NAME,
+    PATCHES_DIR,
+    SUMS_NAME,
+    Release,
+    Target,
+    build_constants,
+    find_target,
+    load_release,
+)
 from builder.toolchain import torch_env
 from builder.toolchain.cuda_home import Toolchain, check_cuda_home, resolve
 from builder.toolchain.gxx import Gxx, find_gxx

@@ -28,9 +28,9 @@ def _errors() -> str:
         for kind in vars(errors).values()
         if inspect.isclass(kind) and issubclass(kind, errors.BuilderError) and kind is not errors.BuilderError
     ]
-    rows = []
-    for kind in sorted(kinds, key=lambda kind: kind.exit_code):
-        rows.append((str(kind.exit_code), inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]))
+    rows = [
+        (str(kind.exit_code), kind.__doc__ or "") for kind in sorted(kinds, key=lambda kind: kind.exit_code)
+    ]
     return _table(("Exit code", "What is wrong"), rows)
 
 

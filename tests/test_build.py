@@ -74,7 +74,7 @@ def test_check_prints_the_plan_and_leaves_nothing(
         ({}, PatchError, "0001-build"),  # the stand-in is not what the project's patches are for
         ({"source": "/nowhere"}, SourceError, "/nowhere"),
         ({"arch": "7.0"}, ArchitectureError, "7.0"),
-        ({"cuda_home": Path("/nowhere"), "cuda_home_from": "--cuda-home"}, ToolchainError, "no such folder"),
+        ({"cuda_home": Path("/nowhere")}, ToolchainError, "no such folder"),
         ({"machine_root": Path("/nowhere")}, ToolchainError, "--machine-root"),
         ({"wheelhouse": Path("/proc/self/x")}, UsageError, "/proc/self/x can't be written"),
         ({"cache_dir": Path(__file__) / "below"}, UsageError, "below can't be written"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.target.machines import MACHINES
+from builder.target.targets import MACHINES
 from builder.util.files import ROOT
 
 SCRIPT = ROOT / "tools" / "debian-root"

@@ -12,8 +12,7 @@ import pytest
 
 from builder.check.checks import CHECKS
 from builder.source.patches import load_series
-from builder.target.targets import TARGETS_DIR, TOOLCHAINS, load_target
-from builder.target.upstream import PATCHES_DIR
+from builder.target.targets import PATCHES_DIR, TARGETS_DIR, TOOLCHAINS, load_target
 from builder.util.files import ROOT
 from docs.tables import TABLES, fresh
 

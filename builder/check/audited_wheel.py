@@ -13,9 +13,7 @@ from pathlib import PurePosixPath
 from packaging.metadata import ExceptionGroup, InvalidMetadata, Metadata
 
 from builder.target.architectures import Architecture
-from builder.target.machines import X86_64
-from builder.target.targets import Target, load_targets
-from builder.target.upstream import PATCHES_DIR, build_constants
+from builder.target.targets import PATCHES_DIR, X86_64, Target, build_constants, load_targets
 from builder.util.errors import AuditError, RepairError
 from builder.wheel import sbom
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf

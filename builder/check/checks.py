@@ -29,8 +29,7 @@ from builder.check.audited_wheel import (
 )
 from builder.finish.store import read_record, record_path
 from builder.target.architectures import Architecture, Selection, join
-from builder.target.machines import machine_of
-from builder.target.targets import local_version
+from builder.target.targets import local_version, machine_of
 from builder.util.errors import RepairError
 from builder.util.files import file_sha256
 from builder.util.toml import tomllib

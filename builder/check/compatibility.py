@@ -32,8 +32,8 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
 from builder.check.pythons import find_python, minor_of, minor_version
-from builder.target.machines import machine_of
-from builder.toolchain.venv import install_wheel, make_clean_venv
+from builder.target.targets import machine_of
+from builder.toolchain.torch_env import install_wheel, make_clean_venv
 from builder.util import files, http
 from builder.util.arguments import Parser
 from builder.util.errors import BuilderError, DownloadError, UsageError

@@ -21,7 +21,7 @@ from builder.check.pythons import find_python
 from builder.smoketest.report import ENDINGS, ExitCode
 from builder.target.architectures import local_gpus
 from builder.target.targets import Target, find_target, load_targets
-from builder.toolchain.venv import make_clean_venv
+from builder.toolchain.torch_env import make_clean_venv
 from builder.util import files
 from builder.util.arguments import Parser
 from builder.util.errors import BuilderError, UsageError

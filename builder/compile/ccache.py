@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,14 +24,7 @@ from tempfile import TemporaryFile
 
 from builder.target.options import BuildOptions
 from builder.util import process
-from builder.util.log import public_address, warn
-
-# ccache's counters (manual, "Cache statistics") that don't say how a compile ended: its storage, its sizes,
-# details of a hit or miss that another counter counts, and calls that compile nothing.
-_NOT_A_RESULT = re.compile(
-    r".*_storage_.*|.*_kibibyte|.*_timestamp|files_in_cache|max_files_in_cache|cleanups_performed|"
-    r"direct_cache_miss|preprocessed_cache_miss|called_for_link|called_for_preprocessing|no_input_file"
-)
+from builder.util.log import counted, public_address, warn
 
 _STATS = "stats"
 # Without `helper` ccache looks for a program of its own for Redis and HTTP. The times are in milliseconds.
@@ -45,16 +37,12 @@ class Stats:
 
     hits: int = 0
     misses: int = 0
-    uncached: int = 0  # run, and not stored
-    reasons: tuple[str, ...] = ()  # why, by ccache's own names
     remote_hits: int = 0  # those of the hits that came from the remote cache
     remote: str = ""  # its address, without secrets; empty for none
 
     def __str__(self) -> str:
         remote = f" ({self.remote_hits} from {self.remote})" if self.remote else ""
-        more = f", {self.uncached} not cached ({', '.join(self.reasons)})" if self.uncached else ""
-        misses = f"{self.misses} miss{'es' * (self.misses != 1)}"
-        return f"{self.hits} hit{'s' * (self.hits != 1)}{remote}, {misses}{more}"
+        return f"{counted(self.hits, 'hit')}{remote}, {counted(self.misses, 'miss', 'es')}"
 
 
 @dataclass(frozen=True)
@@ -67,22 +55,18 @@ class CompilerCache:
 
     def stats(self) -> Stats:
         """Return what the cache has done for this build until now; warn of failures of the remote one."""
+        counts: dict[str, int] = {}
         try:
-            if not self.launcher or not Path(self.env["CCACHE_CONFIGPATH"]).with_name(_STATS).stat().st_size:
-                return Stats(remote=self.remote)
-            command = [*self.launcher, "--print-log-stats", "--format", "json"]
-            counts = json.loads(process.run(command, env=self.env).output)
-        except (OSError, process.CommandError, ValueError) as error:
+            if self.launcher:
+                command = [*self.launcher, "--print-log-stats", "--format", "json"]
+                counts = json.loads(process.run(command, env=self.env).output)
+        except (process.CommandError, ValueError) as error:
             warn(f"the compiler cache's statistics can't be read: {error}")
-            return Stats(remote=self.remote)
         for name in ("error", "timeout"):
-            if count := counts.get(f"remote_storage_{name}", 0):
-                warn(f"remote compiler cache {self.remote}: {count} {name}{'s' * (count != 1)}")
-        results = {name: n for name, n in counts.items() if n and not _NOT_A_RESULT.fullmatch(name)}
-        hits = sum(results.pop(name, 0) for name in ("direct_cache_hit", "preprocessed_cache_hit"))
-        misses = results.pop("cache_miss", 0)
-        remote_hits = counts.get("remote_storage_hit", 0)
-        return Stats(hits, misses, sum(results.values()), tuple(sorted(results)), remote_hits, self.remote)
+            if number := counts.get(f"remote_storage_{name}", 0):
+                warn(f"remote compiler cache {self.remote}: {counted(number, name)}")
+        hits = counts.get("direct_cache_hit", 0) + counts.get("preprocessed_cache_hit", 0)
+        return Stats(hits, counts.get("cache_miss", 0), counts.get("remote_storage_hit", 0), self.remote)
 
 
 def open_cache(options: BuildOptions, identity: str, tree: Path) -> CompilerCache:

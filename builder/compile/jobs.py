@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.util.log import counted
+
 GIB = 1 << 30
 # Largest resident set of one compiler process, measured.
 JOB_BYTES = 800 * 10**6
@@ -33,17 +35,13 @@ class JobPlan:
 
 def plan_jobs(cores: int, memory_bytes: int, requested: int | None) -> JobPlan:
     """Return as many as there are cores and memory for, but at least one, or what `--jobs` requests."""
-    have, need = f"{memory_bytes / GIB:.1f} GiB free", f"{JOB_BYTES / GIB:.1f} GiB a compiler process"
     fitting = max(0, memory_bytes - RESERVE_BYTES) // JOB_BYTES
-    if requested is not None:
-        reason = f"{requested} job{'s' * (requested != 1)}: as asked for"
-        if requested > max(1, fitting):
-            reason += f", though {have} at {need} is enough for {max(1, fitting)}: it may run out of memory"
-        return JobPlan(requested, reason)
-    jobs = max(1, min(cores, fitting))
-    reason = f"{jobs} job{'s' * (jobs != 1)}: {cores} core{'s' * (cores != 1)}, {have} at {need}"
-    if fitting < 1:
-        reason += ", which is less than one needs: it may run out of memory"
+    jobs = requested or max(1, min(cores, fitting))
+    why = "as asked for" if requested else counted(cores, "core")
+    reason = f"{counted(jobs, 'job')}: {why}, {memory_bytes / GIB:.1f} GiB free"
+    reason += f" at {JOB_BYTES / GIB:.1f} GiB a compiler process"
+    if jobs > fitting:
+        reason += f", which is enough for {fitting}: it may run out of memory"
     return JobPlan(jobs, reason)
 
 

@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 # A compiler that gets SIGTERM removes its temporary files.
@@ -24,38 +24,25 @@ _GRACE_SECONDS = 5.0
 
 
 def main(command: list[str]) -> int:
-    """Run a command; returns its exit status, or ends as it did where a signal ended it."""
+    """Run a command; returns its exit status, or as shells do 128 and the signal that ended it."""
+    # Blocked and waited for, so that none is missed, whenever it arrives; the command gets them as ever.
+    signals = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     parent = os.getppid()
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    child: subprocess.Popen[bytes] | None = None
-    stopping = False
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        # SIGTERM may arrive before `child` is assigned; then only set the flag.
-        nonlocal stopping
-        first, stopping = not stopping, True
-        if child is not None and first:
-            raise SystemExit(128 + signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, stop)
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before PR_SET_PDEATHSIG
         return 1
-    try:
-        child = subprocess.Popen(command, start_new_session=True)
-        if stopping:
-            raise SystemExit(128 + signal.SIGTERM)
-        child.wait()
-    finally:
-        stopping = True
-        if child is not None:
-            _end_all(child)
-    if child.returncode < 0:
-        with contextlib.suppress(OSError):  # SIGKILL's can't be set
-            signal.signal(-child.returncode, signal.SIG_DFL)
-        os.kill(os.getpid(), -child.returncode)
-    return child.returncode
+    unblock = partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, signals)
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=unblock)  # noqa: PLW1509
+    while child.poll() is None and signal.sigwait(signals) == signal.SIGCHLD:
+        pass
+    status = child.poll()
+    _end_all(child)
+    if status is None:
+        return 128 + signal.SIGTERM
+    return status if status >= 0 else 128 - status
 
 
 def _end_all(child: subprocess.Popen[bytes]) -> None:

@@ -142,11 +142,9 @@ def run_build(
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise failure(log, process.returncode, jobs)
-    wheels = sorted(out_dir.glob("*.whl"))
-    if len(wheels) != 1:
-        raise CompileError(f"The build wrote {len(wheels)} wheels instead of one.", f"The whole log: {log}")
+    (wheel,) = out_dir.glob("*.whl")
     return Compiled(
-        wheel=wheels[0],
+        wheel,
         seconds=time.monotonic() - start,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_memory_bytes=usage.ru_maxrss * 1024,
@@ -156,12 +154,11 @@ def run_build(
 def failure(log: Path, returncode: int, jobs: int) -> CompileError:
     """Return the error for a failed build: out of memory with its remedy, or the compiler's last lines."""
     end = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-    if returncode == -signal.SIGKILL or _NO_MEMORY.search(end):
+    if returncode in (-signal.SIGKILL, 128 + signal.SIGKILL) or _NO_MEMORY.search(end):
         remedy = "Even one compiler process needs more memory than is free."
         if jobs > 1:
             remedy = f"Run again with --jobs {jobs // 2}; it ran {jobs}. Or give the machine more memory."
         return OutOfMemoryError(
             f"A compiler process was killed: the machine ran out of memory.\n{end}", f"{remedy} Log: {log}"
         )
-    how = f"exit status {returncode}" if returncode >= 0 else f"signal {-returncode}"
-    return CompileError(f"The compiler failed ({how}).\n{end}", f"The whole log: {log}")
+    return CompileError(f"The compiler failed (status {returncode}).\n{end}", f"The whole log: {log}")

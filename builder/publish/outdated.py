@@ -22,8 +22,16 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from builder.publish.github_api import add_api_url, connect, github_errors, token_from_environment
-from builder.target.targets import TARGETS_DIR, TOOLCHAINS, Target, load_targets
-from builder.target.upstream import FILE_NAME, PATCHES_DIR, Release, load_release
+from builder.target.targets import (
+    FILE_NAME,
+    PATCHES_DIR,
+    TARGETS_DIR,
+    TOOLCHAINS,
+    Release,
+    Target,
+    load_release,
+    load_targets,
+)
 from builder.util import http
 from builder.util.arguments import Parser
 from builder.util.errors import BuilderError, DownloadError

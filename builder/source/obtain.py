@@ -2,8 +2,7 @@
 
 Without `--source` it is the pinned release, from the first of its addresses that has it. With it, it is
 whatever the user names. Either way its content decides: where the files that a build reads are those of the
-release, it is the release, verified, though its archive may have been compressed again. Otherwise it is
-unverified, and the wheel's provenance says so.
+release, it is the release, verified. Otherwise it is unverified, and the wheel's provenance says so.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -22,17 +21,14 @@ from packaging.version import InvalidVersion, Version
 
 from builder.target.options import BuildOptions, is_url
 from builder.target.project import git
-from builder.target.upstream import BY_CONTENT, Release
-from builder.util.archive import git_commit, unpack
+from builder.target.targets import Release
 from builder.util.errors import DownloadError, SourceError
 from builder.util.files import file_sha256
-from builder.util.http import WrongDigestError, download
+from builder.util.http import download, unpack
 from builder.util.log import public_address, say, warn
 
 _NEEDED = ("setup.py", "csrc", "sageattention/__init__.py")
-_VERSION_IN_SETUP = re.compile(
-    r"""\b(?:__)?version(?:__)?\s*=\s*(?P<quote>["'])(?P<version>[^"'\n]{1,64})(?P=quote)""", re.IGNORECASE
-)
+_VERSION_IN_SETUP = re.compile(r"""\b(?:__)?version(?:__)?\s*=\s*["']([^"'\n]+)["']""", re.IGNORECASE)
 # What builds, tools and editors leave in a checkout, which must not get into another build.
 _OMITTED = shutil.ignore_patterns(
     *(".git", "__pycache__", ".eggs", ".*_cache", ".nox", ".tox", "*.egg-info", ".DS_Store"),
@@ -44,6 +40,7 @@ _READ_AT_TOP = re.compile(
     r".*\.py|setup\.cfg|pyproject\.toml|MANIFEST\.in|(README|LICEN[CS]E|COPYING|NOTICE|AUTHORS).*"
 )
 _NAMED = 5
+_BY_CONTENT = "{sha256}"  # in the address of a mirror that has each file at an address of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,29 +80,20 @@ def obtain(options: BuildOptions, release: Release, scratch: Path) -> Source:
     """Put the source that the options name, or the pinned release, into `scratch/source`."""
     tree = scratch / "source"
     shutil.rmtree(tree, ignore_errors=True)
-    kind = sha256 = commit = tag = ""
     if options.source is None:
         place = fetch_release(release, options.cache_dir / "downloads", tree)
+        kind, sha256, commit = "url", release.sha256, ""
     else:
         kind, place, sha256, commit = _take(options.source, scratch, tree)
-    location, version = place, _check_tree(tree, place)
+    version = _check_tree(tree, place)
+    source = partial(Source, version=version, license=release.license, tree=tree, obtained_from=place)
     if difference := differences(tree, release.files):
         warn(f"the source is unverified: {place} is not release {release.tag}: {difference}")
-    else:
-        keep_only(tree, release.files)
-        say(f"  source: release {release.tag}, verified, from {place}")
-        kind, location, sha256 = "release", release.url, release.sha256
-        commit, tag = release.commit, release.tag
-    return Source(
-        kind=kind,
-        location=location,
-        sha256=sha256,
-        version=version,
-        license=release.license,
-        tree=tree,
-        obtained_from=place,
-        commit=commit,
-        tag=tag,
+        return source(kind=kind, location=place, sha256=sha256, commit=commit)
+    keep_only(tree, release.files)
+    say(f"  source: release {release.tag}, verified, from {place}")
+    return source(
+        kind="release", location=release.url, sha256=release.sha256, commit=release.commit, tag=release.tag
     )
 
 
@@ -113,65 +101,52 @@ def fetch_release(release: Release, downloads: Path, tree: Path) -> str:
     """Put the release into a folder, in place of an older one, and return the address that it came from."""
     failures: list[DownloadError] = []
     for address in (release.url, *release.mirrors):
-        if failures:
-            warn(f"{failures[-1].message} Trying {public_address(address)}.")
         shutil.rmtree(tree, ignore_errors=True)
         try:
-            if BY_CONTENT in address:
-                _fetch_files(address, release, downloads, tree)
-            else:
-                _fetch_archive(address, release, downloads, tree)
-        except DownloadError as error:
-            failures.append(error)
-        else:
+            _fetch(address, release, downloads, tree)
             return public_address(address)
+        except DownloadError as error:
+            warn(error.message)
+            failures.append(error)
     remedy = f"{failures[0].remedy} Or name a copy of the release with --source.".strip()
     raise DownloadError(failures[0].message, remedy)
 
 
-def _fetch_archive(address: str, release: Release, downloads: Path, tree: Path) -> None:
-    archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
-    try:
+def _fetch(address: str, release: Release, downloads: Path, tree: Path) -> None:
+    """Get the pinned archive from an address, or each file by its content."""
+    if _BY_CONTENT not in address:
+        archive = downloads / f"{release.sha256[:16]}-{release.tag}.tar.gz"
         download(address, archive, release.sha256)
-    except WrongDigestError as error:
-        warn(f"{error.message} It is used if its files are those of release {release.tag}.")
-        download(address, archive)
-    unpack(archive, tree)
-    if difference := differences(tree, release.files):
-        raise DownloadError(f"{address} is not release {release.tag}: {difference}.")
-
-
-def _fetch_files(address: str, release: Release, downloads: Path, tree: Path) -> None:
+        unpack(archive, tree)
+        return
     for name, sha256 in release.files.items():
         cached = downloads / f"{sha256[:16]}-{Path(name).name}"
-        download(address.replace(BY_CONTENT, sha256), cached, sha256)
+        download(address.replace(_BY_CONTENT, sha256), cached, sha256)
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(cached, tree / name)
 
 
 def _take(source: str, scratch: Path, tree: Path) -> tuple[str, str, str, str]:
     """Copy or unpack what the user names; return its kind, place, SHA-256 and commit."""
-    remedy = "Give a directory, a .tar.* or .zip file, or an https address."
-    path = Path(source)
+    path, kind = Path(source), "archive"
     place = "".join(letter if letter.isprintable() else "?" for letter in path.name)
     if path.is_dir():
         _check_tree(path, place or source)  # before a copy of whatever it is
         _copy(path, tree, without=scratch)
         return "directory", place, tree_sha256(tree), git(path, "rev-parse", "HEAD")
-    kind = "archive"
     if source.startswith(("https://", "http://")):
         kind, place = "url", public_address(source)
         path = scratch / (Path(urlsplit(place).path).name or "archive")
         download(source, path)
-    elif is_url(source):
-        raise SourceError(f"--source {source}: not an http or https address.", remedy)
     elif not path.is_file():
-        raise SourceError(f"--source {path}: no such directory or file.", remedy)
+        reason = "not an http or https address" if is_url(source) else "no such directory or file"
+        remedy = "Give a directory, a .tar.* or .zip file, or an https address."
+        raise SourceError(f"--source {source}: {reason}.", remedy)
     try:
-        unpack(path, tree)
+        commit = unpack(path, tree)
     except DownloadError as error:
         raise SourceError(f"{place}: {error.message}", error.remedy) from error
-    return kind, place, file_sha256(path), git_commit(path)
+    return kind, place, file_sha256(path), commit
 
 
 def _copy(source: Path, tree: Path, without: Path) -> None:
@@ -206,26 +181,21 @@ def _check_tree(tree: Path, location: str) -> str:
         raise SourceError(
             f"{location} is not a source of SageAttention: {', '.join(missing)} not found in it."
         )
-    text = (tree / "setup.py").read_text(encoding="utf-8", errors="replace")
-    for match in _VERSION_IN_SETUP.finditer(text):
-        with suppress(InvalidVersion):
-            return str(Version(match["version"]))
-    raise SourceError(f"{location}: the version in setup.py can't be read: it must be there as text.")
+    match = _VERSION_IN_SETUP.search((tree / "setup.py").read_text(encoding="utf-8", errors="replace"))
+    try:
+        return str(Version(match[1] if match else ""))
+    except InvalidVersion:
+        raise SourceError(f"{location}: setup.py has no version as text.") from None
 
 
 def differences(tree: Path, files: Mapping[str, str]) -> str:
     """Return how a tree differs from a release's files (path -> SHA-256) where a build reads it; or empty."""
-    existing = {path.relative_to(tree).as_posix(): path for path in _read_by_build(tree, files)}
-    phrases = []
-    for name in sorted(existing.keys() | files.keys()):
-        if name not in existing:
-            phrases.append(f"{name} is missing")
-        elif name not in files:
-            phrases.append(f"{name} is added")
-        elif file_sha256(existing[name]) != files[name]:
-            phrases.append(f"{name} differs")
+    found = {path.relative_to(tree).as_posix(): file_sha256(path) for path in _read_by_build(tree, files)}
+    phrases = [f"{name} is missing" for name in files.keys() - found.keys()]
+    phrases += [f"{name} is added" for name in found.keys() - files.keys()]
+    phrases += [f"{name} differs" for name in files.keys() & found.keys() if files[name] != found[name]]
     more = f", and {len(phrases) - _NAMED} more" if len(phrases) > _NAMED else ""
-    return ", ".join(phrases[:_NAMED]) + more
+    return ", ".join(sorted(phrases)[:_NAMED]) + more
 
 
 def keep_only(tree: Path, files: Mapping[str, str]) -> None:

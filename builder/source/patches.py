@@ -7,15 +7,15 @@ is wrong, how it shows (why), where upstream discusses it, and the test that fai
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.util import toml
 from builder.util.errors import PatchError
 from builder.util.files import file_sha256
+from builder.util.log import counted
 
 _REMEDY = "Build upstream's release that this series was written for."
 
@@ -43,10 +43,9 @@ class Replacement:
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch; `sha256` covers the files that it adds, which are in `folder`."""
+    """A patch; the files that it adds are in `folder`."""
 
     name: str
-    sha256: str
     folder: Path
     what: str
     why: str
@@ -58,10 +57,9 @@ class Patch:
 
 @dataclass(frozen=True)
 class Applied:
-    """A patch that was applied, for the build's record."""
+    """A patch that was applied, and in a few words what it changed."""
 
     name: str
-    sha256: str
     summary: str
 
 
@@ -70,9 +68,13 @@ Series = Sequence[Patch]
 
 def load_series(directory: Path) -> Series:
     """Return the patches of a folder, in order."""
-    lines = (directory / "series").read_text(encoding="utf-8").splitlines()
-    names = [name for line in lines if (name := line.split("#")[0].strip())]
-    return tuple(_load(directory / name) for name in names)
+    patches = []
+    for line in (directory / "series").read_text(encoding="utf-8").splitlines():
+        if name := line.partition("#")[0].strip():
+            values = toml.load(directory / name, PatchError)
+            folder = directory / "files"
+            patches.append(toml.convert(Patch, values, name, PatchError, name=name, folder=folder))
+    return patches
 
 
 def files_of(series: Series) -> set[str]:
@@ -83,17 +85,7 @@ def files_of(series: Series) -> set[str]:
 
 def apply_series(series: Series, tree: Path) -> list[Applied]:
     """Apply every patch in order, and return what each changed."""
-    return [Applied(patch.name, patch.sha256, _apply(patch, tree)) for patch in series]
-
-
-def _load(path: Path) -> Patch:
-    folder = path.parent / "files"
-    values = toml.load(path, PatchError)
-    patch = toml.convert(Patch, values, path.name, PatchError, name=path.name, sha256="", folder=folder)
-    digest = hashlib.sha256(path.read_bytes())
-    for addition in patch.add:
-        digest.update(b"\0" + addition.file.encode() + b"\0" + (folder / addition.file).read_bytes())
-    return replace(patch, sha256=digest.hexdigest())
+    return [Applied(patch.name, _apply(patch, tree)) for patch in series]
 
 
 def _apply(patch: Patch, tree: Path) -> str:
@@ -109,33 +101,25 @@ def _apply(patch: Patch, tree: Path) -> str:
     for number, rule in enumerate(patch.replace, 1):
         touched |= _replace(rule, tree, f"{patch.name}: replace {number} ({rule.pattern!r})")
     total = sum(rule.count for rule in patch.replace)
-    summary = [f"{_count(len(patch.add), 'file')} added"] if patch.add else []
+    summary = [f"{counted(len(patch.add), 'file')} added"] if patch.add else []
     if total:
-        summary.append(f"{_count(total, 'replacement')} in {_count(len(touched), 'file')}")
+        summary.append(f"{counted(total, 'replacement')} in {counted(len(touched), 'file')}")
     return ", ".join(summary)
 
 
 def _replace(rule: Replacement, tree: Path, where: str) -> set[Path]:
     """Make one replacement, and return the files that it changed."""
     total, touched = 0, set()
-    for pattern in rule.files:
-        paths = sorted(path for path in tree.glob(pattern) if path.is_file())
-        if not paths:
-            raise PatchError(f"{where} finds no file {pattern}.", _REMEDY)
-        for path in paths:
-            # Bytes, so that line ends stay as they are.
-            text = path.read_bytes().decode("utf-8", "surrogateescape")
-            text, count = re.subn(rule.pattern, rule.replacement, text, flags=re.MULTILINE)
-            if count:
-                path.write_bytes(text.encode("utf-8", "surrogateescape"))
-                touched.add(path)
-            total += count
+    for path in sorted({path for pattern in rule.files for path in tree.glob(pattern)}):
+        # Bytes, so that line ends stay as they are.
+        pattern, replacement = rule.pattern.encode(), rule.replacement.encode()
+        content, count = re.subn(pattern, replacement, path.read_bytes(), flags=re.MULTILINE)
+        if count:
+            path.write_bytes(content)
+            touched.add(path)
+        total += count
     if total != rule.count:
         raise PatchError(
             f"{where} matches {total} times in {', '.join(rule.files)}, not {rule.count}.", _REMEDY
         )
     return touched
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

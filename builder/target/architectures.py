@@ -17,10 +17,6 @@ from builder.util.process import CommandError, run
 
 NVIDIA_SMI_SECONDS = 15
 
-_WRITTEN = re.compile(
-    r"(?:(?P<major>\d{1,2})\.(?P<minor>\d)|(?:sm_?|compute_)(?P<digits>\d{2,3}))(?P<feature>[af]?)"
-)
-
 
 @dataclass(frozen=True, order=True)
 class Architecture:
@@ -33,23 +29,16 @@ class Architecture:
     @classmethod
     def parse(cls, text: str) -> Architecture:
         """Return the architecture that is written `8.9`, `9.0a`, `sm_90a`, `sm90a` or `compute_90a`."""
-        match = _WRITTEN.fullmatch(text.strip())
+        match = re.fullmatch(r"(?:sm_?|compute_)?(\d{1,2})\.?(\d)([af]?)", text.strip())
         if match is None:
             raise ArchitectureError(
                 f"{text!r} is not a CUDA architecture.",
                 "Write a compute capability such as 8.9, with a suffix where it has one: 9.0a.",
             )
-        digits = match["digits"]
-        major, minor = (digits[:-1], digits[-1]) if digits else (match["major"], match["minor"])
-        return cls(int(major), int(minor), match["feature"])
+        return cls(int(match[1]), int(match[2]), match[3])
 
     def __str__(self) -> str:
-        return f"{self.capability}{self.feature}"
-
-    @property
-    def capability(self) -> str:
-        """The compute capability without its suffix: `9.0`."""
-        return f"{self.major}.{self.minor}"
+        return f"{self.major}.{self.minor}{self.feature}"
 
     @property
     def number(self) -> str:
@@ -74,27 +63,19 @@ def join(architectures: Iterable[Architecture], separator: str = ", ") -> str:
 
 def major_minor(text: str) -> tuple[int, int]:
     """Return the start of a version as numbers: `(12, 8)` for `12.8.1`."""
-    match = re.match(r"(\d+)\.(\d+)", text)
-    if match is None:
-        raise ValueError(f"{text!r} does not start with a major and a minor version")
-    return int(match[1]), int(match[2])
+    major, minor = re.findall(r"\d+", text)[:2]
+    return int(major), int(minor)
 
 
 def refuse_uncompilable(
     architectures: Iterable[Architecture], cuda_version: str, lowest_cuda: Mapping[str, tuple[int, int]]
 ) -> None:
     """Raise an error where a CUDA version such as 12.4 is older than an architecture needs."""
-    possible, reasons = [], []
-    for architecture in architectures:
-        major, minor = lowest_cuda[str(architecture)]
-        if (major, minor) <= major_minor(cuda_version):
-            possible.append(architecture)
-        else:
-            reasons.append(f"{architecture} needs CUDA {major}.{minor}")
-    if reasons:
+    too_new = [one for one in architectures if lowest_cuda[str(one)] > major_minor(cuda_version)]
+    if too_new:
         raise ArchitectureError(
-            f"CUDA {cuda_version} can't build for all architectures: {', '.join(reasons)}.",
-            f'Use a newer one, or --arch "{join(possible, ";")}".' if possible else "Use a newer one.",
+            f"CUDA {cuda_version} is too old for {join(too_new)}.",
+            "Use a newer one, or omit these from --arch.",
         )
 
 
@@ -106,13 +87,12 @@ def local_gpus() -> tuple[str, ...] | None:
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         done = run(command, timeout_seconds=NVIDIA_SMI_SECONDS, check=False)
+        if done.status != 0 and "No devices were found" not in done.output:
+            raise CommandError(f"nvidia-smi failed ({done.ending}):{done.last_lines()}")
     except CommandError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return ()  # no driver
         warn(f"the NVIDIA driver does not answer: {error.message}")
-        return None
-    if done.status != 0 and "No devices were found" not in done.output:
-        warn(f"the NVIDIA driver does not answer: nvidia-smi failed ({done.ending}):{done.last_lines()}")
         return None
     # Others than numbers are of old drivers and faulty GPUs: [N/A].
     lines = {line.strip() for line in done.lines if re.fullmatch(r"\d+\.\d", line.strip())}
@@ -148,9 +128,10 @@ def select(
     if wanted == "all":
         return Selection(everything, f"all of the target ({join(everything)})", complete=True)
     if wanted != "local":
-        return _select_named(wanted, everything)
+        selected = _named(wanted, everything)
+        return Selection(selected, f"as asked for: {join(selected)}", selected == everything)
     if local:
-        return _select_local(everything, local, with_ptx)
+        return _for_gpus(everything, local, with_ptx)
     problem = "the NVIDIA driver does not answer" if local is None else "no GPU found"
     if requested is None:
         return Selection(everything, f"{problem}: all of the target ({join(everything)})", complete=True)
@@ -160,7 +141,7 @@ def select(
     )
 
 
-def _select_local(
+def _for_gpus(
     everything: tuple[Architecture, ...], local: Sequence[str], with_ptx: Collection[str]
 ) -> Selection:
     chosen, without_kernels = set(), []
@@ -180,21 +161,16 @@ def _select_local(
     return Selection(selected, reason, selected == everything)
 
 
-def _select_named(wanted: str, everything: tuple[Architecture, ...]) -> Selection:
-    chosen: list[Architecture] = []
+def _named(wanted: str, everything: tuple[Architecture, ...]) -> tuple[Architecture, ...]:
+    chosen: set[Architecture] = set()
     for name in re.split(r"[;,\s]+", wanted.strip(";, ")):
         asked = Architecture.parse(name)
         # "9.0" asks for the GPU, and the target's cubin for it may be 9.0a; "9.0a" asks for just that.
-        matches = [
-            architecture
-            for architecture in everything
-            if architecture == asked or (not asked.feature and architecture.capability == asked.capability)
-        ]
+        matches = {one for one in everything if asked in (one, Architecture(one.major, one.minor))}
         if not matches:
             raise ArchitectureError(
                 f"--arch {name}: the target has no such architecture.",
                 f"Choose from {join(everything)}, or all, or local.",
             )
-        chosen += matches
-    selected = tuple(sorted(set(chosen)))
-    return Selection(selected, f"as asked for: {join(selected)}", selected == everything)
+        chosen |= matches
+    return tuple(sorted(chosen))

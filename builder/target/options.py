@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from builder.util.arguments import Parser
-from builder.util.errors import UsageError
 from builder.util.files import ROOT
 
-DEFAULT_CACHE_SIZE = "10G"
-_CACHE_SIZE = re.compile(r"[1-9]\d*[KMGT]")
+_REMOTE, _READ_ONLY = "SAGEATTENTION_BUILD_CACHE_REMOTE", "SAGEATTENTION_BUILD_CACHE_READ_ONLY"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """The options of one build, which `build_parser` explains; no later step reads the environment.
-
-    `cuda_home_from` is which of `--cuda-home` and `CUDA_HOME` was set; `cache_remote` may hold a password.
-    """
+    """The options of one build, which `--help` explains; no later step reads the environment."""
 
     source: str | None = None
     cuda_home: Path | None = None
-    cuda_home_from: str = ""
     allow_cuda_minor: bool = False
     arch: str | None = None
     jobs: int | None = None
@@ -34,123 +29,14 @@ class BuildOptions:
     force: bool = False
     cache: bool = True
     cache_dir: Path
-    cache_size: str = DEFAULT_CACHE_SIZE
-    cache_remote: str = field(default="", repr=False)
+    cache_size: str = "10G"
+    cache_remote: str = field(default="", repr=False)  # may hold a password
     cache_remote_read_only: bool = False
     wheelhouse: Path = ROOT / "wheelhouse"
     torch_index: str | None = None
     machine_root: Path | None = None
     keep_build: bool = False
     verbose: bool = False
-
-
-def default_cache_dir(environ: Mapping[str, str]) -> Path:
-    """Return `$SAGEATTENTION_BUILD_CACHE`, or `sageattention-build` in the user's cache folder.
-
-    The XDG Base Directory Specification says to ignore a relative `XDG_CACHE_HOME`.
-    """
-    if own := environ.get("SAGEATTENTION_BUILD_CACHE", ""):
-        return Path(own)
-    xdg = Path(environ.get("XDG_CACHE_HOME", ""))
-    cache = xdg if xdg.is_absolute() else Path(environ.get("HOME") or Path.home(), ".cache")
-    return cache / "sageattention-build"
-
-
-def build_parser(prog: str = "nox -s build-TARGET --", parents: Sequence[Parser] = ()) -> Parser:
-    """Return the parser of a build session's arguments; `prog` and `parents` are for `--help` alone."""
-    parser = Parser(
-        prog=prog,
-        description="Build, check and store the wheels of one target.",
-        epilog="CUDA_HOME works like --cuda-home.",
-        allow_abbrev=False,
-        parents=list(parents),
-    )
-    what = parser.add_argument_group("what to build")
-    what.add_argument(
-        "--source",
-        metavar="DIR|ARCHIVE|URL",
-        help="build this checkout (only read), .tar.* or .zip file, or address of one",
-    )
-    what.add_argument(
-        "--arch",
-        metavar="LIST",
-        help='architectures such as "8.9;12.0", or all, or local (default: local, and with no GPU all)',
-    )
-    tools = parser.add_argument_group("tools")
-    tools.add_argument(
-        "--cuda-home",
-        metavar="DIR",
-        help="use this CUDA toolkit, of the target's version",
-    )
-    tools.add_argument(
-        "--allow-cuda-minor", action="store_true", help="accept a CUDA toolkit of a different minor version"
-    )
-    tools.add_argument("--torch-index", metavar="URL", help="install torch from this package index")
-    tools.add_argument(
-        "--machine-root",
-        metavar="DIR",
-        help="import another machine's wheel in this root of its system, which tools/debian-root makes",
-    )
-    work = parser.add_argument_group("work")
-    work.add_argument(
-        "--jobs",
-        type=_jobs,
-        metavar="N",
-        help="compiler processes at once (default: what cores and free memory allow)",
-    )
-    work.add_argument(
-        "--check",
-        action="store_true",
-        help="only check g++, folders, disks, source and patches, and print the plan",
-    )
-    work.add_argument("--force", action="store_true", help="build even if the wheels are up to date")
-    work.add_argument("--keep-build", action="store_true", help="keep the build's scratch folder")
-    work.add_argument(
-        "--verbose", action="store_true", help="show each command and its output, the compiler's too"
-    )
-    places = parser.add_argument_group("places")
-    places.add_argument(
-        "--wheelhouse",
-        default=ROOT / "wheelhouse",
-        metavar="DIR",
-        help="folder for the wheels (default: wheelhouse/)",
-    )
-    places.add_argument(
-        "--cache-dir",
-        metavar="DIR",
-        help="folder for downloads, toolchains and objects (default: $SAGEATTENTION_BUILD_CACHE, or one in "
-        "$XDG_CACHE_HOME or ~/.cache)",
-    )
-    places.add_argument(
-        "--cache-size",
-        type=_cache_size,
-        default=DEFAULT_CACHE_SIZE,
-        metavar="SIZE",
-        help="limit of the compiler cache, with K, M, G or T (default: %(default)s)",
-    )
-    places.add_argument(
-        "--cache-remote",
-        type=_remote,
-        metavar="URL",
-        help="share objects through a Redis or HTTP server, or file:/FOLDER "
-        "(default: $SAGEATTENTION_BUILD_CACHE_REMOTE)",
-    )
-    places.add_argument(
-        "--cache-remote-read-only",
-        action="store_true",
-        help="take objects from there and store none; also if $SAGEATTENTION_BUILD_CACHE_READ_ONLY is set",
-    )
-    places.add_argument(
-        "--no-cache-remote",
-        action="store_const",
-        const="",
-        dest="cache_remote",
-        help="use no object that came from another machine, now or earlier; for a release",
-    )
-    places.add_argument(
-        "--no-cache", action="store_false", dest="cache", help="compile without the compiler cache"
-    )
-    return parser
 
 
 def parse_build_options(
@@ -164,42 +50,88 @@ def parse_build_options(
 
     `prog` and `parents` (parsers of further arguments, which were read already) are for `--help`.
     """
-    parsed = vars(build_parser(prog, parents).parse_args(list(arguments)))
-    values = {name: value for name, value in parsed.items() if name in BuildOptions.__dataclass_fields__}
-    for name in ("source", "arch", "cuda_home", "torch_index", "machine_root", "wheelhouse", "cache_dir"):
-        if values[name] == "":
-            raise UsageError(f"--{name.replace('_', '-')} is empty.", f"See {prog} --help.")
-    if values["cuda_home"]:
-        values["cuda_home_from"] = "--cuda-home"
-    elif environ.get("CUDA_HOME"):
-        values["cuda_home"], values["cuda_home_from"] = environ["CUDA_HOME"], "CUDA_HOME"
-    values["cache_dir"] = values["cache_dir"] or default_cache_dir(environ)
-    values["cache_remote_read_only"] |= bool(environ.get("SAGEATTENTION_BUILD_CACHE_READ_ONLY"))
-    if values["cache_remote"] is None:
-        try:
-            values["cache_remote"] = _remote(environ.get("SAGEATTENTION_BUILD_CACHE_REMOTE", ""))
-        except argparse.ArgumentTypeError as error:
-            raise UsageError(
-                f"SAGEATTENTION_BUILD_CACHE_REMOTE: {error}.", "Correct it, or unset it."
-            ) from None
-    for name in ("cuda_home", "cache_dir", "wheelhouse", "machine_root"):
-        if values[name]:
-            values[name] = _path(values[name])
-    if values["source"] and not is_url(values["source"]):
-        values["source"] = str(_path(values["source"]))
-    return BuildOptions(**values)
+    values = vars(_parser(environ, prog, parents).parse_args(list(arguments)))
+    return BuildOptions(
+        **{name: values[name] for name in BuildOptions.__dataclass_fields__ if name in values}
+    )
 
 
-def _path(text: str) -> Path:
-    try:
-        return Path.cwd() / Path(text).expanduser()
-    except RuntimeError:
-        raise UsageError(f"{text}: there is no such home directory.", "Write the whole path.") from None
+def _parser(environ: Mapping[str, str], prog: str, parents: Sequence[Parser]) -> Parser:
+    parser = Parser(
+        prog=prog,
+        description="Build, check and store the wheels of one target.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,  # the defaults are those of BuildOptions
+        parents=list(parents),
+    )
+
+    # Both add to the group that was begun last.
+    def value(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
+        group.add_argument(name, type=kind, metavar=metavar, help=text)
+
+    def flag(name: str, text: str) -> None:
+        group.add_argument(name, action="store_true", help=text)
+
+    group = parser.add_argument_group("what to build")
+    value("--source", _source, "PLACE", "a folder (only read), .tar.* or .zip file, or address")
+    value("--arch", _not_empty, "LIST", '"8.9;12.0", all, or local (default: local; all without a GPU)')
+    group = parser.add_argument_group("tools")
+    value("--cuda-home", _path, "DIR", "CUDA toolkit (default: $CUDA_HOME, or one of packages)")
+    flag("--allow-cuda-minor", "accept a CUDA toolkit of a different minor version")
+    value("--torch-index", _not_empty, "URL", "install torch from this package index")
+    value("--machine-root", _path, "DIR", "system in which to import another machine's wheel")
+    group = parser.add_argument_group("work")
+    value("--jobs", _jobs, "N", "compiler processes at once (default: as cores and free memory allow)")
+    flag("--check", "only check tools, folders, disks, source and patches, and print the plan")
+    flag("--force", "build even if the wheels are up to date")
+    flag("--keep-build", "keep the build's scratch folder")
+    flag("--verbose", "show each command and its output, the compiler's too")
+    group = parser.add_argument_group("places")
+    value("--wheelhouse", _path, "DIR", "folder for the wheels (default: wheelhouse/)")
+    where = "$SAGEATTENTION_BUILD_CACHE, or a folder in ~/.cache"
+    value("--cache-dir", _path, "DIR", f"downloads, toolchains and objects (default: {where})")
+    value("--cache-size", _cache_size, "SIZE", "limit of the compiler cache (default: 10G)")
+    value("--cache-remote", _remote, "URL", f"share objects by Redis, HTTP or a folder (default: ${_REMOTE})")
+    flag("--cache-remote-read-only", f"take objects from there and store none; also if ${_READ_ONLY} is set")
+    text = "use no object that came from another machine, now or earlier; for a release"
+    group.add_argument("--no-cache-remote", action="store_const", const="", dest="cache_remote", help=text)
+    text = "compile without the compiler cache"
+    group.add_argument("--no-cache", action="store_false", dest="cache", help=text)
+    parser.set_defaults(
+        cuda_home=environ.get("CUDA_HOME") or None,
+        cache_dir=str(_default_cache_dir(environ)),
+        cache_remote=environ.get(_REMOTE, ""),
+        cache_remote_read_only=bool(environ.get(_READ_ONLY)),
+    )
+    return parser
+
+
+def _default_cache_dir(environ: Mapping[str, str]) -> Path:
+    if own := environ.get("SAGEATTENTION_BUILD_CACHE", ""):
+        return Path(own)
+    # The XDG Base Directory Specification says to ignore a relative XDG_CACHE_HOME.
+    xdg = Path(environ.get("XDG_CACHE_HOME", ""))
+    cache = xdg if xdg.is_absolute() else Path(environ.get("HOME") or Path.home(), ".cache")
+    return cache / "sageattention-build"
 
 
 def is_url(text: str) -> bool:
     """Return whether `--source` names an address and not a path."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _source(text: str) -> str:
+    return text if is_url(text) else str(_path(text))
+
+
+def _path(text: str) -> Path:
+    return Path.cwd() / os.path.expanduser(_not_empty(text))  # noqa: PTH111 - Path's fails without such a user
 
 
 def _remote(text: str) -> str:
@@ -209,7 +141,7 @@ def _remote(text: str) -> str:
         return "file:///" + rest.removeprefix("//localhost").lstrip("/")
     if text and (scheme not in {"redis", "rediss", "http", "https"} or not urlsplit(text).netloc):
         raise argparse.ArgumentTypeError(
-            "it is not an address such as redis://HOST/0, https://HOST/FOLDER or file:/FOLDER"
+            f"this, or ${_REMOTE}, is no address such as redis://HOST/0, https://HOST/FOLDER, file:/FOLDER"
         )
     return text
 
@@ -222,6 +154,6 @@ def _jobs(text: str) -> int:
 
 def _cache_size(text: str) -> str:
     size = text.strip().upper().removesuffix("B")
-    if _CACHE_SIZE.fullmatch(size) is None:
+    if re.fullmatch(r"[1-9]\d*[KMGT]", size) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 10G or 500M")
     return size

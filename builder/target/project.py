@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.util import toml
@@ -39,16 +39,15 @@ def load_project(environ: Mapping[str, str], root: Path = ROOT, file: Path = PRO
     # Only what goes into a build counts.
     if revision and git(root, "status", "--porcelain", "--", "builder", "patches", "targets"):
         revision += "+changes"
-    project = toml.convert(Project, toml.load(file, UsageError), file, UsageError, revision=revision)
-    repository = environ.get("GITHUB_REPOSITORY", "")
-    if project.url:
-        url = project.url.rstrip("/")
-    elif repository:
+    values = toml.load(file, UsageError)
+    if values["url"]:
+        url = values["url"].rstrip("/")
+    elif repository := environ.get("GITHUB_REPOSITORY"):
         url = f"{environ.get('GITHUB_SERVER_URL') or 'https://github.com'}/{repository}"
     else:
         # As the checkout's own configuration has it: the user's may rewrite addresses (`url.X.insteadOf`).
         url = address_of_remote(git(root, "config", "--local", "--get", "remote.origin.url"))
-    return replace(project, url=url)
+    return Project(values["name"], url, revision)
 
 
 def address_of_remote(remote: str) -> str:

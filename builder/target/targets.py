@@ -1,8 +1,10 @@
-"""Targets: what can be built, as the files in `targets/` describe it.
+"""Targets: what can be built, as the files in `targets/` describe it, and the release that each one builds.
 
 Each TOML file is a target, with its own nox sessions; adding `cp313-cu130.toml` needs no Python. The compiler
 of a CUDA version is the same for each Python, torch and ABI, so its pins and hashes are in one place,
-`targets/toolchains/<cuda tag>.toml`.
+`targets/toolchains/<cuda tag>.toml`. The release is described beside its patches, in `patches/<tag>/`:
+`upstream.toml`, and `upstream.sha256`, which lists each file that a build reads, as `sha256sum` prints it. A
+source whose files are these is the release, wherever it comes from.
 
 This module needs nothing but the standard library, and `tomli` before Python 3.11, since nox reads the
 targets with it.
@@ -10,18 +12,105 @@ targets with it.
 
 from __future__ import annotations
 
+import ast
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from builder.target.architectures import Architecture, Selection, join, major_minor
-from builder.target.machines import X86_64, Machine, machine_of
-from builder.target.upstream import PATCHES_DIR, load_release
 from builder.util import toml
 from builder.util.errors import TargetError, UsageError
 from builder.util.files import ROOT
 
 TARGETS_DIR = ROOT / "targets"
 TOOLCHAINS = "toolchains"
+PATCHES_DIR = ROOT / "patches"
+FILE_NAME, SUMS_NAME = "upstream.toml", "upstream.sha256"  # of a release, in its folder of patches
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that wheels are for, by the name in `uname -m` and platform tags, and by pyelftools'."""
+
+    name: str
+    elf: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine."""
+        return self.name == platform.machine()
+
+
+X86_64 = Machine("x86_64", "x64")
+MACHINES = (X86_64, Machine("aarch64", "AArch64"))
+
+
+def machine_of(tag: str) -> Machine | None:
+    """Return the machine of a platform tag, such as `linux_aarch64`; None where it isn't one of these."""
+    return next((machine for machine in MACHINES if tag.endswith(f"_{machine.name}")), None)
+
+
+def this_machine() -> Machine:
+    """Return this machine; x86_64 where it isn't one of these."""
+    return machine_of(f"_{platform.machine()}") or X86_64
+
+
+@dataclass(frozen=True)
+class Release:
+    """A release of SageAttention.
+
+    Attributes:
+        version: As upstream's `setup.py` has it.
+        revision: Of the patches beside this file: raised when what a wheel does changes.
+        commit: The commit that `tag` names.
+        url: Address of the source archive, and `sha256` its digest.
+        mirrors: Further addresses of it, or with `{sha256}` in it, of each of its files.
+        source_date_epoch: The commit's time in seconds since 1970, for reproducible archives.
+        license: SPDX expression.
+        architectures: What the source, with the patches beside this file, compiles for.
+        files: SHA-256 of each file that a build reads, by its path.
+    """
+
+    version: str
+    revision: int
+    tag: str
+    commit: str
+    url: str
+    sha256: str
+    source_date_epoch: int
+    license: str
+    architectures: tuple[Architecture, ...]
+    files: Mapping[str, str]
+    mirrors: tuple[str, ...] = ()
+
+
+@lru_cache
+def load_release(patches_dir: Path) -> Release:
+    """Return the release that a folder of patches, such as `patches/v2.2.0`, is for."""
+    path = patches_dir / FILE_NAME
+    values = toml.load(path, TargetError)
+    lines = (patches_dir / SUMS_NAME).read_text(encoding="utf-8").splitlines()
+    files = {line[66:]: line[:64] for line in lines}
+    return toml.convert(Release, values, path, TargetError, files=files)
+
+
+@lru_cache
+def build_constants(patches_dir: Path) -> Mapping[str, Any]:
+    """Return the constants of `build_extensions.py`, which decides what is compiled, and how.
+
+    `ARCHITECTURES` has the lowest CUDA version that compiles each architecture, `WITH_PTX` those whose PTX
+    goes along. The file is only read: what it imports is there in a build alone.
+    """
+    constants = {}
+    for node in ast.parse((patches_dir / "files" / "build_extensions.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            with suppress(ValueError):  # not a literal
+                constants[node.targets[0].id] = ast.literal_eval(node.value)
+    return constants
 
 
 @dataclass(frozen=True)
@@ -32,21 +121,6 @@ class Archive:
     url: str
     sha256: str
     size_bytes: int
-
-
-@dataclass(frozen=True)
-class Pins:
-    """What a toolchain consists of.
-
-    Attributes:
-        packages: Pinned requirements that hold the CUDA compiler.
-        archives: What the packages lack.
-        runtime: Pinned requirements that hold the CUDA runtime of another machine, to build for it.
-    """
-
-    packages: tuple[str, ...]
-    archives: tuple[Archive, ...] = ()
-    runtime: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +137,10 @@ class Target:
         abi: `native` (one Python, one torch minor version) or `stable` (every newer one).
         upstream: The folder of `patches/` that describes the release: `v2.2.0`.
         revision: Of the patches in that folder.
-        torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; None with `native`.
+        toolchain_packages: Pinned requirements that hold the CUDA compiler.
+        toolchain_archives: What these packages lack.
+        toolchain_runtime: Pinned requirements that hold the CUDA runtime of another machine.
+        torch_minimum: The oldest torch that a stable wheel runs with, `2.7`; empty with `native`.
     """
 
     name: str
@@ -77,9 +154,9 @@ class Target:
     upstream: str
     revision: int
     toolchain_packages: tuple[str, ...]
-    toolchain_archives: tuple[Archive, ...]
-    toolchain_runtime: tuple[str, ...]
-    torch_minimum: str | None = None
+    toolchain_archives: tuple[Archive, ...] = ()
+    toolchain_runtime: tuple[str, ...] = ()
+    torch_minimum: str = ""
 
     @property
     def stable(self) -> bool:
@@ -108,7 +185,7 @@ class Target:
         NVIDIA's containers hold torch 2.9.0a0, which sorts before 2.9: `torch>=2.9` would replace it, and
         `torch>=2.9.0a0` would take pre-releases from an index.
         """
-        if self.torch_minimum is None:
+        if not self.torch_minimum:
             return f"torch=={self.torch_series}.*"
         major, minor = major_minor(self.torch_minimum)
         return f"torch>{major}.{minor - 1}.9999"
@@ -145,14 +222,12 @@ def local_version(target: Target, selection: Selection) -> str:
 def load_targets(directory: Path = TARGETS_DIR, patches_root: Path = PATCHES_DIR) -> dict[str, Target]:
     """Return every target of a folder, by name, sorted; hidden files are none."""
     paths = sorted(directory.glob("[!.]*.toml"), key=lambda path: path.stem)
-    if not paths:
-        raise TargetError(f"{directory}: no target file (*.toml) found.")
     return {path.stem: load_target(path, patches_root) for path in paths}
 
 
-def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
+def find_target(name: str) -> Target:
     """Return one target by its name."""
-    targets = load_targets(directory)
+    targets = load_targets()
     if name not in targets:
         raise UsageError(f"No target {name!r}.", f"Targets: {', '.join(targets)}.")
     return targets[name]
@@ -161,20 +236,10 @@ def find_target(name: str, directory: Path = TARGETS_DIR) -> Target:
 def load_target(path: Path, patches_root: Path = PATCHES_DIR) -> Target:
     """Read and check one target's file; `toolchains/` is looked for beside it."""
     values = toml.load(path, TargetError)
-    shared = path.parent / TOOLCHAINS / f"cu{str(values.get('cuda')).replace('.', '')}.toml"
-    pins = toml.convert(Pins, toml.load(shared, TargetError), shared, TargetError)
-    target = toml.convert(
-        Target,
-        values,
-        path,
-        TargetError,
-        name=path.stem,
-        toolchain_packages=pins.packages,
-        toolchain_archives=pins.archives,
-        toolchain_runtime=pins.runtime,
-        revision=0,
-    )
-    if (target.abi, target.torch_minimum is None) not in {("native", True), ("stable", False)}:
+    pins = path.parent / TOOLCHAINS / f"cu{str(values.get('cuda')).replace('.', '')}.toml"
+    values |= {f"toolchain_{key}": value for key, value in toml.load(pins, TargetError).items()}
+    target = toml.convert(Target, values, path, TargetError, name=path.stem, revision=0)
+    if (target.abi, bool(target.torch_minimum)) not in {("native", False), ("stable", True)}:
         raise TargetError(f"{path}: abi: it must be native, or stable with a torch_minimum.")
     if machine_of(target.platform_tag) is None:
         raise TargetError(f"{path}: platform_tag: {target.platform_tag!r} is for an unknown machine.")

@@ -24,13 +24,11 @@ from builder.target.targets import Archive, Target
 from builder.toolchain.gxx import Gxx
 from builder.toolchain.torch_env import Installed, installed_packages, make_folder
 from builder.util import http, process
-from builder.util.archive import unpack
 from builder.util.errors import ToolchainError
 from builder.util.files import file_sha256
 from builder.util.log import say
 from builder.wheel.sbom import Component
 
-SYSTEM_PATH = ("/usr/bin", "/bin")
 _LAYOUT = "2"  # raised when something else is made of the same pieces
 # The programs and data that decide what a compile makes of the same headers.
 _COMPILING = (
@@ -41,7 +39,7 @@ _COMPILING = (
 _NEEDED = (*_COMPILING, "include/cuda_runtime.h", "include/crt/host_config.h", "lib64/libcudart.so")
 _LINKED_LIBRARIES = ("libcudart", "libcudadevrt")
 # The folders of the packages that hold the compiler: all of CUDA 13's, or those of CUDA 12's parts.
-_PACKAGES_PART = re.compile(r"nvidia/(?:cu\d\d|cuda_nvcc|cuda_runtime|cuda_cccl)/")
+_PACKAGES_PART = re.compile(r"^nvidia/(?:cu\d\d|cuda_nvcc|cuda_runtime|cuda_cccl)/")
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Toolchain:
         """Return a `PATH` on which no nvcc is found, nor a Python but this one."""
         # A g++ outside the system's folders may need the assembler and linker that lie beside it.
         folders = (Path(sys.executable).parent, self.gxx.path.parent)
-        return os.pathsep.join(dict.fromkeys([*map(str, folders), *SYSTEM_PATH]))
+        return os.pathsep.join(dict.fromkeys([*map(str, folders), "/usr/bin", "/bin"]))
 
 
 def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: Gxx) -> Toolchain:
@@ -89,14 +87,12 @@ def resolve(target: Target, options: BuildOptions, sites: Sequence[Path], gxx: G
     fill = partial(_fill, target, list(packages.values()), options.cache_dir / "downloads")
     if make_folder(home, key, fill):
         say(f"  CUDA_HOME for CUDA {target.cuda}: {home}")
-    components = tuple(map(_component, archives))
-    identity = _digest([key, gxx.digest()])
-    return Toolchain(home, nvcc_version(home / "bin" / "nvcc"), components, gxx, identity)
+    version, identity = nvcc_version(home / "bin" / "nvcc"), _digest([key, gxx.digest()])
+    return Toolchain(home, version, tuple(map(_component, archives)), gxx, identity)
 
 
 def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
     """Return the version of a user's CUDA toolkit, `13.0.88`, checked to be one that the target can use."""
-    reason, allow = "", ""
     if not target.machine.is_here:
         reason = f"it can't build for {target.machine.name}"
     elif not os.access(home / "bin" / "nvcc", os.X_OK):
@@ -106,15 +102,12 @@ def check_cuda_home(home: Path, target: Target, options: BuildOptions) -> str:
         own, wanted = major_minor(version), major_minor(target.cuda)
         if own == wanted or (own[0] == wanted[0] and options.allow_cuda_minor):
             return version
-        reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}"
-        if own[0] == wanted[0]:
-            allow = ", or use it nevertheless with --allow-cuda-minor"
-        else:
-            reason += ": a different major version never fits"
-    without = "Unset CUDA_HOME" if options.cuda_home_from == "CUDA_HOME" else "Omit --cuda-home"
+        reason = f"it is CUDA {own[0]}.{own[1]}, and the target is CUDA {target.cuda}: "
+        minor = own[0] == wanted[0]
+        reason += "--allow-cuda-minor accepts it" if minor else "a different major version never fits"
     raise ToolchainError(
-        f"{options.cuda_home_from or '--cuda-home'} is {home}, which can't be used: {reason}.",
-        f"{without} to build with the target's packages, or give a CUDA {target.cuda} toolkit{allow}.",
+        f"The CUDA toolkit of --cuda-home or CUDA_HOME, {home}, can't be used: {reason}.",
+        f"Name none to build with the target's packages, or name one of CUDA {target.cuda}.",
     )
 
 
@@ -137,9 +130,9 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
         path = downloads / f"{archive.sha256[:16]}-{archive.url.rpartition('/')[2]}"
         http.download(archive.url, path, archive.sha256)
         unpacked = home / ".unpacked"
-        unpack(path, unpacked)
+        http.unpack(path, unpacked)
         for source in sorted(path for path in unpacked.rglob("*") if not path.is_dir()):
-            _copy(source, home, _place_of(source.relative_to(unpacked).as_posix()))
+            _copy(source, home, _place(source.relative_to(unpacked).as_posix()))
         shutil.rmtree(unpacked)
     for site, package in packages:
         for name in package.files:
@@ -150,29 +143,24 @@ def _fill(target: Target, packages: Sequence[tuple[Path, Installed]], downloads:
     versions = sorted(path.name for path in libraries.glob("libcudart.so.*"))
     if versions and not (libraries / "libcudart.so").exists():
         (libraries / "libcudart.so").symlink_to(versions[0])
-    remedy = f"Correct the toolchain of CUDA {target.cuda}: its packages and archives."
     if missing := _missing(home):
-        message = f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}."
-        raise ToolchainError(message, remedy)
-    version = nvcc_version(home / "bin" / "nvcc")
-    if major_minor(version) != major_minor(target.cuda):
-        message = f"The target is CUDA {target.cuda}, and its packages hold nvcc {version}."
-        raise ToolchainError(message, remedy)
+        raise ToolchainError(
+            f"The pieces of CUDA {target.cuda} don't make a compiler; missing: {', '.join(missing)}.",
+            "Correct its packages and archives in targets/toolchains/.",
+        )
 
 
 def _place(path: str) -> str | None:
-    """Return where a package's file goes: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`."""
-    match = _PACKAGES_PART.match(path)
-    return _place_of(path[match.end() :]) if match else None
+    """Return where a file of a package or an archive goes: of `nvidia/cu13/bin/nvcc`, `bin/nvcc`.
 
-
-def _place_of(path: str) -> str | None:
-    """Return where a file of a package's part or of an archive goes; None if no compile needs it."""
-    top, _, rest = path.partition("/")
+    None if no compile needs it.
+    """
+    place = _PACKAGES_PART.sub("", path)
+    top, _, rest = place.partition("/")
     if not rest or rest.endswith((".py", ".pyc")):
         return None
     if top in ("bin", "include", "nvvm"):
-        return path
+        return place
     return f"lib64/{rest}" if top in ("lib", "lib64") and rest.startswith(_LINKED_LIBRARIES) else None
 
 
@@ -190,8 +178,7 @@ def _missing(home: Path) -> list[str]:
 
 
 def _component(archive: Archive) -> Component:
-    match = re.search(r"-(\d+(?:\.\d+)+)", archive.url.rpartition("/")[2])
-    version = match[1] if match else ""
+    version = re.findall(r"-(\d+(?:\.\d+)+)", archive.url)[-1]
     qualifiers = f"checksum=sha256:{archive.sha256}&download_url={quote(archive.url, safe='')}"
-    purl = f"pkg:generic/{archive.name}@{version}?{qualifiers}" if version else ""
+    purl = f"pkg:generic/{archive.name}@{version}?{qualifiers}"
     return Component("build-tool", archive.name, version, archive.sha256, purl)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.target.architectures import major_minor
-from builder.target.machines import Machine, this_machine
+from builder.target.targets import Machine, this_machine
 from builder.util.errors import HostCompilerError
 from builder.util.files import file_sha256
 from builder.util.log import say
@@ -40,11 +40,19 @@ class Gxx:
 
     def digest(self) -> str:
         """Return the version and the digests of the driver and the compiler; the path does not count."""
-        digests = [self.version, file_sha256(self.path.resolve())]
         inner = Path(output_of([self.path, "-print-prog-name=cc1plus"]) or "")
-        if inner.is_absolute() and inner.is_file():
-            digests.append(file_sha256(inner))
-        return "-".join(digests)
+        programs = [program for program in (self.path.resolve(), inner) if program.is_file()]
+        return "-".join([self.version, *map(file_sha256, programs)])
+
+
+def how_to_install(machine: Machine, major: int | None = None) -> str:
+    """Return the commands that install a machine's g++: of one major version, or the default one."""
+    apt = f"g++-{major}" if major else "g++"
+    dnf = f"gcc-toolset-{major}-gcc-c++" if major else "gcc-c++"
+    if not machine.is_here:
+        apt += f"-{machine.name.replace('_', '-')}-linux-gnu"
+        dnf = f"gcc-c++-{machine.name}-linux-gnu"
+    return f"`apt install {apt}` (Debian, Ubuntu) or `dnf install {dnf}` (Fedora, RHEL)"
 
 
 def newest_accepted(nvcc_version: str) -> int:
@@ -59,39 +67,37 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
     compiler), or if that one doesn't fit, the newest `g++-N` on `PATH` or of a gcc-toolset that does.
     """
     machine = machine or this_machine()
-    path = environ.get("PATH", os.defpath)
+    path, name = environ.get("PATH", os.defpath), environ.get("CXX", "").strip()
+    default = "g++" if machine.is_here else f"{machine.name}-linux-gnu-g++"  # as Debian and Fedora call it
     cuda, newest = ".".join(nvcc_version.split(".")[:2]), newest_accepted(nvcc_version)
-    name = environ.get("CXX", "").strip()
-    program = shutil.which(name or machine.gxx, path=path)
-    gxx = inspect(Path(program)) if program else None
-    if name:
+    candidates = [name or default]
+    for major in () if name else range(newest, OLDEST - 1, -1):
+        candidates.append(f"{default}-{major}")
+        if machine.is_here:
+            candidates.append(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
+    programs = (shutil.which(candidate, path=path) for candidate in candidates)
+    installed = [gxx for program in programs if program and (gxx := inspect(Path(program)))]
+    if not installed and name:
         remedy = "Set it to the name or path of a g++, without arguments, or unset it."
-        if gxx is None:
-            reason = "which is not a g++ that works" if program else "and there is no such program"
-            raise HostCompilerError(f"CXX is {name!r}, {reason}.", remedy)
-        makes = output_of([gxx.path, "-dumpmachine"]) or machine.name
-        if makes.partition("-")[0] != machine.name:
-            raise HostCompilerError(
-                f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}.",
-                f"Unset it, or set it to a g++ for {machine.name}: {machine.how_to_install_gxx}.",
-            )
-    if gxx and OLDEST <= gxx.major <= newest:
-        return gxx
-    for candidate in () if name else _versioned(path, newest, machine):
-        other = inspect(candidate)
-        if other and OLDEST <= other.major <= newest:
-            why = f"not {gxx.path} ({gxx.version})" if gxx else f"there is no {machine.gxx}"
-            say(f"  host compiler: {other.path} ({other.version}), {why}, for CUDA {cuda}")
-            return other
-    if gxx is None:
-        what = f"{program} is not a g++ that works" if program else f"No {machine.gxx} was found"
-        raise HostCompilerError(f"{what}.", f"Install it: {machine.how_to_install_gxx}.")
-    relation, limit = ("newer", newest) if gxx.major > newest else ("older", OLDEST)
+        raise HostCompilerError(f"CXX is {name!r}, which is missing or not a g++ that works.", remedy)
+    if not installed:
+        raise HostCompilerError(
+            f"No {default} was found that works.", f"Install it: {how_to_install(machine)}."
+        )
+    first = installed[0]
+    makes = output_of([first.path, "-dumpmachine"]) or machine.name
+    if name and makes.partition("-")[0] != machine.name:
+        message = f"CXX is {name!r}, which compiles for {makes}, and the wheel is for {machine.name}."
+        raise HostCompilerError(message, f"Unset it, and install one: {how_to_install(machine)}.")
+    for gxx in installed:
+        if OLDEST <= gxx.major <= newest:
+            if gxx is not first:
+                say(f"  {gxx.path} ({gxx.version}), not {first.path} ({first.version}), for CUDA {cuda}")
+            return gxx
+    relation, limit = ("older", OLDEST) if first.major < OLDEST else ("newer", newest)
     raise HostCompilerError(
-        f"{gxx.path} is g++ {gxx.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
-        f"Install g++ {limit} beside it: `apt install {machine.apt_gxx(limit)}` (Debian, Ubuntu) or "
-        f"`dnf install gcc-toolset-{limit}-gcc-c++` (RHEL and relatives). It is then found."
-        + (" Or unset CXX, or set it to one that fits." if name else ""),
+        f"{first.path} is {first.version}, {relation} than CUDA {cuda} accepts (g++ {OLDEST} to {newest}).",
+        f"Install g++ {limit} beside it, and set no CXX: {how_to_install(machine, limit)}.",
     )
 
 
@@ -103,12 +109,3 @@ def inspect(path: Path) -> Gxx | None:
     if about is None or "clang" in about.lower() or re.fullmatch(r"\d+(\.\d+)*", version) is None:
         return None
     return Gxx(path, version)
-
-
-def _versioned(path: str, newest: int, machine: Machine) -> Iterator[Path]:
-    for major in range(newest, OLDEST - 1, -1):
-        if program := shutil.which(f"{machine.gxx}-{major}", path=path):
-            yield Path(program)
-        toolset = Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")
-        if machine.is_here and toolset.exists():
-            yield toolset

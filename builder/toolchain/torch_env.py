@@ -1,10 +1,10 @@
-"""Installs torch for the target's CUDA version, and the compiler's packages, in folders of their own.
+"""Installs with uv: torch and the compiler's packages in folders of their own, and environments for checks.
 
 `uv pip install --target` fills a folder once for the same inputs; then no network is needed. A marker in it,
 written last, says what it was made from: without it, or with another one, the folder is made anew as a whole.
 
 torch comes from the index of `--torch-index`, or else from the target's, or from the default index if that
-one can't be reached. Its `torch.version.cuda` has to equal the target's.
+one does not deliver it. Its `torch.version.cuda` has to equal the target's.
 
 An installed package no longer knows the digest of its wheel, but its RECORD has that of each file (PyPA
 specification "Recording installed projects"): the digest of that list stands in the wheel's place.
@@ -20,7 +20,6 @@ import platform
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,13 +29,13 @@ from packaging.utils import canonicalize_name
 
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
-from builder.toolchain.venv import pip_install, why_not_index
-from builder.util import files
-from builder.util.errors import ToolchainError, TorchEnvironmentError
+from builder.util import files, process
+from builder.util.errors import TorchEnvironmentError
 from builder.util.log import public_address, say, warn
 from builder.wheel.sbom import Component
 
 PACKAGES = Path(sys.prefix) / "packages"
+_UV = (sys.executable, "-m", "uv")
 _MARKER = ".made-from"
 _LOCK = files.ROOT / "builder" / "requirements.txt"
 _INSTALLERS_OWN = ("INSTALLER", "RECORD", "REQUESTED", "direct_url.json", "uv_")
@@ -51,21 +50,17 @@ def is_made(folder: Path, inputs: str) -> bool:
 def make_folder(folder: Path, inputs: str, fill: Callable[[Path], None]) -> bool:
     """Make a folder, unless it was made from the same inputs; returns whether it was made now.
 
-    `fill` makes it at another path of the same disk. Where that fails, the folder is as it was; what a killed
-    process left is removed by the next one.
+    `fill` makes it elsewhere on this disk, and may use the folder that is around it. Where that fails, the
+    folder is as it was; what a killed process left is removed by the next one.
     """
-    part = folder.with_name(f".{folder.name}.part")
     with files.locked(folder.with_name(f".{folder.name}.lock"), lambda: say("  waiting for another build")):
         if is_made(folder, inputs):
             return False
-        shutil.rmtree(part, ignore_errors=True)
-        try:
-            fill(part)
-            (part / _MARKER).write_text(inputs, encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        for left in folder.parent.glob(f".{folder.name}.*.part"):
+            shutil.rmtree(left, ignore_errors=True)
+        with files.beside(folder) as new:
+            fill(new)
+            (new / _MARKER).write_text(inputs, encoding="utf-8")
         return True
 
 
@@ -90,11 +85,6 @@ def install(target: Target, options: BuildOptions, root: Path = PACKAGES) -> str
     For another machine, that machine's torch and CUDA runtime are unpacked beside the compiler: nothing of
     them runs here, but a build compiles with their headers and links with their libraries.
     """
-    if not target.machine.is_here and not target.toolchain_runtime:
-        raise ToolchainError(
-            f"The toolchain of CUDA {target.cuda} can't build for another machine: it has no `runtime`.",
-            f"Build on a machine of {target.machine.name}.",
-        )
     for folder in _folders(target, options, root):
         _fill(folder, target, options)
     return _check_torch(sites(target, root)[0], target)
@@ -144,7 +134,6 @@ def _fill(folder: _Folder, target: Target, options: BuildOptions) -> None:
 
 
 def _install(folder: _Folder, target: Target, options: BuildOptions, site: Path) -> None:
-    has_torch = any(f"torch=={target.torch}" in step for step in folder.steps)
     into: list[str | Path] = ["--target", site]
     if folder.python:
         # `manylinux_2_34_aarch64` is uv's `aarch64-manylinux_2_34`
@@ -152,37 +141,64 @@ def _install(folder: _Folder, target: Target, options: BuildOptions, site: Path)
         floor = target.platform_tag.removesuffix(f"_{machine}")
         into += ["--python-platform", f"{machine}-{floor}", "--python-version", folder.python]
         into += ["--only-binary", ":all:"]
-    steps, index = folder.steps, options.torch_index or target.torch_index
-    if index and (reason := why_not_index(index, target.torch)):
-        if options.torch_index:
-            raise TorchEnvironmentError(
-                f"torch can't be installed from {index}: {reason}.",
-                f"Correct --torch-index, or omit it to use {target.torch_index}.",
-            )
-        warn(f"{index} can't be used ({reason}); installing torch from the default index")
-        index = ""
+    steps, torch = folder.steps, f"torch=={target.torch}"
+    has_torch = any(torch in step for step in steps)
     if options.torch_index and has_torch:
         # First, and with no other index: the best version of all indexes could be another one's.
-        steps = [["--no-deps", "--default-index", options.torch_index, f"torch=={target.torch}"], *steps]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as constraints:
-        # The versions of the build's lock, without the hashes: an index may have rebuilt what it mirrors.
-        constraints.write(re.sub(r" \\\n +--hash=\S+", "", _LOCK.read_text(encoding="utf-8")))
-        constraints.flush()
-        for step in steps:
-            command = [*into, "--constraint", constraints.name, *step]
-            if pip_install(Path(sys.executable), command, index) == 0:
-                continue
-            # Its pages can be reached and its files can't: they may be on a different host.
-            if index and not options.torch_index:
-                warn(f"{index} does not deliver torch {target.torch}; installing it from the default index")
-                if pip_install(Path(sys.executable), command) == 0:
-                    continue
+        steps = [["--no-deps", "--default-index", options.torch_index, torch], *steps]
+    # The versions of the build's lock, without the hashes: an index may have rebuilt what it mirrors.
+    constraints = site.with_name("constraints.txt")
+    constraints.write_text(re.sub(r" \\\n +--hash=\S+", "", _LOCK.read_text(encoding="utf-8")))
+    for step in steps:
+        index = "" if "--default-index" in step else options.torch_index or target.torch_index
+        if not _pip_install(sys.executable, [*into, "--constraint", constraints, *step], index):
             raise TorchEnvironmentError(
                 f"{' '.join(step)} could not be installed; see above.",
-                "Check that a package index can be reached, and that the disk has room (up to 7 GB).",
+                "Check that the package index can be reached (or name another one with --torch-index), "
+                "and that the disk has room (up to 7 GB).",
             )
     if has_torch:
         _check_torch(site, target)
+
+
+def make_clean_venv(
+    path: Path, python: str | Path, requirements: Sequence[str], torch_index: str | None = None
+) -> Path:
+    """Make a virtual environment in a folder, in place of an older one, and return its Python.
+
+    `python` is a version or a path; `torch_index` is used besides the default one.
+    """
+    if process.show([*_UV, "venv", "--quiet", "--clear", "--python", python, path]) != 0:
+        raise TorchEnvironmentError(
+            f"No virtual environment with Python {python} could be made in {path}.",
+            f"Install Python {python}.",
+        )
+    executable = path / "bin" / "python"
+    if requirements and not _pip_install(executable, requirements, torch_index):
+        raise TorchEnvironmentError(
+            f"{' '.join(requirements)} could not be installed for Python {python}; see above.",
+            "Check that the package index can be reached, and has such a version for this Python.",
+        )
+    return executable
+
+
+def install_wheel(python: Path, wheel: Path) -> None:
+    """Install a wheel into an environment, in place of an older one."""
+    if not _pip_install(python, ["--reinstall-package", wheel.name.split("-")[0], wheel]):
+        raise TorchEnvironmentError(
+            f"{wheel.name} can't be installed; see above.", "Check that it is for this Python."
+        )
+
+
+def _pip_install(python: str | Path, arguments: Sequence[str | Path], index: str | None = None) -> bool:
+    """Run `uv pip install`, with an index besides the default one if that works; return whether it did."""
+    command = [*_UV, "pip", "install", "--python", python, *arguments]
+    if index:
+        # The best version of all indexes, as pip does: the other index may mirror a few versions only.
+        if process.show([*command, "--index", index, "--index-strategy", "unsafe-best-match"]) == 0:
+            return True
+        warn(f"{index} can't be reached or does not deliver; installing from the default index")
+    return process.show(command) == 0
 
 
 def _check_torch(site: Path, target: Target) -> str:
@@ -224,12 +240,8 @@ class Installed:
 
 def installed_packages(site_packages: Path) -> tuple[Installed, ...]:
     """Return every package installed in a folder, sorted by name."""
-    packages = []
-    for distribution in importlib.metadata.distributions(path=[str(site_packages)]):
-        # What an aborted uninstallation leaves behind has no metadata.
-        if "Name" in distribution.metadata:
-            name = canonicalize_name(distribution.metadata["Name"])
-            packages.append(Installed(name, distribution.version, _files(distribution)))
+    found = importlib.metadata.distributions(path=[str(site_packages)])
+    packages = (Installed(canonicalize_name(one.metadata["Name"]), one.version, _files(one)) for one in found)
     return tuple(sorted(packages, key=lambda package: package.name))
 
 

@@ -17,13 +17,18 @@ def beside(path: Path) -> Iterator[Path]:
     """Yield a path to make a file, folder or link at; when the block ends, it replaces what is at `path`.
 
     The yielded path has the same name, in a new hidden folder beside `path`, which is removed in any case.
-    After an error `path` is as it was.
+    After an error `path` is as it was; an OSError that names no file, as on a full disk, then names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name[:100]}."
     with tempfile.TemporaryDirectory(prefix=prefix, suffix=".part", dir=path.parent) as scratch:
         new, old = Path(scratch, path.name), Path(scratch, "old")
-        yield new
+        try:
+            yield new
+        except OSError as error:
+            if error.errno and not error.filename:
+                error.filename = str(path)
+            raise
         if path.is_symlink() or not path.is_dir():
             new.replace(path)
             return

@@ -1,18 +1,29 @@
-"""Downloads over HTTP: three tries, short timeouts, and a SHA-256 where there is one to compare."""
+"""Downloads over HTTP, with three tries and a SHA-256 where there is one to compare; unpacks archives."""
 
 from __future__ import annotations
 
 import json
+import lzma
+import re
+import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 
 from builder.util.errors import DownloadError
-from builder.util.files import file_sha256, locked
+from builder.util.files import beside, file_sha256, locked
 from builder.util.log import say, warn
+
+# Older Pythons have no filter for what is unpacked, or one that fails over links.
+if TYPE_CHECKING or sys.version_info >= (3, 11, 5):
+    import tarfile
+else:
+    from backports import tarfile
 
 TRIES = 3
 PAUSE_SECONDS = 1.0  # before the second try; twice as long before the third
@@ -34,11 +45,7 @@ class StatusError(DownloadError):
         )
 
 
-class WrongDigestError(DownloadError):
-    """A whole file that has a different SHA-256 than the pinned one."""
-
-
-def get(url: str, *, timeout_seconds: float = READ_SECONDS) -> bytes:
+def get(url: str) -> bytes:
     """Return the body of a page.
 
     Raises:
@@ -46,7 +53,7 @@ def get(url: str, *, timeout_seconds: float = READ_SECONDS) -> bytes:
     """
 
     def attempt() -> bytes:
-        with _open(url, {}, timeout_seconds) as response:
+        with _open(url, {}) as response:
             return response.content
 
     return _retried(url, attempt)
@@ -54,9 +61,8 @@ def get(url: str, *, timeout_seconds: float = READ_SECONDS) -> bytes:
 
 def get_json(url: str) -> Any:
     """Return the JSON at an address, as `get` does."""
-    body = get(url)
     try:
-        return json.loads(body)
+        return json.loads(get(url))
     except ValueError as error:
         raise DownloadError(f"{url} answers without JSON: {error}.") from None
 
@@ -67,22 +73,23 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
     With a SHA-256, an interrupted download is resumed from `<name>.part`.
 
     Raises:
-        DownloadError: It can't be downloaded or written; `WrongDigestError` if it is a different file.
+        DownloadError: It can't be downloaded or written, or has a different SHA-256.
     """
     part = path.with_name(f"{path.name}.part")
     try:
         with locked(path.with_name(".lock"), lambda: say(f"  waiting for another download to {path.parent}")):
             if sha256 is not None and path.is_file() and file_sha256(path) == sha256:
                 return
+            say(f"  downloading {path.name}")
             while True:
                 resumed = sha256 is not None and part.exists()
-                _retried(url, lambda: _append(url, part, sha256 is not None))
+                _retried(url, lambda: _append(url, part, resume=sha256 is not None))
                 actual = file_sha256(part)
                 if sha256 in {None, actual}:
                     break
                 part.unlink()
                 if not resumed:
-                    raise WrongDigestError(
+                    raise DownloadError(
                         f"{url} has a different SHA-256: expected {sha256}, got {actual}.",
                         "The file at that address is not the one that was pinned.",
                     )
@@ -95,83 +102,94 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
         ) from error
 
 
-def _append(url: str, part: Path, resume: bool) -> None:
+def _append(url: str, part: Path, *, resume: bool) -> None:
     """Complete a partial file with what the server sends."""
-    size_bytes = part.stat().st_size if resume and part.exists() else 0
     headers = {"Accept-Encoding": "identity"}  # ranges count the file's own bytes
-    if size_bytes:
-        headers["Range"] = f"bytes={size_bytes}-"
-    try:
-        response = _open(url, headers, READ_SECONDS)
-    except StatusError as error:
-        if error.status == requests.codes.requested_range_not_satisfiable:
+    if resume and part.exists() and part.stat().st_size:
+        headers["Range"] = f"bytes={part.stat().st_size}-"
+    with _open(url, headers) as response:
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # nothing is missing; the digest tells whether it is right
-        raise
-    with response:
-        if response.status_code != requests.codes.partial_content:
-            size_bytes = 0
-        total_bytes = size_bytes + int(response.headers.get("Content-Length", 0))
-        next_line_bytes = total_bytes // 10
-        with part.open("ab" if size_bytes else "wb") as file:
+        resumes = response.status_code == requests.codes.partial_content
+        with part.open("ab" if resumes else "wb") as file:
             for chunk in response.iter_content(_CHUNK_BYTES):
                 file.write(chunk)
-                if 0 < next_line_bytes <= file.tell() and total_bytes > 10 * _CHUNK_BYTES:
-                    say(f"  {part.stem}: {100 * file.tell() // total_bytes}% of {total_bytes / 1e6:,.0f} MB")
-                    next_line_bytes = file.tell() + total_bytes // 10
 
 
-def _open(url: str, headers: dict[str, str], timeout_seconds: float) -> requests.Response:
-    try:
-        response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, timeout_seconds))
-    except requests.RequestException:
-        raise
-    except OSError as error:  # a file that REQUESTS_CA_BUNDLE names and that is not there
-        raise DownloadError(f"{url} can't be downloaded: {error}.") from None
-    try:
-        if url.startswith("https:") and not response.url.startswith("https:"):
-            raise DownloadError(f"{url} leads to {response.url}, which is not https.")
-        if not response.ok:
-            raise StatusError(url, response)
-    except DownloadError:
+def _open(url: str, headers: dict[str, str]) -> requests.Response:
+    response = requests.get(url, headers=headers, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+    problem = None
+    if url.startswith("https:") and not response.url.startswith("https:"):
+        problem = DownloadError(f"{url} leads to {response.url}, which is not https.")
+    elif not response.ok and response.status_code != requests.codes.requested_range_not_satisfiable:
+        problem = StatusError(url, response)
+    if problem:
         response.close()
-        raise
+        raise problem
     return response
 
 
 def _retried(url: str, attempt: Callable[[], _Result]) -> _Result:
     """Return what an attempt returns, after up to three where the failure may pass."""
-    for number in range(1, TRIES + 1):
+    tries = 0
+    while True:
+        tries += 1
         try:
             return attempt()
         except StatusError as error:
-            if error.status not in _TRANSIENT_STATUS or number == TRIES:
+            if error.status not in _TRANSIENT_STATUS or tries == TRIES:
                 raise
             warn(f"{error.message} Trying again.")
-        except requests.exceptions.SSLError as error:
-            raise DownloadError(
-                f"{url}: no trusted connection: {_cause(error)}.",
-                "Behind a proxy with its own certificate, name that in REQUESTS_CA_BUNDLE.",
-            ) from None
-        except (
-            requests.ConnectionError,
-            requests.Timeout,
-            requests.exceptions.ChunkedEncodingError,
-        ) as error:
-            if number == TRIES:
-                raise DownloadError(
-                    f"{url}: {_cause(error)}; tried {TRIES} times.",
-                    "Check the connection (and the proxy, where there is one), then run again.",
-                ) from None
-            warn(f"{url}: {_cause(error)}; trying again")
-        except (requests.RequestException, ValueError) as error:
+        except ValueError as error:
             raise DownloadError(f"{url} can't be downloaded: {error}.") from None
-        time.sleep(PAUSE_SECONDS * number)
-    raise AssertionError("the last try returns or raises")
+        except OSError as error:
+            if error.errno is not None:  # of the file; those of requests have no number
+                raise
+            cause = _innermost(error)
+            if tries == TRIES:
+                raise DownloadError(
+                    f"{url}: {cause}; tried {TRIES} times.",
+                    "Check the connection and the proxy, where there is one. REQUESTS_CA_BUNDLE names a file "
+                    "with the proxy's own certificate.",
+                ) from None
+            warn(f"{url}: {cause}; trying again")
+        time.sleep(PAUSE_SECONDS * tries)
 
 
-def _cause(error: Exception) -> str:
+def _innermost(error: Exception) -> str:
     """Return the innermost cause in one line: requests and urllib3 wrap errors in errors."""
     cause: BaseException = error
     while isinstance(cause.__context__, Exception):
         cause = cause.__context__
     return " ".join(str(cause).split()) or type(error).__name__
+
+
+def unpack(archive: Path, into: Path) -> str:
+    """Unpack a `.tar.*` or `.zip` file without its top folder; what is at `into` is replaced as a whole.
+
+    Returns the commit that `git archive` wrote into a tar file, as forges do; empty without one.
+
+    Raises:
+        DownloadError: It is damaged, of another kind, or has not one folder at its top.
+    """
+    comment = ""
+    try:
+        with beside(into) as new:
+            unpacked = new.with_name("unpacked")
+            if zipfile.is_zipfile(archive):
+                with zipfile.ZipFile(archive) as members:
+                    members.extractall(unpacked)  # noqa: S202 - zipfile leaves no folder by itself
+            else:
+                with tarfile.open(archive) as tar:
+                    tar.extractall(unpacked, filter="data")
+                    comment = tar.pax_headers.get("comment", "")
+            tops = list(unpacked.iterdir())
+            if len(tops) != 1 or not tops[0].is_dir():
+                raise DownloadError(f"{archive.name} has {len(tops)} entries at its top, not one folder.")
+            tops[0].rename(new)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+        raise DownloadError(
+            f"{archive.name} can't be unpacked: {error or type(error).__name__}.",
+            "It must be a .tar.* or .zip file; if it is, it is damaged.",
+        ) from error
+    return comment if re.fullmatch(r"[0-9a-f]{40}", comment) else ""

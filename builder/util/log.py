@@ -19,7 +19,6 @@ _settings = {"details": False}
 # Quotes end an address in a text, but not in its password.
 _ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://(?:[^\s/?#]*@)?[^\s'\"<>`]*", re.IGNORECASE)
 _HOST = re.compile(r"([\w.-]*|\[[\w:.%]+\])(:\d*)?")
-_FAILED_REQUEST = re.compile(r"(with url: [^\s?]*)\?\S*")  # urllib3 prints the path alone
 
 
 def public_address(address: str) -> str:
@@ -43,7 +42,7 @@ def without_secrets(text: str) -> str:
         address = match[0].rstrip(".,;:!?)]}")
         return public_address(address) + match[0][len(address) :]
 
-    return _FAILED_REQUEST.sub(r"\1", _ADDRESS.sub(replacement, text))
+    return _ADDRESS.sub(replacement, text)
 
 
 def show_details(shown: bool) -> None:
@@ -70,6 +69,11 @@ def warn(line: str) -> None:
 def fail(line: str) -> None:
     """Print an error to standard error."""
     _complain("error", line)
+
+
+def counted(number: int, noun: str, plural: str = "s") -> str:
+    """Return a number with its noun: `1 miss`, `2 misses`."""
+    return f"{number} {noun}{plural * (number != 1)}"
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import shlex
 import signal
 import subprocess
@@ -42,14 +41,7 @@ class Finished:
 
 
 class CommandError(BuilderError):
-    """A command that can't be started, does not end in time, or ends with a status other than 0.
-
-    `finished` is how it ended; None where it did not start or not end.
-    """
-
-    def __init__(self, message: str, finished: Finished | None = None) -> None:
-        super().__init__(message)
-        self.finished = finished
+    """A command that can't be started, does not end in time, or ends with a status other than 0."""
 
 
 def run(
@@ -67,7 +59,7 @@ def run(
         CommandError: It can't be started, takes too long, or (with `check`) fails; the message holds its
             last lines. Catch it to say what that means, as an error of the step.
     """
-    _echo(command)
+    detail(f"+ {shlex.join(map(str, command))}")
     name = Path(command[0]).name
     try:
         done = subprocess.run(
@@ -89,32 +81,25 @@ def run(
     for line in finished.lines:
         detail(f"  {line}")
     if check and finished.status != 0:
-        raise CommandError(f"{name} failed ({finished.ending}):{finished.last_lines()}", finished)
+        raise CommandError(f"{name} failed ({finished.ending}):{finished.last_lines()}")
     return finished
 
 
-def output_of(command: Sequence[str | Path], *, timeout_seconds: float = COMMAND_SECONDS) -> str | None:
+def output_of(command: Sequence[str | Path]) -> str | None:
     """Return what a command prints on its standard output, stripped; None where it fails in any way."""
     try:
-        return run(command, timeout_seconds=timeout_seconds).output.strip()
+        return run(command).output.strip()
     except CommandError:
         return None
 
 
 def show(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> int:
     """Run a command whose output goes to the user as it comes, and return its exit status."""
-    _echo(command)
+    detail(f"+ {shlex.join(map(str, command))}")
     sys.stdout.flush()
-    try:
-        return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
-    except OSError as error:
-        raise CommandError(f"{Path(command[0]).name} can't be run: {error.strerror or error}.") from error
+    return subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def end_with_parent() -> None:
     """Have this process get SIGTERM when its parent dies (prctl(2), PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def _echo(command: Sequence[str | Path]) -> None:
-    detail(f"+ {shlex.join(os.fspath(part) for part in command)}")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from types import ModuleType, NoneType
+from types import ModuleType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from builder.util.errors import BuilderError
@@ -25,8 +25,6 @@ def load(path: Path, error: type[BuilderError]) -> dict[str, Any]:
     """Return what a TOML file holds; every problem with it is an error of the given class."""
     try:
         return dict(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise error(f"{path}: not found.") from None
     except (OSError, ValueError) as problem:
         raise error(f"{path}: can't be read: {problem}.") from None
 
@@ -54,8 +52,6 @@ def convert(
 
 
 def _value(hint: Any, value: Any, where: str, error: type[BuilderError]) -> Any:
-    if NoneType in get_args(hint):
-        hint = next(kind for kind in get_args(hint) if kind is not NoneType)
     if get_origin(hint) is tuple and isinstance(value, list):
         item = get_args(hint)[0]
         return tuple(_value(item, one, f"{where} {number}", error) for number, one in enumerate(value, 1))

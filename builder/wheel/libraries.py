@@ -17,7 +17,7 @@ from auditwheel.architecture import Architecture  # type: ignore[import-untyped]
 from auditwheel.libc import Libc  # type: ignore[import-untyped]
 from auditwheel.policy import Policy, WheelPolicies  # type: ignore[import-untyped]
 
-from builder.target.machines import MACHINES, machine_of
+from builder.target.targets import MACHINES, machine_of
 from builder.util.errors import RepairError
 from builder.wheel.elf import SharedLibrary
 

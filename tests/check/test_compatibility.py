@@ -27,7 +27,7 @@ from builder.check.compatibility import (
     read_probe,
     worst,
 )
-from builder.target.machines import MACHINES
+from builder.target.targets import MACHINES
 from builder.util import http
 from builder.util.errors import UsageError
 from builder.util.process import Finished, run

@@ -15,8 +15,8 @@ from fakes.tools import program
 from builder.check.new_wheels import check_new, find_emulator
 from builder.finish.embed import embed
 from builder.finish.store import IMPORTED
-from builder.target.machines import MACHINES, this_machine
 from builder.target.options import BuildOptions
+from builder.target.targets import MACHINES, this_machine
 from builder.util.errors import AuditError, ToolchainError
 
 OTHER = next(machine for machine in MACHINES if not machine.is_here)

@@ -15,8 +15,7 @@ from builder.check.compatibility import why_not_here
 from builder.check.pythons import find_python, minor_of
 from builder.check.smoketest_wheels import belongs_to, main, python_for, torch_for
 from builder.smoketest.report import ExitCode
-from builder.target.machines import MACHINES
-from builder.target.targets import load_targets
+from builder.target.targets import MACHINES, load_targets
 from builder.util.errors import UsageError
 from builder.wheel.label import WheelLabel
 

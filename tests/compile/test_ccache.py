@@ -96,8 +96,7 @@ def test_a_failed_compile_fails_and_is_not_kept(tmp_path: Path, compile_in: Call
     tree, site = _tree(tmp_path / "tree"), _site(tmp_path / "site")
     (tree / "a.cpp").write_text("#error trouble\n")
     for _ in range(2):
-        stats = compile_in(tree, site, check=False)
-        assert str(stats) == "0 hits, 0 misses, 1 not cached (compile_failed)"
+        assert str(compile_in(tree, site, check=False)) == "0 hits, 0 misses"
 
 
 def test_a_damaged_object_is_a_miss_and_is_made_anew(
@@ -157,11 +156,9 @@ def test_a_folder_is_shared(tmp_path: Path, compile_in: Callable[..., Stats]) ->
         tmp_path / "two" / "tree", tmp_path / "two" / "site", cache_dir=tmp_path / "two" / "cache"
     )
     assert stats == Stats(0, 1)
-
-
-def test_a_server_that_is_only_read_gets_nothing(tmp_path: Path, compile_in: Callable[..., Stats]) -> None:
-    _two_machines(tmp_path, compile_in, f"file://{tmp_path}/shared", cache_remote_read_only=True)
-    assert not (tmp_path / "shared").exists()
+    url += "-only-read"
+    _two_machines(tmp_path / "b", compile_in, url, cache_remote_read_only=True)
+    assert not (tmp_path / "shared-only-read").exists()
 
 
 @needs_redis

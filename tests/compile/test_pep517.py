@@ -123,6 +123,7 @@ def test_failed_build_shows_the_logs_end_and_path(tmp_path: Path) -> None:
         ("cc1plus: Cannot allocate memory", 1, True),
         ("error: use of 'skilled'", 1, False),
         ("", -9, True),
+        ("", 137, True),
         ("", -11, False),
     ],
 )

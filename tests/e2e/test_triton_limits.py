@@ -11,7 +11,7 @@ import pytest
 
 from builder.check import compatibility
 from builder.target.targets import load_targets
-from builder.toolchain.venv import make_clean_venv
+from builder.toolchain.torch_env import make_clean_venv
 from builder.util.process import run
 
 pytestmark = pytest.mark.e2e

@@ -7,8 +7,7 @@ from pathlib import Path
 from builder.finish.embed import Provenance
 from builder.source.obtain import Source
 from builder.target.project import Project
-from builder.target.targets import load_targets
-from builder.target.upstream import PATCHES_DIR, load_release
+from builder.target.targets import PATCHES_DIR, load_release, load_targets
 from builder.wheel.sbom import Component
 
 TARGET = load_targets()["cp312-cu130"]

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from builder.target.upstream import Release
+from builder.target.targets import Release
 from builder.util.files import file_sha256
 
 COMMIT = "eb615cf6cf4d221338033340ee2de1c37fbdba4a"

@@ -150,7 +150,6 @@ def target(cuda: str = "13.0", torch: str = "2.11.0", **changes: object) -> Targ
         "architectures": (Architecture(8, 0), Architecture(9, 0, "a")),
         "platform_tag": "manylinux_2_34_x86_64",
         "abi": "native",
-        "torch_minimum": None,
         "toolchain_packages": ("cuda-toolkit[nvcc]==13.0.2",),
         "toolchain_archives": (),
         "toolchain_runtime": ("cuda-toolkit[cudart]==13.0.2",),

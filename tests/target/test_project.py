@@ -20,13 +20,10 @@ def write(path: Path, text: str) -> Path:
     ("remote", "address"),
     [
         ("https://github.com/owner/name.git", "https://github.com/owner/name"),
-        ("https://github.com/owner/name/", "https://github.com/owner/name"),
         ("https://someone:secret@github.com/owner/name.git", "https://github.com/owner/name"),
         ("git@github.com:owner/name.git", "https://github.com/owner/name"),
         ("ssh://git@codeberg.org/owner/name.git", "https://codeberg.org/owner/name"),
         ("/srv/git/name.git", ""),
-        ("../name", ""),
-        ("file:///srv/git/name.git", ""),
         ("http://example.org/name", ""),
         ("", ""),
     ],
@@ -82,6 +79,9 @@ def test_the_environment_and_the_users_git_have_no_part_in_it(
     checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = load_project({}, checkout, PROJECT_FILE)
+    if os.getuid() == 0:  # the checkout may be another user's, too
+        for path in (checkout, checkout / ".git"):
+            os.chown(path, 12345, 12345)
     git(tmp_path, "init", "-q", str(tmp_path / "other"))
     git(tmp_path / "other", "commit", "-q", "--allow-empty", "-m", "other")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -102,11 +102,3 @@ def test_an_archive_inside_somebody_elses_checkout_is_not_of_it(checkout: Path) 
     (checkout / "unpacked" / "builder").mkdir(parents=True)
     project = load_project({}, checkout / "unpacked", PROJECT_FILE)
     assert (project.url, project.revision) == ("", "")
-
-
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
-def test_a_checkout_of_another_users_is_one_too(checkout: Path) -> None:
-    before = load_project({}, checkout, PROJECT_FILE)
-    for path in (checkout, checkout / ".git"):
-        os.chown(path, 12345, 12345)
-    assert load_project({}, checkout, PROJECT_FILE) == before

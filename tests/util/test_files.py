@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -38,14 +39,15 @@ def test_a_link_to_a_folder_is_replaced_and_the_folder_is_not(tmp_path: Path) ->
     assert (tmp_path / "one").is_dir()
 
 
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_after_an_error_all_is_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_after_an_error_all_is_as_it_was(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), beside(path) as new:
-        raise error(new.write_text("half"))
+    with pytest.raises(type(error)), beside(path) as new:
+        raise error if new.write_text("half") else AssertionError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+    assert getattr(error, "filename", str(path)) == str(path)
 
 
 def test_a_folder_that_could_not_be_replaced_is_still_there(tmp_path: Path) -> None:
