@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 _ON_ACTIONS = os.environ.get("GITHUB_ACTIONS") == "true"
 _settings = {"details": False}
@@ -89,21 +88,6 @@ def step(title: str) -> Iterator[None]:
         say(f"  {outcome} in {time.monotonic() - start:.1f} s")
         if _ON_ACTIONS:
             say("::endgroup::")
-
-
-@dataclass
-class Durations:
-    """Wall time of each step, in seconds."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def step(self, name: str, title: str) -> Iterator[None]:
-        """Announce a step as `step` does, and keep its time under a short name."""
-        start = time.monotonic()
-        with step(title):
-            yield
-        self.seconds[name] = time.monotonic() - start
 
 
 def _complain(kind: str, text: str) -> None:
