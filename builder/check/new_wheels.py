@@ -8,24 +8,25 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from builder.check import audit, import_check
+from builder.check import audit, probe
 from builder.finish.store import IMPORTED
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
 from builder.toolchain import torch_env
-from builder.util.errors import ToolchainError
+from builder.util.errors import AuditError, ToolchainError
 from builder.util.log import say, warn
 from builder.util.process import output_of
 
 
 def check_new(
-    wheels: Sequence[Path], target: Target, options: BuildOptions, scratch: Path, *, contract: bool
+    wheels: Sequence[Path], target: Target, options: BuildOptions, scratch: Path, *, client_calls: bool
 ) -> list[str]:
     """Audit wheels, and import each with the session's torch and nothing else; return what was checked.
 
-    `store.IMPORTED` is not in it where this machine can't run the wheels. With `contract`, other projects'
-    names and calls have to be there.
+    `store.IMPORTED` is not in it where this machine can't run the wheels. With `client_calls`, other
+    projects' names and calls have to be there.
     """
     checks: set[str] = set()
     for wheel in wheels:
@@ -48,10 +49,20 @@ def check_new(
         folder = scratch / "unpacked" / wheel.stem
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
-        say(f"  {wheel.name}")
-        for line in import_check.check(command, [site, folder], contract=contract):
-            say(f"    {line}")
+        flags = ["--client-calls"] if client_calls else []
+        say(f"  {wheel.name}\n{imported(probe.run(command, [site, folder], options=flags))}")
     return [*sorted(checks), IMPORTED]
+
+
+def imported(found: dict[str, Any]) -> str:
+    """Return lines that say what `probe.run` imported; AuditError where it found problems."""
+    if found["problems"]:
+        raise AuditError("sageattention can't be used:\n    " + "\n    ".join(found["problems"]))
+    where = f"Python {found['python']}, torch {found['torch']} (CUDA {found['cuda']})"
+    lines = [f"{where}: {found['version']} imported, {len(found['operators'])} operators"]
+    for name, loaded in found["extensions"].items():
+        lines.append(f"{name}: {'loaded' if loaded else 'not in this wheel'}")
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...], str] | None:

@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.check.compatibility import why_not_here
-from builder.check.pythons import find_python
+from builder.check.compatibility import find_python, why_not_here
 from builder.smoketest.report import ENDINGS, ExitCode
 from builder.target.architectures import local_gpus
 from builder.target.targets import Target, find_target, load_targets

@@ -12,25 +12,27 @@ from typing import Any
 import pytest
 from fakes.audited import STABLE_NAME, raw_wheel
 from fakes.environments import GOOD as PACKAGE
-from fakes.environments import TORCH, environment
+from fakes.environments import OPERATORS, TORCH, environment
 from fakes.static_server import serving
+from fakes.tools import program
 
-from builder.check import compatibility, compatibility_probe
+from builder.check import compatibility
 from builder.check.compatibility import (
     NOTHING_TESTED,
     Result,
     Status,
     WheelResults,
     agree,
+    exit_code,
+    find_python,
     judge,
     main,
-    read_probe,
-    worst,
+    minor_of,
+    why_not_here,
 )
 from builder.target.machines import MACHINES
 from builder.util import http
 from builder.util.errors import UsageError
-from builder.util.process import Finished, run
 from builder.wheel.label import WheelLabel
 
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -38,45 +40,9 @@ OTHER = next(machine.name for machine in MACHINES if not machine.is_here)
 NATIVE_NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
 PY3 = STABLE_NAME  # py3-none
 ABI3 = PY3.replace("py3-none", "cp310-abi3")
-LABEL = WheelLabel.parse(STABLE_NAME)
 NAME = "sageattention::attend"
 SCHEMA = f"{NAME}(Tensor query, Tensor(a!) output) -> Tensor"
 
-# What the probe asks of torch: schemas, dispatch, fake tensors, and operators to call.
-OPERATORS = """
-import contextlib, sys
-
-class Operator:
-    def __init__(self, name, refuses):
-        self._name, self._refuses = name, refuses
-        argument = types.SimpleNamespace(name="query", type="Tensor")
-        self._schema = types.SimpleNamespace(arguments=[argument], returns=[])
-    def name(self):
-        return self._name
-    def __call__(self, query):
-        assert query.device == "cuda:0"
-    def redispatch(self, keys, query):
-        assert query.device == "cpu"
-        if self._refuses:
-            raise RuntimeError("query must be on CUDA")
-
-def register(name, refuses):
-    registered.append(Schema(f"sageattention::{name}"))
-    packet = types.SimpleNamespace(default=Operator(f"sageattention::{name}", refuses))
-    setattr(ops.sageattention, name, packet)
-
-ops = types.SimpleNamespace(sageattention=types.SimpleNamespace())
-_C._dispatch_has_kernel_for_dispatch_key = lambda name, key: name.endswith("good") and key == "CUDA"
-_C.DispatchKey = types.SimpleNamespace(CUDA="CUDA")
-_C.DispatchKeySet = lambda key: {key}
-int8 = float16 = float32 = float8_e4m3fn = "dtype"
-empty = lambda shape, dtype, device: types.SimpleNamespace(shape=shape, device=device)
-__path__ = []
-fake_tensor = types.ModuleType("torch._subclasses.fake_tensor")
-fake_tensor.FakeTensorMode = contextlib.nullcontext
-sys.modules["torch._subclasses"] = types.ModuleType("torch._subclasses")
-sys.modules["torch._subclasses.fake_tensor"] = fake_tensor
-"""
 REGISTERS = "import torch\ntorch.register('good', refuses=True)\n"
 
 
@@ -121,12 +87,12 @@ def test_a_wheel_is_installed_loaded_and_called(
     status, report = report_of(tmp_path, *arguments)
     assert requirements == ["torch==2.11.1", index]
     out = capsys.readouterr().out
-    assert f"torch   Python {THIS}  Python 3.99\n2.11.1  ok           no such Python [1]" in out
+    assert f"torch   Python {THIS}  Python 3.99\n2.11.1  ok           no such torch [1]" in out
     assert status == 0
-    assert report["schemas"] == {"sageattention::good": "sageattention::good(Tensor a) -> ()"}
-    assert report["counts"]["ok"] == 1
-    assert report["triton"] == []
-    assert report["cells"][0]["installed"] == "2.11.0+cu130"
+    found = report["cells"][0]["found"]
+    assert found["torch"] == "2.11.0+cu130"
+    assert found["operators"] == {"sageattention::good": "sageattention::good(Tensor a) -> ()"}
+    assert report["triton"] == {}
 
 
 def test_a_wheel_is_resolved_for_a_python_that_is_not_here(
@@ -152,11 +118,8 @@ def test_without_an_environment_nothing_is_ok(
     arguments = ["--wheel", str(wheel), "--torch-index", index, "--python", f"{THIS},3.99"]
     status, report = report_of(tmp_path, *arguments, "--torch", "2.10,2.13")
     assert status == NOTHING_TESTED
-    assert [cell["status"] for cell in report["cells"]] == [
-        *["not claimed"] * 2,
-        "no such torch",
-        "no such Python",
-    ]
+    statuses = [cell["status"] for cell in report["cells"]]
+    assert statuses == [*["not claimed"] * 2, *["no such torch"] * 2]
     assert "[1] the wheel requires torch>=2.11" in capsys.readouterr().out
 
 
@@ -218,57 +181,32 @@ def test_what_a_wheel_claims(tmp_path: Path, name: str, torch: str, python: str,
     assert why == reason
 
 
-def found(**changes: Any) -> dict[str, Any]:
-    """What the probe prints where all is well, but for the changes."""
-    return {
-        "python": "3.12.1",
-        "torch": {"version": "2.11.0+cu130", "cuda": "13.0"},
-        "problems": [],
-        "extensions": {"_fused": {"library": True, "loaded": True, "functions": []}},
-        "operators": {NAME: SCHEMA},
-        **changes,
-    }
-
-
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("torch", "cuda", "problems", "status", "reason"),
     [
-        ({}, ""),
-        ({"problems": ["import x: OSError: undefined symbol\nmore"]}, "import x: OSError: undefined symbol"),
-        ({"problems": ["A", "B"]}, "A (and 1 more)"),
+        ("2.11.0+cu130", "13.0", [], Status.OK, ""),
+        ("2.11.0+cu130", "13.0", ["A", "B"], Status.FAILED, "A (and 1 more)"),
         (
-            {"torch": {"version": "2.10.0", "cuda": "12.8"}, "problems": ["import torch: no"]},
+            *("2.10.0", "12.8", ["import torch: no"], Status.NOT_TESTED),
             "the index's torch is built for CUDA 12.8, the wheel for CUDA 13; with it: import torch: no",
         ),
         (
-            {"torch": {"version": "2.10.0", "cuda": None}},
+            *("2.10.0", "", [], Status.NOT_TESTED),
             "the index's torch is built without CUDA, the wheel for CUDA 13; it loads, which shows nothing",
         ),
     ],
 )
-def test_what_the_probe_found_is_judged(changes: dict[str, Any], reason: str) -> None:
-    result = Result("2.11.0", "3.12")
-    judge(result, found(**changes), LABEL)
-    expected = Status.NOT_TESTED if "torch" in changes else Status.FAILED if reason else Status.OK
-    assert (result.status, result.reason) == (expected, reason)
-
-
-def test_a_dead_interpreter_is_a_failure() -> None:
-    inside = Path("/b/torch2.11.0-py3.12-7/bin/python")
-    errors = f"terminate called\n{inside.parents[1]}/lib/python3.12/site-packages/x.so: Aborted\n"
-    assert read_probe(Finished(-6, "", errors), inside)["problems"] == [
-        "the interpreter ended with signal 6: x.so: Aborted"
-    ]
-    answer = "a warning\n" + json.dumps(found()) + "\n"
-    assert read_probe(Finished(0, answer, ""), inside)["problems"] == []
-    after = read_probe(Finished(-11, answer, ""), inside)["problems"]
-    assert after == ["the interpreter ended with signal 11 afterwards"]
+def test_what_the_probe_found_is_judged(
+    torch: str, cuda: str, problems: list[str], status: Status, reason: str
+) -> None:
+    found = {"torch": torch, "cuda": cuda, "problems": problems}
+    assert judge(found, WheelLabel.parse(STABLE_NAME)) == (status, reason)
 
 
 def test_schemas_are_those_of_the_first_that_is_ok() -> None:
     results = [Result("2.10.0", "3.10", Status.FAILED, "x")]
     for operators in ({NAME: SCHEMA}, {NAME: SCHEMA}, {NAME: "other"}, {}):
-        results.append(Result("2.11.0", "3.10", Status.OK, operators=operators))
+        results.append(Result("2.11.0", "3.10", Status.OK, found={"operators": operators}))
     agree(results)
     assert [result.status for result in results] == [
         Status.FAILED, Status.OK, Status.OK, Status.FAILED, Status.FAILED
@@ -280,40 +218,31 @@ def test_schemas_are_those_of_the_first_that_is_ok() -> None:
 @pytest.mark.parametrize(
     ("statuses", "code"),
     [
-        ([Status.OK, Status.NO_TORCH, Status.NO_PYTHON, Status.NOT_CLAIMED], 0),
+        ([Status.OK, Status.NO_TORCH, Status.RESOLVED, Status.NOT_CLAIMED], 0),
         ([Status.OK, Status.FAILED, Status.NOT_TESTED], 1),
         ([Status.OK, Status.NOT_TESTED], NOTHING_TESTED),
-        ([Status.NO_TORCH, Status.NO_PYTHON], NOTHING_TESTED),
+        ([Status.NO_TORCH, Status.RESOLVED], NOTHING_TESTED),
         ([], NOTHING_TESTED),
     ],
 )
 def test_what_was_not_tested_is_no_pass(statuses: list[Status], code: int) -> None:
-    assert worst([Result("2.11.0", "3.12", status) for status in statuses]) == code
+    assert exit_code([Result("2.11.0", "3.12", status) for status in statuses]) == code
 
 
-def probe(python: Path) -> dict[str, Any]:
-    done = run([python, "-I", str(compatibility_probe.__file__)], check=False)
-    return read_probe(done, python)
+def test_what_this_machine_can_not_run() -> None:
+    assert why_not_here(WheelLabel.parse("x-1-py3-none-any.whl")) == ""
+    assert why_not_here(WheelLabel.parse("x-1-cp312-cp312-win_amd64.whl")) == "is for win_amd64"
+    assert f"is for {OTHER}, and" in why_not_here(WheelLabel.parse(f"x-1-cp312-cp312-linux_{OTHER}.whl"))
 
 
-def test_the_probe_calls_each_operator_on_fake_tensors_and_on_the_cpu(tmp_path: Path) -> None:
-    registers = REGISTERS + "torch.register('bad', refuses=False)\n"
-    answer = probe(environment(tmp_path / "venv", {**PACKAGE, "_fused.py": registers}, TORCH + OPERATORS))
-    assert answer["problems"] == [
-        "sageattention::bad: no code for CUDA is registered",
-        "sageattention::bad: its host code: AssertionError: takes tensors on the CPU without an exception",
-    ]
-
-
-def test_the_probe_says_the_loaders_own_reason_first(tmp_path: Path) -> None:
-    broken = {**PACKAGE, "_fused.py": "raise OSError('Could not load this library')\n"}
-    problems = probe(environment(tmp_path / "venv", broken))["problems"]
-    assert problems[0].startswith("_fused.so: ")
-    assert problems[0].endswith("file too short")
-    assert problems[-1] == "import sageattention._fused: OSError: Could not load this library"
-
-
-def test_without_torch_there_is_nothing_to_call(tmp_path: Path) -> None:
-    answer = probe(environment(tmp_path / "venv", PACKAGE, "raise ImportError('libcudart.so.13')"))
-    assert answer["operators"] == {}
-    assert "import torch: ImportError: libcudart.so.13" in answer["problems"]
+def test_a_python_of_pyenv_stands_in_for_a_shim_that_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "bin" / "python3.99", "#!/bin/sh\nexit 1\n")
+    python = program(tmp_path / "versions" / "3.99.2" / "bin" / "python", "#!/bin/sh\necho 3.99\n")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    assert find_python("3.99") == python
+    assert find_python("3.98") is None
+    assert minor_of("3.12.1") == minor_of("3.12") == "3.12"
+    assert minor_of("3.14.2t") == minor_of("3.14t") == "3.14t"

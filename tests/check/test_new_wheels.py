@@ -35,7 +35,7 @@ def test_a_wheel_that_this_machine_can_not_run_is_audited_and_not_imported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = BuildOptions(cache_dir=tmp_path)
-    checks = check_new([other_wheel(tmp_path)], TARGET, options, tmp_path, contract=False)
+    checks = check_new([other_wheel(tmp_path)], TARGET, options, tmp_path, client_calls=False)
     assert "libraries" in checks
     assert IMPORTED not in checks
     assert f"the wheels were not imported: they are for {OTHER.name}" in capsys.readouterr().err
@@ -44,7 +44,7 @@ def test_a_wheel_that_this_machine_can_not_run_is_audited_and_not_imported(
 def test_a_wheel_that_fails_the_audit_is_an_error(tmp_path: Path) -> None:
     wheel = other_wheel(tmp_path, _fused=changed(needed=("libnobody.so.1",)))
     with pytest.raises(AuditError, match="needs libnobody"):
-        check_new([wheel], TARGET, BuildOptions(cache_dir=tmp_path), tmp_path, contract=False)
+        check_new([wheel], TARGET, BuildOptions(cache_dir=tmp_path), tmp_path, client_calls=False)
 
 
 def test_qemu_runs_the_python_of_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

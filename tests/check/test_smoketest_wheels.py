@@ -11,11 +11,8 @@ import pytest
 from fakes.audited import raw_wheel
 
 from builder.check import smoketest_wheels
-from builder.check.compatibility import why_not_here
-from builder.check.pythons import find_python, minor_of
 from builder.check.smoketest_wheels import belongs_to, main, python_for, torch_for
 from builder.smoketest.report import ExitCode
-from builder.target.machines import MACHINES
 from builder.target.targets import load_targets
 from builder.util.errors import UsageError
 from builder.wheel.label import WheelLabel
@@ -164,26 +161,3 @@ def test_which_python() -> None:
     assert python_for(WheelLabel.parse(UNIVERSAL), "3.13") == "3.13"
     with pytest.raises(UsageError, match=r"needs Python 3\.12 or later"):
         python_for(WheelLabel.parse("x-1-cp312-abi3-linux_x86_64.whl"), "3.11")
-
-
-def test_what_this_machine_can_not_run() -> None:
-    other = next(machine.name for machine in MACHINES if not machine.is_here)
-    assert why_not_here(WheelLabel.parse("x-1-py3-none-any.whl")) == ""
-    assert why_not_here(WheelLabel.parse("x-1-cp312-cp312-win_amd64.whl")) == "is for win_amd64"
-    assert f"is for {other}, and" in why_not_here(WheelLabel.parse(f"x-1-cp312-cp312-linux_{other}.whl"))
-
-
-def test_a_python_of_pyenv_stands_in_for_a_shim_that_does_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path, lines in (("bin/python3.99", "exit 1"), ("versions/3.99.2/bin/python", "echo 3.99")):
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(f"#!/bin/sh\n{lines}\n")
-        (tmp_path / path).chmod(0o755)
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    assert find_python("3.99") == tmp_path / "versions" / "3.99.2" / "bin" / "python"
-    assert find_python("3.98") is None
-    assert find_python(THIS) == Path(sys.executable)
-    assert minor_of("3.12.1") == minor_of("3.12") == "3.12"
-    assert minor_of("3.14.2t") == minor_of("3.14t") == "3.14t"

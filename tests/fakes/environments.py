@@ -19,16 +19,49 @@ class Schema:
 
 _C = types.SimpleNamespace(_jit_get_all_schemas=lambda: [Schema("aten::add"), *registered])
 """
+# What the probe asks of torch: schemas, dispatch, fake tensors, and operators to call.
+OPERATORS = """
+import contextlib, sys
+
+class Operator:
+    def __init__(self, name, refuses):
+        self._name, self._refuses = name, refuses
+        argument = types.SimpleNamespace(name="query", type="Tensor")
+        self._schema = types.SimpleNamespace(arguments=[argument], returns=[])
+    def name(self):
+        return self._name
+    def __call__(self, query):
+        assert query.device == "cuda:0"
+    def redispatch(self, keys, query):
+        assert query.device == "cpu"
+        if self._refuses:
+            raise RuntimeError("query must be on CUDA")
+
+def register(name, refuses):
+    registered.append(Schema(f"sageattention::{name}"))
+    packet = types.SimpleNamespace(default=Operator(f"sageattention::{name}", refuses))
+    setattr(ops.sageattention, name, packet)
+
+ops = types.SimpleNamespace(sageattention=types.SimpleNamespace())
+_C._dispatch_has_kernel_for_dispatch_key = lambda name, key: name.endswith("good") and key == "CUDA"
+_C.DispatchKey = types.SimpleNamespace(CUDA="CUDA")
+_C.DispatchKeySet = lambda key: {key}
+int8 = float16 = float32 = float8_e4m3fn = "dtype"
+empty = lambda shape, dtype, device: types.SimpleNamespace(shape=shape, device=device)
+__path__ = []
+fake_tensor = types.ModuleType("torch._subclasses.fake_tensor")
+fake_tensor.FakeTensorMode = contextlib.nullcontext
+sys.modules["torch._subclasses"] = types.ModuleType("torch._subclasses")
+sys.modules["torch._subclasses.fake_tensor"] = fake_tensor
+"""
 FUSED = """
 import torch
-torch.registered.append(torch.Schema("sage::fuse"))
-def fuse(): pass
-def _own(): pass
+torch.registered.append(torch.Schema("sageattention::fuse"))
 """
 GOOD = {
-    "__init__.py": "def sageattn(): pass\ndef sageattn_varlen(): pass\n",
+    "__init__.py": "def sageattn(): pass\n",
     "_fused.py": FUSED,
-    "_qattn_sm90.py": "def attend(): pass\n",
+    "_qattn_sm90.py": "",
     "lib/_fused.so": "",
     "lib/_qattn_sm90.so": "",
 }
