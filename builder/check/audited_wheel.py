@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from packaging.metadata import ExceptionGroup, InvalidMetadata, Metadata
-
 from builder.target.architectures import Architecture
 from builder.target.machines import X86_64
 from builder.target.targets import Target, load_targets
@@ -102,9 +100,7 @@ class AuditedWheel:
         symbols = {name: _symbols(library, _TORCH_CXX) for name, library in self.named_libraries}
         self.unstable = {name: used for name, used in symbols.items() if used}
         self.linked = "Wheel build" in wheel.metadata.get("project_urls", {})
-        folders = (wheel.in_dist_info("patches/"), wheel.in_dist_info(f"sboms/{sbom.SBOM_NAME}"))
-        in_metadata = wheel.metadata.get("description", "").startswith("> **About this wheel.**")
-        self.ours = self.linked or in_metadata or any(name.startswith(folders) for name in self.contents)
+        self.ours = self.linked or wheel.in_dist_info(f"sboms/{sbom.SBOM_NAME}") in self.contents
 
     def _read(self, name: str) -> Content:
         data = self.wheel.read(name)
@@ -143,15 +139,6 @@ class AuditedWheel:
     def stated(self) -> Mapping[str, str]:
         """What the SBOM says of the wheel itself: `target`, `architectures` and more."""
         return self.sbom.subject.properties if self.sbom else {}
-
-    def metadata_problems(self, *fields: str) -> list[str]:
-        """Return what packaging refuses of METADATA, by the beginnings of the fields' names."""
-        try:
-            Metadata.from_email(self.wheel.read(self.wheel.in_dist_info("METADATA")))
-        except ExceptionGroup as group:
-            problems = [error for error in group.exceptions if isinstance(error, InvalidMetadata)]
-            return [f"{error.field}: {error}" for error in problems if error.field.startswith(fields)]
-        return []
 
 
 def stem(name: str) -> str:

@@ -140,19 +140,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             interpreter = pythons.get(python)
             result.status, result.reason = _try(wheel, result, interpreter, torches, index, keep=options.keep)
             wheel.results.append(result)
+    reports = []
     for wheel in wheels:
         agree(wheel.results)
         say("\n".join(["", wheel.path.name, *table(wheel.results)]))
+        cells = [asdict(result) for result in wheel.results]
+        reports.append({"wheel": wheel.path.name, "cells": cells, "triton": wheel.triton})
     if options.json:
-        reports = [
-            {
-                "wheel": wheel.path.name,
-                "sha256": files.file_sha256(wheel.path),
-                "cells": [asdict(result) for result in wheel.results],
-                "triton": wheel.triton,
-            }
-            for wheel in wheels
-        ]
         files.write(Path(options.json), json.dumps({"format": 2, "wheels": reports}, indent=1) + "\n")
     codes = [exit_code(wheel.results) for wheel in wheels]
     return 1 if 1 in codes else max(codes)
@@ -211,17 +205,13 @@ def minor_of(version: str) -> str:
 
 
 def find_python(version: str) -> Path | None:
-    """Return a Python of a minor version that is on this machine and runs; None where there is none."""
-    found = output_of([*_UV, "python", "find", "--no-python-downloads", version])
-    # pyenv's shims stand in the path, and all but one of them don't run.
+    """Return a Python of a minor version that is on this machine; None where there is none."""
+    if found := output_of([*_UV, "python", "find", "--no-python-downloads", version]):
+        return Path(found)
+    # pyenv's shims stand in the path, uv stops at the first, and all but one of them don't run.
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    pyenv = sorted(root.glob(f"versions/{minor_of(version).rstrip('t')}.*/bin/python"), reverse=True)
-    candidates = [*([Path(found)] if found else []), *pyenv]
-    return next((path for path in candidates if _minor_version(path) == minor_of(version)), None)
-
-
-def _minor_version(python: Path) -> str | None:
-    return output_of([python, "-I", "-c", _PRINT_MINOR])
+    number, threads = minor_of(version).rstrip("t"), "t" * version.endswith("t")
+    return max(root.glob(f"versions/{number}.*[0-9]{threads}/bin/python"), default=None)
 
 
 def _find_pythons(entries: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
@@ -229,15 +219,13 @@ def _find_pythons(entries: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
     pythons: dict[str, Path] = {}
     absent = []
     for entry in entries:
-        if "/" not in entry:
-            if python := find_python(entry):
-                pythons[minor_of(entry)] = python
-            else:
-                absent.append(minor_of(entry))
-        elif minor := _minor_version(Path(entry)):
-            pythons[minor] = Path(entry).absolute()
-        else:
+        python = Path(entry).absolute() if "/" in entry else find_python(entry)
+        if python and (minor := output_of([python, "-I", "-c", _PRINT_MINOR])):
+            pythons[minor] = python
+        elif "/" in entry:
             raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
+        else:
+            absent.append(minor_of(entry))
     return pythons, absent
 
 

@@ -31,8 +31,9 @@ def check_new(
     checks: set[str] = set()
     for wheel in wheels:
         report = audit.audit_wheel(wheel, expect=target)
-        say(audit.table([report]))
-        report.raise_if_failed()
+        say(audit.table(report))
+        if report.errors:
+            raise AuditError(f"{wheel.name} failed its audit:\n    " + "\n    ".join(report.errors))
         checks.update(report.checks)
     if target.machine.is_here:
         command: Sequence[str] = (sys.executable,)
@@ -70,24 +71,15 @@ def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...
     root, machine = options.machine_root, target.machine
     if root is None:
         return None
-    if machine.is_here:
-        raise ToolchainError(
-            f"--machine-root is {root}, and {target.name} is for this machine.", "Omit --machine-root."
-        )
     names = (f"qemu-{machine.name}-static", f"qemu-{machine.name}")
-    qemu = next(filter(None, map(shutil.which, names)), None)
-    if qemu is None:
-        raise ToolchainError(
-            f"There is no {names[0]}, which --machine-root needs.",
-            "Install it (`apt install qemu-user-static`, or with dnf), or omit --machine-root: the "
-            "wheels are then not imported.",
-        )
+    qemu = next(filter(None, map(shutil.which, names)), names[0])
     command = (qemu, "-L", str(root), str(root / "usr" / "bin" / "python3"))
     code = "import platform, sys; print(platform.machine(), '%d.%d' % sys.version_info[:2])"
     name, _, version = (output_of([*command, "-I", "-c", code]) or "").partition(" ")
-    if name != machine.name:
+    if name != machine.name or machine.is_here:
         raise ToolchainError(
-            f"--machine-root is {root}, and there is no usr/bin/python3 in it that runs on {machine.name}.",
-            "Make such a folder with tools/debian-root, or omit --machine-root.",
+            f"--machine-root {root}: {qemu} can't run the usr/bin/python3 of another machine there.",
+            "Install qemu (`apt install qemu-user-static`, or with dnf), make the folder with "
+            "tools/debian-root, or omit --machine-root: such wheels are then not imported.",
         )
     return command, version

@@ -109,13 +109,12 @@ def inspect(*, client_calls: bool, call_operators: bool) -> dict[str, Any]:
 
 def extension_modules(files: Sequence[str]) -> dict[str, bool]:
     """Return the extensions' modules among RECORD's files, and whether each has a library."""
-    names = {Path(file).name.split(".")[0] for file in files if Path(file).parent == Path(PACKAGE)}
-    libraries = {
-        path.name.split(".")[0]
-        for path in map(Path, files)
-        if path.suffix == ".so" and path.parent in (Path(PACKAGE), Path(PACKAGE, "lib"))
-    }
-    return {name: name in libraries for name in sorted(names) if name.startswith(("_qattn_", "_fused"))}
+    modules: dict[str, bool] = {}
+    for path in map(Path, files):
+        name = path.name.split(".")[0]
+        if name.startswith(("_qattn_", "_fused")) and path.parent in (Path(PACKAGE), Path(PACKAGE, "lib")):
+            modules[name] = modules.get(name, False) or path.suffix == ".so"
+    return dict(sorted(modules.items()))
 
 
 def _import(name: str, problems: list[str], *, missing_is_fine: bool = False) -> Any:

@@ -239,10 +239,11 @@ def test_a_python_of_pyenv_stands_in_for_a_shim_that_does_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program(tmp_path / "bin" / "python3.99", "#!/bin/sh\nexit 1\n")
-    python = program(tmp_path / "versions" / "3.99.2" / "bin" / "python", "#!/bin/sh\necho 3.99\n")
+    python = program(tmp_path / "versions" / "3.99.2" / "bin" / "python", "")
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     assert find_python("3.99") == python
+    assert find_python("3.99t") is None
     assert find_python("3.98") is None
     assert minor_of("3.12.1") == minor_of("3.12") == "3.12"
     assert minor_of("3.14.2t") == minor_of("3.14t") == "3.14t"
