@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
 from os.path import normpath
 from pathlib import Path, PurePosixPath
 
@@ -56,6 +55,9 @@ Findings = Iterator[tuple[str, str]]
 _EXTENSION_SUFFIX = re.compile(r"\.cpython-(?P<number>\d+)(?:-[\w-]+)?\.so")
 _PYTHON_SYMBOL = re.compile(r"_?Py[A-Z_]\w*")
 _OTHER_PACKAGES = {"torch", "triton", "nvidia", "numpy"}
+_TABLE = tomllib.loads(Path(__file__).with_name("torch_functions.toml").read_text(encoding="utf-8"))
+# The first torch series, `2.7`, that has each function of torch's stable C interface.
+TORCH_FUNCTIONS = {name: series for series, names in _TABLE.items() for name in names}
 _LARGEST_BYTES = 60 * 10**6  # larger ones are built wrongly: all wheels of this project are far smaller
 
 
@@ -273,11 +275,10 @@ def _torch(audited: AuditedWheel, torch: Requirement | None) -> Findings:
             yield ERROR, f"uses {count} symbols of {where}, and {instead}"
         elif audited.label.torch and audited.label.torch != series:
             yield ERROR, f"requires torch {series} and its version says {audited.label.torch}"
-    known = _torch_functions()
     for name, library in audited.named_libraries if torch is not None else ():
         used = stable_torch_symbols(library)
-        newer = [symbol for symbol in used if symbol in known and _allows_older(specifier, known[symbol])]
-        if newer:
+        known = {symbol: TORCH_FUNCTIONS[symbol] for symbol in used if symbol in TORCH_FUNCTIONS}
+        if newer := [symbol for symbol, series in known.items() if _allows_older(specifier, series)]:
             needed = max((known[symbol] for symbol in newer), key=Version)
             yield ERROR, f"{name} uses {_listed(newer)}, for which torch {needed} is needed; requires {torch}"
         if unknown := [symbol for symbol in used if symbol not in known]:
@@ -286,14 +287,7 @@ def _torch(audited: AuditedWheel, torch: Requirement | None) -> Findings:
 
 def _allows_older(specifier: SpecifierSet, series: str) -> bool:
     major, minor = series.split(".")
-    return specifier.contains(f"{major}.{int(minor) - 1}.99")  # the last release before
-
-
-@lru_cache
-def _torch_functions() -> dict[str, str]:
-    """The first torch series, `2.7`, that has each function of torch's stable C interface."""
-    table = tomllib.loads(Path(__file__).with_name("torch_functions.toml").read_text(encoding="utf-8"))
-    return {name: series for series, names in table.items() for name in names}
+    return f"{major}.{int(minor) - 1}.99" in specifier  # the last release before
 
 
 def sbom(audited: AuditedWheel) -> Findings:

@@ -29,7 +29,6 @@ from packaging.tags import compatible_tags, cpython_tags, platform_tags
 from packaging.version import Version
 
 from builder.check import probe
-from builder.target.machines import machine_of
 from builder.toolchain.venv import install_wheel, make_clean_venv, why_not_index
 from builder.util import files, http
 from builder.util.arguments import Parser
@@ -43,10 +42,7 @@ NOTHING_TESTED = 40
 _FOLDER = files.ROOT / "build" / "compatibility"
 _UV = (sys.executable, "-m", "uv")
 _PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
-_PRINT_MINOR = """
-import sys, sysconfig
-print("{}.{}".format(*sys.version_info), end="t" * bool(sysconfig.get_config_var("Py_GIL_DISABLED")))
-"""
+_PRINT_MINOR = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags)"  # 3.14t where free-threaded
 _TRITON_SECONDS = 3600  # some 700 compilations of a second each, on as many cores as there are
 
 
@@ -92,9 +88,9 @@ class WheelResults:
         fitting = {*cpython_tags(version, [f"cp{python.replace('.', '')}"]), *compatible_tags(version)}
         if not fitting & self.label.tags:
             return f"the wheel's tag, {self.label.python}-{self.label.abi}, is not for Python {python}"
-        if not self.python.contains(number) and not self.python.contains(f"{number}.99"):
+        if f"{number}.99" not in self.python:
             return f"the wheel requires Python {self.python}"
-        if not self.torch.contains(torch) and not self.torch.contains(f"{torch}.99"):
+        if torch not in self.torch and f"{torch}.99" not in self.torch:
             return f"the wheel requires torch{self.torch}"
         return ""
 
@@ -161,23 +157,25 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("--wheel", action="append", default=[], metavar="PATH", help="this wheel (repeatable)")
     add("--wheelhouse", default=files.ROOT / "wheelhouse", metavar="DIR", help="its universal wheels")
-    add("--torch", type=_versions, metavar="A,B", help="versions; each minor version there is by default")
-    add("--python", type=_pythons, metavar="A,B", help="versions or paths; those here")
+    add("--torch", type=version_list, metavar="A,B", help="versions; each minor version there is by default")
+    add("--python", type=python_list, metavar="A,B", help="versions or paths; those here")
     add("--torch-index", metavar="URL", help="package index to take torch from")
     add("--keep", action="store_true", help="keep the environments in build/compatibility")
     add("--json", metavar="FILE", help="write all findings there")
     return parser
 
 
-def _versions(text: str) -> list[str]:
+def version_list(text: str) -> list[str]:
+    """Return the versions in an argument; ValueError, which argparse reports, if one is none."""
     return [str(Version(version)) for version in text.split(",")]
 
 
-def _pythons(text: str) -> list[str]:
+def python_list(text: str) -> list[str]:
+    """Return the Pythons in an argument: versions, `3.14t` among them, or paths."""
     entries = text.split(",")
     for entry in entries:
         if "/" not in entry:
-            Version(entry.rstrip("t"))  # or a ValueError, which the parser reports
+            Version(entry.removesuffix("t"))
     return entries
 
 
@@ -191,12 +189,8 @@ def wheels_of(options: argparse.Namespace) -> list[Path]:
 
 def why_not_here(label: WheelLabel) -> str:
     """Return why a wheel can't be installed on this machine; empty if it can."""
-    machine = machine_of(label.platform)
-    if machine and not machine.is_here:
-        return f"is for {machine.name}, and this machine is {platform.machine()}"
-    if label.platform == "any" or set(label.platform.split(".")) & set(platform_tags()):
-        return ""
-    return f"is for {label.platform}"
+    here = {"any", *platform_tags()} & set(label.platform.split("."))
+    return "" if here else f"is for {label.platform}, and this machine is {platform.machine()}"
 
 
 def minor_of(version: str) -> str:

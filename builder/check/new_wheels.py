@@ -51,19 +51,17 @@ def check_new(
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
         flags = ["--client-calls"] if client_calls else []
-        say(f"  {wheel.name}\n{imported(probe.run(command, [site, folder], options=flags))}")
+        say(f"  {wheel.name}\n    {imported(probe.run(command, [site, folder], options=flags))}")
     return [*sorted(checks), IMPORTED]
 
 
 def imported(found: dict[str, Any]) -> str:
-    """Return lines that say what `probe.run` imported; AuditError where it found problems."""
+    """Return a line that says what `probe.run` imported; AuditError where it found problems."""
     if found["problems"]:
         raise AuditError("sageattention can't be used:\n    " + "\n    ".join(found["problems"]))
     where = f"Python {found['python']}, torch {found['torch']} (CUDA {found['cuda']})"
-    lines = [f"{where}: {found['version']} imported, {len(found['operators'])} operators"]
-    for name, loaded in found["extensions"].items():
-        lines.append(f"{name}: {'loaded' if loaded else 'not in this wheel'}")
-    return "\n".join(f"    {line}" for line in lines)
+    loaded = ", ".join(name for name, loaded in found["extensions"].items() if loaded)
+    return f"{where}: {found['version']} imported, {len(found['operators'])} operators of {loaded}"
 
 
 def find_emulator(target: Target, options: BuildOptions) -> tuple[tuple[str, ...], str] | None:

@@ -56,11 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{why}: no wheel was tested. --import-only checks the imports alone.")
         return ExitCode.NO_GPU
     endings = [_test(wheel, options) for wheel in wheels]
-    width = max(len(ending.wheel.name) for ending in endings)
     passed = sum(ending.ran and ending.exit_code == ExitCode.PASS for ending in endings)
     not_run = sum(not ending.ran for ending in endings)
     good = "only imported (nothing was computed)" if options.import_only else "passed"
-    say("\n".join(["", *(f"{ending.wheel.name:{width}}  {ending.line}" for ending in endings)]))
+    say("\n".join(["", *(f"{ending.wheel.name}  {ending.line}" for ending in endings)]))
     say(f"wheels: {passed} {good}, {len(endings) - passed - not_run} failed, {not_run} not run")
     # Failed rows first. A wheel that was named and did not run is no pass.
     codes = [ending.exit_code for ending in endings if ending.ran or options.wheel or target]

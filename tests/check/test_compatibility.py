@@ -140,7 +140,7 @@ def test_no_wheel_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     raw_wheel(tmp_path, name=STABLE_NAME.replace("x86_64", OTHER))
     assert main(["--wheelhouse", str(tmp_path / "built")]) == NOTHING_TESTED
     out = capsys.readouterr().out
-    assert f"is for {OTHER}, and this machine is {platform.machine()}: not tested" in out
+    assert f"is for linux_{OTHER}, and this machine is {platform.machine()}: not tested" in out
     assert "nothing was tested" in out
 
 
@@ -231,8 +231,7 @@ def test_what_was_not_tested_is_no_pass(statuses: list[Status], code: int) -> No
 
 def test_what_this_machine_can_not_run() -> None:
     assert why_not_here(WheelLabel.parse("x-1-py3-none-any.whl")) == ""
-    assert why_not_here(WheelLabel.parse("x-1-cp312-cp312-win_amd64.whl")) == "is for win_amd64"
-    assert f"is for {OTHER}, and" in why_not_here(WheelLabel.parse(f"x-1-cp312-cp312-linux_{OTHER}.whl"))
+    assert why_not_here(WheelLabel.parse("x-1-cp312-cp312-win_amd64.whl")).startswith("is for win_amd64, and")
 
 
 def test_a_python_of_pyenv_stands_in_for_a_shim_that_does_not_run(

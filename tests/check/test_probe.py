@@ -56,18 +56,15 @@ def probed(tmp_path: Path, files: dict[str, str], torch: str = TORCH, *options: 
 def test_a_good_wheel(tmp_path: Path) -> None:
     found = probed(tmp_path, GOOD)
     where = f"Python {platform.python_version()}, torch 2.11.0+cu130 (CUDA 13.0)"
-    assert imported(found).splitlines() == [
-        f"    {where}: 2.2.0+cu130.torch2.11 imported, 1 operators",
-        "    _fused: loaded",
-        "    _qattn_sm90: loaded",
-    ]
+    line = f"{where}: 2.2.0+cu130.torch2.11 imported, 1 operators of _fused, _qattn_sm90"
+    assert imported(found) == line
     assert probe.run([environment(tmp_path / "other", GOOD)]) == found
 
 
 def test_a_library_that_this_wheel_does_not_hold_is_no_error(tmp_path: Path) -> None:
     some = {name: text for name, text in GOOD.items() if name != "lib/_qattn_sm90.so"}
     some["_qattn_sm90.py"] = "raise ImportError('this build has no _qattn_sm90.so')\n"
-    assert imported(probed(tmp_path, some)).endswith("_qattn_sm90: not in this wheel")
+    assert imported(probed(tmp_path, some)).endswith("1 operators of _fused")
 
 
 @pytest.mark.parametrize(
