@@ -29,7 +29,7 @@ from packaging.tags import compatible_tags, cpython_tags, platform_tags
 from packaging.version import Version
 
 from builder.check import probe
-from builder.toolchain.venv import install_wheel, make_clean_venv, why_not_index
+from builder.toolchain.venv import install_wheel, make_clean_venv
 from builder.util import files, http
 from builder.util.arguments import Parser
 from builder.util.errors import BuilderError, DownloadError, UsageError
@@ -122,10 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"not on this machine, so nothing is imported: Python {', '.join(absent)}")
     for wheel in wheels:
         index = options.torch_index or wheel.label.torch_index
-        if index and (reason := why_not_index(index)):
-            say(f"torch can't come from {index}: {reason}")
-            index = None
         torches = _torches(index)
+        if index and not torches:
+            index, torches = None, _torches(None)
         # A Python that was not asked for by name, is not here and has no torch has no column.
         columns = [*pythons, *(python for python in absent if options.python or python in torches)]
         columns.sort(key=lambda python: (Version(python.rstrip("t")), python))
@@ -204,8 +203,8 @@ def find_python(version: str) -> Path | None:
         return Path(found)
     # pyenv's shims stand in the path, uv stops at the first, and all but one of them don't run.
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    number, threads = minor_of(version).rstrip("t"), "t" * version.endswith("t")
-    return max(root.glob(f"versions/{number}.*[0-9]{threads}/bin/python"), default=None)
+    number, end = minor_of(version).rstrip("t"), "t" * version.endswith("t")
+    return max(root.glob(f"versions/{number}.*[0-9]{end}/bin/python"), default=None)
 
 
 def _find_pythons(entries: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
@@ -224,8 +223,11 @@ def _find_pythons(entries: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
 
 
 def _torches(index: str | None) -> dict[str, set[Version]]:
-    """Return the releases of torch that an index has for this machine, by Python's minor version."""
-    if index is None:  # uv knows its default index by its variables and settings
+    """Return the releases of torch that an index has for this machine, by Python's minor version.
+
+    Without an index: those of uv's default one, which it knows by its variables and settings.
+    """
+    if index is None:
         command = [*_UV, "pip", "compile", "--quiet", "--no-header", "--emit-index-url", "-"]
         index = run(command, check=False).output.partition("--index-url ")[2].strip()
     try:

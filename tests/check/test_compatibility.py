@@ -28,7 +28,6 @@ from builder.check.compatibility import (
     judge,
     main,
     minor_of,
-    why_not_here,
 )
 from builder.target.machines import MACHINES
 from builder.util import http
@@ -40,83 +39,88 @@ OTHER = next(machine.name for machine in MACHINES if not machine.is_here)
 NATIVE_NAME = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-linux_x86_64.whl"
 PY3 = STABLE_NAME  # py3-none
 ABI3 = PY3.replace("py3-none", "cp310-abi3")
+METADATA = ["Requires-Dist: torch>=2.11", "Requires-Python: >=3.10"]
 NAME = "sageattention::attend"
 SCHEMA = f"{NAME}(Tensor query, Tensor(a!) output) -> Tensor"
-
 REGISTERS = "import torch\ntorch.register('good', refuses=True)\n"
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[str]:
     """The address of a package index with two torches for this Python, and one for another machine."""
-    tag, other = (
-        f"cp3{sys.version_info.minor}-cp3{sys.version_info.minor}-manylinux_2_28_{name}"
-        for name in (platform.machine(), OTHER)
-    )
-    names = [
-        f"torch-2.11.0%2Bcu130-{tag}.whl",
-        f"torch-2.11.1%2Bcu130-{tag}.whl",
-        f"torch-2.12.0-{other}.whl",
-    ]
+    tag = f"cp3{sys.version_info.minor}-cp3{sys.version_info.minor}-manylinux_2_28"
+    names = [f"2.11.{patch}%2Bcu130-{tag}_{platform.machine()}" for patch in (0, 1)]
+    names.append(f"2.12.0-{tag}_{OTHER}")
     (tmp_path / "index" / "torch").mkdir(parents=True)
-    page = "".join(f'<a href="/whl/{name}#sha256=0">{name}</a>' for name in names)
+    page = "".join(f'<a href="/whl/torch-{name}.whl#sha256=0">torch-{name}.whl</a>' for name in names)
     (tmp_path / "index" / "torch" / "index.html").write_text(page)
     with serving(tmp_path / "index") as server:
         yield server.url
 
 
 def report_of(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
-    status = main([*arguments, "--json", str(tmp_path / "report.json")])
-    (wheel,) = json.loads((tmp_path / "report.json").read_text())["wheels"]
-    return status, wheel
+    """The exit code and the report of a universal wheel for torch 2.11 and newer."""
+    wheel = raw_wheel(tmp_path, {}, METADATA, name=PY3)
+    status = main(["--wheel", str(wheel), *arguments, "--json", str(tmp_path / "report.json")])
+    (report,) = json.loads((tmp_path / "report.json").read_text())["wheels"]
+    return status, report
 
 
+@pytest.mark.parametrize("triton", ["", "3.5"])
 def test_a_wheel_is_installed_loaded_and_called(
-    tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    index: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    triton: str,
 ) -> None:
-    wheel = raw_wheel(tmp_path, metadata=["Requires-Dist: torch>=2.11"], name=STABLE_NAME)
     requirements: list[str] = []
 
     def make(path: Path, python: Path, packages: list[str], torch_index: str) -> Path:
         requirements.extend([*packages, torch_index])
-        return environment(path, {**PACKAGE, "_fused.py": REGISTERS}, TORCH + OPERATORS)
+        made = environment(path, {**PACKAGE, "_fused.py": REGISTERS}, TORCH + OPERATORS)
+        if triton:  # which is not whole
+            info = next(path.glob("lib/python3*/site-packages")) / f"triton-{triton}.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Name: triton\nVersion: {triton}\n")
+        return made
 
     monkeypatch.setattr(compatibility, "make_clean_venv", make)
     monkeypatch.setattr(compatibility, "install_wheel", lambda python, wheel: None)
-    arguments = ["--wheelhouse", str(wheel.parent), "--python", f"{THIS},3.99", "--torch-index", index]
-    status, report = report_of(tmp_path, *arguments)
+    status, report = report_of(tmp_path, "--python", f"{THIS},3.99", "--torch-index", index)
     assert requirements == ["torch==2.11.1", index]
     out = capsys.readouterr().out
-    assert f"torch   Python {THIS}  Python 3.99\n2.11.1  ok           no such torch [1]" in out
-    assert status == 0
-    found = report["cells"][0]["found"]
-    assert found["torch"] == "2.11.0+cu130"
-    assert found["operators"] == {"sageattention::good": "sageattention::good(Tensor a) -> ()"}
-    assert report["triton"] == {}
+    cell = report["cells"][0]
+    assert cell["found"]["torch"] == "2.11.0+cu130"
+    assert cell["found"]["operators"] == {"sageattention::good": "sageattention::good(Tensor a) -> ()"}
+    if triton:
+        assert status == 1
+        assert cell["reason"].startswith(f"Triton {triton}: ended with status 1: ")
+    else:
+        assert f"torch   Python {THIS}  Python 3.99\n2.11.1  ok           no such torch [1]" in out
+        assert status == 0
 
 
 def test_a_wheel_is_resolved_for_a_python_that_is_not_here(
     tmp_path: Path, index: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wheel = raw_wheel(tmp_path, metadata=["Requires-Dist: torch>2.10.9999"], name=PY3)
     commands: list[list[str]] = []
     monkeypatch.setattr(compatibility, "run", commands.append)
     monkeypatch.setattr(compatibility, "find_python", lambda version: None)
-    status, report = report_of(tmp_path, "--wheel", str(wheel), "--torch-index", index)
+    status, report = report_of(tmp_path, "--torch-index", index)
     assert f"torch   Python {THIS}\n2.11.1  resolved, not imported [1]" in capsys.readouterr().out
     assert status == NOTHING_TESTED
     assert report["cells"][0]["reason"].endswith("not on this machine: pip and uv would install the wheel")
     pip, uv = commands
-    assert {f"--abi=cp{THIS.replace('.', '')}", f"--python-version={THIS}", str(wheel)} < {*pip}
+    assert {f"--abi=cp{THIS.replace('.', '')}", f"--python-version={THIS}"} < {*pip}
     assert uv[-2:] == ["--index-strategy=unsafe-best-match", "torch==2.11.1"]
 
 
 def test_without_an_environment_nothing_is_ok(
     tmp_path: Path, index: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wheel = raw_wheel(tmp_path, metadata=["Requires-Dist: torch>=2.11"], name=STABLE_NAME)
-    arguments = ["--wheel", str(wheel), "--torch-index", index, "--python", f"{THIS},3.99"]
-    status, report = report_of(tmp_path, *arguments, "--torch", "2.10,2.13")
+    arguments = ["--torch-index", index, "--python", f"{THIS},3.99", "--torch", "2.10,2.13"]
+    status, report = report_of(tmp_path, *arguments)
     assert status == NOTHING_TESTED
     statuses = [cell["status"] for cell in report["cells"]]
     assert statuses == [*["not claimed"] * 2, *["no such torch"] * 2]
@@ -128,16 +132,15 @@ def test_an_index_that_does_not_answer_is_not_the_lack_of_a_torch(
 ) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
     monkeypatch.setattr(http, "PAUSE_SECONDS", 0)
-    wheel = raw_wheel(tmp_path, metadata=["Requires-Dist: torch>=2.11"], name=STABLE_NAME)
-    arguments = ["--wheel", str(wheel), "--torch-index", "http://127.0.0.1:9", "--torch", "2.11"]
-    status, report = report_of(tmp_path, *arguments, "--python", THIS)
+    arguments = ["--torch-index", "http://127.0.0.1:9", "--torch", "2.11", "--python", THIS]
+    status, report = report_of(tmp_path, *arguments)
     assert status == NOTHING_TESTED
     assert report["cells"][0]["reason"] == "no index says which torches there are"
 
 
 def test_no_wheel_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw_wheel(tmp_path, name=NATIVE_NAME)
-    raw_wheel(tmp_path, name=STABLE_NAME.replace("x86_64", OTHER))
+    for name in (NATIVE_NAME, PY3.replace("x86_64", OTHER)):
+        raw_wheel(tmp_path, {}, name=name)
     assert main(["--wheelhouse", str(tmp_path / "built")]) == NOTHING_TESTED
     out = capsys.readouterr().out
     assert f"is for linux_{OTHER}, and this machine is {platform.machine()}: not tested" in out
@@ -145,20 +148,18 @@ def test_no_wheel_is_no_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("argument", "message"),
     [
-        ["--wheel", "no.whl"],
-        ["--torch", "newest"],
-        ["--torch", ","],
-        ["--torch", "/2.9"],
-        ["--python", "/no/such/python"],
-        ["x"],
+        ("--wheel=no.whl", "No such wheel"),
+        ("--torch=newest", "Argument --torch: "),
+        ("--torch=,", "Argument --torch: "),
+        ("--python=three", "Argument --python: "),
+        ("--python=/no/such/python", "/no/such/python is not a Python that runs"),
     ],
 )
-def test_bad_arguments_are_usage_errors(tmp_path: Path, arguments: list[str]) -> None:
-    raw_wheel(tmp_path, name=STABLE_NAME)
-    with pytest.raises(UsageError):
-        main(["--wheelhouse", str(tmp_path / "built"), *arguments])
+def test_bad_arguments_are_usage_errors(tmp_path: Path, argument: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        report_of(tmp_path, argument)
 
 
 @pytest.mark.parametrize(
@@ -176,9 +177,8 @@ def test_bad_arguments_are_usage_errors(tmp_path: Path, arguments: list[str]) ->
     ],
 )
 def test_what_a_wheel_claims(tmp_path: Path, name: str, torch: str, python: str, reason: str) -> None:
-    metadata = ["Requires-Dist: torch>=2.11", "Requires-Python: >=3.10"]
-    why = WheelResults(raw_wheel(tmp_path, {}, metadata, name=name)).why_not(torch, python)
-    assert why == reason
+    wheel = WheelResults(raw_wheel(tmp_path, {}, METADATA, name=name))
+    assert wheel.why_not(torch, python) == reason
 
 
 @pytest.mark.parametrize(
@@ -204,15 +204,17 @@ def test_what_the_probe_found_is_judged(
 
 
 def test_schemas_are_those_of_the_first_that_is_ok() -> None:
-    results = [Result("2.10.0", "3.10", Status.FAILED, "x")]
-    for operators in ({NAME: SCHEMA}, {NAME: SCHEMA}, {NAME: "other"}, {}):
-        results.append(Result("2.11.0", "3.10", Status.OK, found={"operators": operators}))
-    agree(results)
-    assert [result.status for result in results] == [
-        Status.FAILED, Status.OK, Status.OK, Status.FAILED, Status.FAILED
-    ]  # fmt: skip
-    assert results[3].reason == f"other here, {SCHEMA} there (torch 2.11.0, Python 3.10)"
-    assert results[4].reason == f"no {NAME} here, {SCHEMA} there (torch 2.11.0, Python 3.10)"
+    several: list[dict[str, str]] = [{NAME: SCHEMA}, {NAME: SCHEMA}, {NAME: "other"}, {}]
+    passed = [Result("2.11.0", "3.10", Status.OK, found={"operators": each}) for each in several]
+    agree([Result("2.10.0", "3.10", Status.FAILED, "x"), *passed])
+    first = f"{SCHEMA} there (torch 2.11.0, Python 3.10)"
+    assert [result.reason for result in passed] == [
+        "",
+        "",
+        f"other here, {first}",
+        f"no {NAME} here, {first}",
+    ]
+    assert [result.status for result in passed] == [Status.OK] * 2 + [Status.FAILED] * 2
 
 
 @pytest.mark.parametrize(
@@ -227,11 +229,6 @@ def test_schemas_are_those_of_the_first_that_is_ok() -> None:
 )
 def test_what_was_not_tested_is_no_pass(statuses: list[Status], code: int) -> None:
     assert exit_code([Result("2.11.0", "3.12", status) for status in statuses]) == code
-
-
-def test_what_this_machine_can_not_run() -> None:
-    assert why_not_here(WheelLabel.parse("x-1-py3-none-any.whl")) == ""
-    assert why_not_here(WheelLabel.parse("x-1-cp312-cp312-win_amd64.whl")).startswith("is for win_amd64, and")
 
 
 def test_a_python_of_pyenv_stands_in_for_a_shim_that_does_not_run(
