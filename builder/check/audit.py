@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.check.audited_wheel import AuditedWheel, stable_torch_symbols, stem
+from builder.check.audited_wheel import AuditedWheel, stem
 from builder.check.checks import CHECKS, ERROR, HOUSE_RULE, NOTE, WARNING
 from builder.target.targets import Target
 from builder.util.arguments import Parser
@@ -88,8 +88,8 @@ def _facts(audited: AuditedWheel) -> dict[str, Any]:
         },
         "torch_requirement": str(audited.torch or ""),
         "needs": {soname: o.name if o else "nobody" for soname, o in owners.items() if o is not SYSTEM},
-        "torch_symbols": sorted({name for library in libraries for name in stable_torch_symbols(library)}),
-        "unstable_symbols": sum(map(len, audited.unstable.values())),
+        "torch_symbols": sorted({symbol for symbols in audited.torch_c.values() for symbol in symbols}),
+        "unstable_symbols": audited.unstable,
     }
 
 

@@ -24,7 +24,6 @@ from builder.check.audited_wheel import (
     ONLY,
     AuditedWheel,
     owner_of_copy,
-    stable_torch_symbols,
     stem,
 )
 from builder.finish.store import read_record, record_path
@@ -261,22 +260,21 @@ def _python(audited: AuditedWheel) -> Findings:
 def _torch(audited: AuditedWheel, torch: Requirement | None) -> Findings:
     """Each torch that is allowed has what the libraries use of it."""
     specifier = torch.specifier if torch is not None else SpecifierSet()
-    for name, symbols in sorted(audited.unstable.items()) if audited.stable else ():
-        where = "libtorch's C++ interface, which a stable wheel may not use"
-        yield ERROR, f"{name} uses symbols of {where}: {_listed(symbols)}"
+    for name, symbols in audited.torch_cxx.items():
+        if symbols and audited.stable:
+            where = "libtorch's C++ interface, which a stable wheel may not use"
+            yield ERROR, f"{name} uses symbols of {where}: {_listed(symbols)}"
     if audited.unstable and not audited.stable:
         # `2.11` of `==2.11.*`, `==2.11.0` and `~=2.11.0`.
         matches = (re.match(r"(?:==(\d+\.\d+)|~=(\d+\.\d+)\.\d+$)", str(part)) for part in specifier)
         series = next((match[1] or match[2] for match in matches if match), "")
         if not series:
-            count = sum(map(len, audited.unstable.values()))
             where = "libtorch's C++ interface, which changes with each torch version"
             instead = f"requires {torch or 'no torch'} instead of torch==X.Y.*"
-            yield ERROR, f"uses {count} symbols of {where}, and {instead}"
+            yield ERROR, f"uses {audited.unstable} symbols of {where}, and {instead}"
         elif audited.label.torch and audited.label.torch != series:
             yield ERROR, f"requires torch {series} and its version says {audited.label.torch}"
-    for name, library in audited.named_libraries if torch is not None else ():
-        used = stable_torch_symbols(library)
+    for name, used in audited.torch_c.items() if torch is not None else ():
         known = {symbol: TORCH_FUNCTIONS[symbol] for symbol in used if symbol in TORCH_FUNCTIONS}
         if newer := [symbol for symbol, series in known.items() if _allows_older(specifier, series)]:
             needed = max((known[symbol] for symbol in newer), key=Version)

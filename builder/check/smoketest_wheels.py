@@ -24,7 +24,7 @@ from builder.toolchain.venv import make_clean_venv
 from builder.util import files
 from builder.util.arguments import Parser
 from builder.util.errors import BuilderError
-from builder.util.log import say, step, warn
+from builder.util.log import say, step
 from builder.util.process import show
 from builder.wheel.label import WheelLabel, torch_requirement
 from builder.wheel.wheelfile import Wheel
@@ -143,8 +143,6 @@ def _test(wheel: Path, options: argparse.Namespace) -> Ending:
             return Ending(wheel, ExitCode.WHEEL_FOR_ANOTHER_PYTHON, reason, ran=False)
         requirement, torch_index = torch_for(wheel)
         requirement = options.torch or requirement
-        if requirement == "torch":
-            warn(f"{wheel.name} names no torch version: testing with the newest; --torch chooses another")
         with step(f"Installing {wheel.name} with {requirement} for Python {version}"):
             packages = [requirement, str(wheel)]
             inside = make_clean_venv(venv, python, packages, options.torch_index or torch_index)
