@@ -266,8 +266,7 @@ def _torch(audited: AuditedWheel, torch: Requirement | None) -> Findings:
             yield ERROR, f"{name} uses symbols of {where}: {_listed(symbols)}"
     if audited.unstable and not audited.stable:
         # `2.11` of `==2.11.*`, `==2.11.0` and `~=2.11.0`.
-        matches = (re.match(r"(?:==(\d+\.\d+)|~=(\d+\.\d+)\.\d+$)", str(part)) for part in specifier)
-        series = next((match[1] or match[2] for match in matches if match), "")
+        series = "".join(re.findall(r"(?:==|~=(?=\d+\.\d+\.))(\d+\.\d+)", str(specifier))[:1])
         if not series:
             where = "libtorch's C++ interface, which changes with each torch version"
             instead = f"requires {torch or 'no torch'} instead of torch==X.Y.*"

@@ -3,8 +3,8 @@
 Each result is of a clean environment with one Python, one torch and the wheel. There every extension is
 loaded, the operators must have the same schemas as in the first environment, and what can be called without
 a GPU is called (`probe`). With each Triton that these torches bring, every Triton kernel is compiled for each
-GPU (`triton_limits`). For a Python that is not on this machine, pip and uv say whether they would install the
-wheel. What could not be tested is listed, and never counts as a pass.
+GPU (`triton_limits`). For a Python that is not on this machine, pip says whether it would install the wheel.
+What could not be tested is listed, and never counts as a pass.
 """
 
 from __future__ import annotations
@@ -118,8 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOTHING_TESTED
     pythons, absent = _find_pythons(options.python or _PYTHONS)
     say("Pythons: " + (", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none"))
-    if absent:
-        say(f"not on this machine, so nothing is imported: Python {', '.join(absent)}")
+    say("not on this machine, so nothing is imported: " + (", ".join(absent) or "none"))
     for wheel in wheels:
         index = options.torch_index or wheel.label.torch_index
         torches = _torches(index)
@@ -260,14 +259,13 @@ def _try(
     fitting = [each for each in releases if result.torch in (str(each), minor_of(str(each)))]
     if not fitting:
         return Status.NO_TORCH, f"the index has no torch {result.torch} for Python {result.python}"
-    requirement = f"torch=={max(fitting)}"
     if python is None:
-        return _resolve(wheel.path, result.python, requirement, index)
+        return _resolve(wheel.path, result.python)
     venv = _FOLDER / f"torch{result.torch}-py{result.python}-{os.getpid()}"
     failure = Status.NOT_TESTED  # until torch is installed
     try:
         with step(f"{wheel.path.name} with torch {result.torch}, Python {result.python}"):
-            inside = make_clean_venv(venv, python, [requirement], index)
+            inside = make_clean_venv(venv, python, [f"torch=={max(fitting)}"], index)
             failure = Status.FAILED
             install_wheel(inside, wheel.path)
             result.found = probe.run([inside], options=["--operators"])
@@ -285,27 +283,17 @@ def _try(
     return status, reason
 
 
-def _resolve(wheel: Path, python: str, torch: str, index: str | None) -> tuple[Status, str]:
-    """Ask pip and uv whether they would install a wheel for a Python that is not here.
-
-    pip is asked for the wheel alone, since it downloads a torch to resolve it; uv can't be asked for a
-    free-threaded Python.
-    """
+def _resolve(wheel: Path, python: str) -> tuple[Status, str]:
+    """Ask pip whether it would install a wheel for a Python that is not here."""
     number, abi = python.rstrip("t"), f"cp{python.replace('.', '')}"
-    options = ["--dry-run", "--only-binary=:all:", f"--target={_FOLDER / 'nothing'}", "--no-deps"]
-    options += [f"--python-version={number}", str(wheel)]
-    platforms = (f"--platform={tag}" for tag in platform_tags())
-    commands = {"pip": [*_UV, "tool", "run", "pip", "install", *options, f"--abi={abi}", *platforms]}
-    if number == python:
-        more = [f"--index={index}", "--index-strategy=unsafe-best-match"] if index else []
-        commands["uv"] = [*_UV, "pip", "install", *options, *more, torch]
+    command = [*_UV, "tool", "run", "pip", "install", "--dry-run", "--only-binary=:all:", "--no-deps"]
+    command += [f"--target={_FOLDER / 'nothing'}", f"--python-version={number}", f"--abi={abi}"]
+    command += [str(wheel), *(f"--platform={tag}" for tag in platform_tags())]
     try:
-        for command in commands.values():
-            run(command)
+        run(command)
     except BuilderError as error:
         return Status.FAILED, error.message
-    tools = " and ".join(commands)
-    return Status.RESOLVED, f"Python {python} is not on this machine: {tools} would install the wheel"
+    return Status.RESOLVED, f"Python {python} is not on this machine: pip would install the wheel"
 
 
 def _triton_problems(wheel: WheelResults, triton: str, python: Path) -> list[str]:
@@ -349,20 +337,19 @@ def agree(results: Sequence[Result]) -> None:
 
 def table(results: Sequence[Result]) -> list[str]:
     """Return the table: rows of torch, columns of Python, then the notes by number and the counts."""
-    reasons = dict.fromkeys(result.reason for result in results if result.reason)
-    numbers = {reason: number for number, reason in enumerate(reasons, start=1)}
-    pythons = list(dict.fromkeys(result.python for result in results))
+    notes: dict[str, int] = {}
     rows: dict[str, dict[str, str]] = {}
     for result in results:
-        note = f" [{numbers[result.reason]}]" if result.reason in numbers else ""
+        note = f" [{notes.setdefault(result.reason, len(notes) + 1)}]" if result.reason else ""
         rows.setdefault(result.torch, {})[result.python] = f"{result.status.value}{note}"
+    pythons = list(dict.fromkeys(result.python for result in results))
     header = ["torch", *(f"Python {python}" for python in pythons)]
     lines = [header, *([torch, *(row.get(python, "") for python in pythons)] for torch, row in rows.items())]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     counts = Counter(result.status for result in results)
     return [
         *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
-        *(f"[{number}] {reason}" for reason, number in numbers.items()),
+        *(f"[{number}] {reason}" for reason, number in notes.items()),
         ", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status]),
     ]
 
