@@ -69,12 +69,7 @@ def run(
 
 
 def inspect(*, client_calls: bool, call_operators: bool) -> dict[str, Any]:
-    """Import everything, and return what happened.
-
-    Args:
-        client_calls: Look for the names and calls that other projects use too.
-        call_operators: Call each operator too, where all could be imported.
-    """
+    """Import everything and, if asked to, try what clients call, and each operator; return what happened."""
     distribution = importlib.metadata.distribution(PACKAGE)
     problems: list[str] = []
     found: dict[str, Any] = {"python": platform.python_version(), "version": distribution.version}

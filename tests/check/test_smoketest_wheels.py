@@ -112,11 +112,10 @@ def test_a_machine_without_a_gpu_says_so_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / NATIVE).touch()
-    for gpus, why in (((), "No NVIDIA GPU on this machine"), (None, "The NVIDIA driver does not answer")):
-        monkeypatch.setattr(smoketest_wheels, "local_gpus", lambda gpus=gpus: gpus)
-        assert main(["--wheelhouse", str(tmp_path)]) == ExitCode.NO_GPU
-        (line,) = capsys.readouterr().out.splitlines()
-        assert line.startswith(f"{why}: no wheel was tested.")
+    monkeypatch.setattr(smoketest_wheels, "local_gpus", lambda: ())
+    assert main(["--wheelhouse", str(tmp_path)]) == ExitCode.NO_GPU
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("No NVIDIA GPU answers here: no wheel was tested.")
 
 
 def test_a_file_that_is_no_wheel_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
