@@ -19,7 +19,6 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import Enum
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -39,22 +38,14 @@ from builder.wheel.label import WheelLabel, torch_requirement
 from builder.wheel.wheelfile import Wheel
 
 NOTHING_TESTED = 40
+# Of a wheel with one Python and one torch.
+OK, FAILED, NOT_TESTED, NOT_CLAIMED = "ok", "FAILED", "not tested", "not claimed"
+RESOLVED, NO_TORCH = "resolved, not imported", "no such torch"
 _FOLDER = files.ROOT / "build" / "compatibility"
 _UV = (sys.executable, "-m", "uv")
 _PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
 _PRINT_MINOR = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags)"  # 3.14t where free-threaded
 _TRITON_SECONDS = 3600  # some 700 compilations of a second each, on as many cores as there are
-
-
-class Status(str, Enum):
-    """The result with one Python and one torch."""
-
-    OK = "ok"
-    RESOLVED = "resolved, not imported"
-    FAILED = "FAILED"
-    NO_TORCH = "no such torch"
-    NOT_CLAIMED = "not claimed"
-    NOT_TESTED = "not tested"
 
 
 @dataclass
@@ -63,7 +54,7 @@ class Result:
 
     torch: str
     python: str
-    status: Status = Status.NOT_TESTED
+    status: str = NOT_TESTED
     reason: str = ""  # why it is not ok
     found: dict[str, Any] = field(default_factory=dict)  # by the probe
 
@@ -156,7 +147,7 @@ def _parser() -> Parser:
     add("--wheel", action="append", default=[], metavar="PATH", help="this wheel (repeatable)")
     add("--wheelhouse", default=files.ROOT / "wheelhouse", metavar="DIR", help="its universal wheels")
     add("--torch", type=version_list, metavar="A,B", help="versions; each minor version there is by default")
-    add("--python", type=python_list, metavar="A,B", help="versions or paths; those here")
+    add("--python", type=lambda text: text.split(","), metavar="A,B", help="versions or paths; those here")
     add("--torch-index", metavar="URL", help="package index to take torch from")
     add("--keep", action="store_true", help="keep the environments in build/compatibility")
     add("--json", metavar="FILE", help="write all findings there")
@@ -166,15 +157,6 @@ def _parser() -> Parser:
 def version_list(text: str) -> list[str]:
     """Return the versions in an argument; ValueError, which argparse reports, if one is none."""
     return [str(Version(version)) for version in text.split(",")]
-
-
-def python_list(text: str) -> list[str]:
-    """Return the Pythons in an argument: versions, `3.14t` among them, or paths."""
-    entries = text.split(",")
-    for entry in entries:
-        if "/" not in entry:
-            Version(entry.removesuffix("t"))
-    return entries
 
 
 def wheels_of(options: argparse.Namespace) -> list[Path]:
@@ -214,10 +196,10 @@ def _find_pythons(entries: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
         python = Path(entry).absolute() if "/" in entry else find_python(entry)
         if python and (minor := output_of([python, "-I", "-c", _PRINT_MINOR])):
             pythons[minor] = python
-        elif "/" in entry:
-            raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
-        else:
+        elif re.fullmatch(r"\d+\.\d+(\.\d+)?t?", entry):
             absent.append(minor_of(entry))
+        else:
+            raise UsageError(f"{entry} is not a Python that runs.", "Give a version, or a Python's path.")
     return pythons, absent
 
 
@@ -249,24 +231,24 @@ def _try(
     index: str | None,
     *,
     keep: bool,
-) -> tuple[Status, str]:
+) -> tuple[str, str]:
     """Try a wheel with one torch and one Python, which may not be here; return a status, and its reason."""
     if reason := wheel.why_not(result.torch, result.python):
-        return Status.NOT_CLAIMED, reason
+        return NOT_CLAIMED, reason
     if not torches:
-        return Status.NOT_TESTED, "no index says which torches there are"
+        return NOT_TESTED, "no index says which torches there are"
     releases = torches.get(result.python, ())
     fitting = [each for each in releases if result.torch in (str(each), minor_of(str(each)))]
     if not fitting:
-        return Status.NO_TORCH, f"the index has no torch {result.torch} for Python {result.python}"
+        return NO_TORCH, f"the index has no torch {result.torch} for Python {result.python}"
     if python is None:
         return _resolve(wheel.path, result.python)
     venv = _FOLDER / f"torch{result.torch}-py{result.python}-{os.getpid()}"
-    failure = Status.NOT_TESTED  # until torch is installed
+    failure = NOT_TESTED  # until torch is installed
     try:
         with step(f"{wheel.path.name} with torch {result.torch}, Python {result.python}"):
             inside = make_clean_venv(venv, python, [f"torch=={max(fitting)}"], index)
-            failure = Status.FAILED
+            failure = FAILED
             install_wheel(inside, wheel.path)
             result.found = probe.run([inside], options=["--operators"])
             if triton := result.found.get("triton"):
@@ -279,11 +261,11 @@ def _try(
             shutil.rmtree(venv, ignore_errors=True)
     # Equal reasons of several environments are one note below the table.
     reason = re.sub(rf"{re.escape(str(venv))}/(lib/python[\d.]+t?/site-packages/)?", "", reason)
-    say(f"  {status.value}: {reason or wheel.path.name}")
+    say(f"  {status}: {reason or wheel.path.name}")
     return status, reason
 
 
-def _resolve(wheel: Path, python: str) -> tuple[Status, str]:
+def _resolve(wheel: Path, python: str) -> tuple[str, str]:
     """Ask pip whether it would install a wheel for a Python that is not here."""
     number, abi = python.rstrip("t"), f"cp{python.replace('.', '')}"
     command = [*_UV, "tool", "run", "pip", "install", "--dry-run", "--only-binary=:all:", "--no-deps"]
@@ -292,8 +274,8 @@ def _resolve(wheel: Path, python: str) -> tuple[Status, str]:
     try:
         run(command)
     except BuilderError as error:
-        return Status.FAILED, error.message
-    return Status.RESOLVED, f"Python {python} is not on this machine: pip would install the wheel"
+        return FAILED, error.message
+    return RESOLVED, f"Python {python} is not on this machine: pip would install the wheel"
 
 
 def _triton_problems(wheel: WheelResults, triton: str, python: Path) -> list[str]:
@@ -309,7 +291,7 @@ def _triton_problems(wheel: WheelResults, triton: str, python: Path) -> list[str
     return [f"Triton {triton}: {problem}" for problem in wheel.triton[triton]["problems"]]
 
 
-def judge(found: Mapping[str, Any], label: WheelLabel) -> tuple[Status, str]:
+def judge(found: Mapping[str, Any], label: WheelLabel) -> tuple[str, str]:
     """Return what the probe's findings mean for a wheel; whether the schemas agree is seen later."""
     problems = found["problems"]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -319,20 +301,20 @@ def judge(found: Mapping[str, Any], label: WheelLabel) -> tuple[Status, str]:
         # A wheel is for one CUDA version; a torch for another can't show anything.
         built = f"for CUDA {found['cuda']}" if found["cuda"] else "without CUDA"
         seen = f"with it: {reason}" if problems else "it loads, which shows nothing"
-        return Status.NOT_TESTED, f"the index's torch is built {built}, the wheel for CUDA {wanted}; {seen}"
-    return (Status.FAILED if problems else Status.OK), reason
+        return NOT_TESTED, f"the index's torch is built {built}, the wheel for CUDA {wanted}; {seen}"
+    return (FAILED if problems else OK), reason
 
 
 def agree(results: Sequence[Result]) -> None:
     """Compare each result's schemas with those of the first that is ok; one that differs has failed."""
-    passed = [result for result in results if result.status is Status.OK]
+    passed = [result for result in results if result.status == OK]
     for result in passed[1:]:
         here, there = result.found["operators"], passed[0].found["operators"]
         if names := sorted(name for name in here | there if here.get(name) != there.get(name)):
             schemas = [operators.get(names[0], f"no {names[0]}") for operators in (here, there)]
             where = f"torch {passed[0].torch}, Python {passed[0].python}"
             result.reason = f"{schemas[0]} here, {schemas[1]} there ({where})"
-            result.status = Status.FAILED
+            result.status = FAILED
 
 
 def table(results: Sequence[Result]) -> list[str]:
@@ -341,7 +323,7 @@ def table(results: Sequence[Result]) -> list[str]:
     rows: dict[str, dict[str, str]] = {}
     for result in results:
         note = f" [{notes.setdefault(result.reason, len(notes) + 1)}]" if result.reason else ""
-        rows.setdefault(result.torch, {})[result.python] = f"{result.status.value}{note}"
+        rows.setdefault(result.torch, {})[result.python] = f"{result.status}{note}"
     pythons = list(dict.fromkeys(result.python for result in results))
     header = ["torch", *(f"Python {python}" for python in pythons)]
     lines = [header, *([torch, *(row.get(python, "") for python in pythons)] for torch, row in rows.items())]
@@ -350,13 +332,13 @@ def table(results: Sequence[Result]) -> list[str]:
     return [
         *("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines),
         *(f"[{number}] {reason}" for reason, number in notes.items()),
-        ", ".join(f"{counts[status]} {status.value}" for status in Status if counts[status]),
+        ", ".join(f"{count} {status}" for status, count in counts.items()),
     ]
 
 
 def exit_code(results: Sequence[Result]) -> int:
     """Return 1 for a failure, 40 where something was not tested or nothing was ok, else 0."""
     statuses = {result.status for result in results}
-    if Status.FAILED in statuses:
+    if FAILED in statuses:
         return 1
-    return NOTHING_TESTED if Status.NOT_TESTED in statuses or Status.OK not in statuses else 0
+    return NOTHING_TESTED if NOT_TESTED in statuses or OK not in statuses else 0
