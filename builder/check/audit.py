@@ -121,11 +121,7 @@ def table(report: AuditReport, *, notes: bool = False) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m builder audit [PATH...]`: check wheels and print what was found.
 
-    Returns:
-        0, or `AuditError.exit_code` where a wheel failed.
-
-    Raises:
-        UsageError: A path does not exist, or there is no wheel to check.
+    Returns 0, or `AuditError.exit_code` where a wheel failed; UsageError if there is none to check.
     """
     parser = Parser(
         prog="nox -s audit --", description="Compare what wheels say about themselves with what they contain."

@@ -72,7 +72,6 @@ class AuditedWheel:
         stated: What the SBOM says of the wheel itself: `target`, `architectures` and more.
         expect: The target that it should be for; None for a wheel of no target.
         unreadable: Why a library can't be read, a sentence each.
-        named_libraries: The shared libraries by name without folders, as messages say it.
         extensions: Name -> each library with GPU code, or with the name of one of SageAttention's.
         inside: File names and SONAMEs of what is in the wheel.
         stable: Whether it claims to fit every newer Python and torch.
@@ -93,7 +92,6 @@ class AuditedWheel:
         self.unreadable: list[str] = []
         self.contents = {name: self._read(name) for name in sorted(wheel.names)}
         self.libraries = {name: part.library for name, part in self.contents.items() if part.library}
-        self.named_libraries = [(PurePosixPath(name).name, each) for name, each in self.libraries.items()]
         self.extensions = {
             name: self.contents[name]
             for name in self.libraries
@@ -105,13 +103,9 @@ class AuditedWheel:
         self.platforms = self.label.platform.split(".")
         self.stable = set(self.label.abi.split(".")) <= {"abi3", "none"}
         self.torch = torch_requirement(wheel.metadata.get("requires_dist"))
-        undefined = {
-            name: [each.name for each in library.undefined] for name, library in self.named_libraries
-        }
-        self.torch_c = {name: list(filter(_TORCH_C.match, symbols)) for name, symbols in undefined.items()}
-        self.torch_cxx = {
-            name: list(filter(_TORCH_CXX.match, symbols)) for name, symbols in undefined.items()
-        }
+        used = {name: [symbol.name for symbol in each.undefined] for name, each in self.libraries.items()}
+        self.torch_c = {name: list(filter(_TORCH_C.match, names)) for name, names in used.items()}
+        self.torch_cxx = {name: list(filter(_TORCH_CXX.match, names)) for name, names in used.items()}
         self.unstable = sum(map(len, self.torch_cxx.values()))
         policy = load_policy(f"{_POLICY}_{self.label.machine or X86_64.name}")
         self.system_libraries = frozenset(policy.whitelist)

@@ -89,12 +89,8 @@ class WheelResults:
 def main(argv: Sequence[str] | None = None) -> int:
     """Try wheels with every torch and Python asked for, and print the tables.
 
-    Returns:
-        0 where all that exists and is claimed was tested and is ok, 1 where something failed, 40 where
-        nothing failed and one or all could not be tested.
-
-    Raises:
-        UsageError: A wheel does not exist, or a version can't be read.
+    Returns 0 where all that exists and is claimed was tested and is ok, 1 where something failed, 40 where
+    nothing failed and one or all could not be tested; UsageError for a wheel or version that is none.
     """
     options = _parser().parse_args(argv)
     wheels = []

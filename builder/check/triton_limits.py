@@ -38,8 +38,8 @@ from triton.runtime.jit import JITFunction
 # Compute Capability", less the 1 KiB that CUDA keeps for itself.
 SHARED_BYTES = {"8.0": 166_912, "8.6": 101_376, "8.9": 101_376, "9.0": 232_448, "12.0": 101_376}
 
+# Module, launcher, variant, arguments and keywords.
 Call = tuple[str, str, str, tuple[Any, ...], dict[str, Any]]
-"""Module, launcher, variant, arguments and keywords."""
 
 
 def _calls(head_dim: int, tokens: int) -> Iterator[Call]:

@@ -205,13 +205,8 @@ def test_schemas_are_those_of_the_first_that_is_ok() -> None:
     several: list[dict[str, str]] = [{NAME: SCHEMA}, {NAME: SCHEMA}, {NAME: "other"}, {}]
     passed = [Result("2.11.0", "3.10", "ok", found={"operators": each}) for each in several]
     agree([Result("2.10.0", "3.10", "FAILED", "x"), *passed])
-    first = f"{SCHEMA} there (torch 2.11.0, Python 3.10)"
-    assert [result.reason for result in passed] == [
-        "",
-        "",
-        f"other here, {first}",
-        f"no {NAME} here, {first}",
-    ]
+    there = f", {SCHEMA} there (torch 2.11.0, Python 3.10)"
+    assert {result.reason.replace(there, "") for result in passed} == {"", "other here", f"no {NAME} here"}
     assert [result.status for result in passed] == ["ok"] * 2 + ["FAILED"] * 2
 
 
