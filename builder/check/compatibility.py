@@ -44,7 +44,7 @@ RESOLVED, NO_TORCH = "resolved, not imported", "no such torch"
 _FOLDER = files.ROOT / "build" / "compatibility"
 _UV = (sys.executable, "-m", "uv")
 _PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.14t", "3.15")
-_PRINT_MINOR = "import sys; print('%d.%d' % sys.version_info[:2] + sys.abiflags)"  # 3.14t where free-threaded
+_PRINT_MINOR = "import sys; print('%d.%d' % sys.version_info[:2] + 't' * ('t' in sys.abiflags))"
 _TRITON_SECONDS = 3600  # some 700 compilations of a second each, on as many cores as there are
 
 
@@ -105,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NOTHING_TESTED
     pythons, absent = _find_pythons(options.python or _PYTHONS)
     say("Pythons: " + (", ".join(f"{version} ({path})" for version, path in pythons.items()) or "none"))
-    say("not on this machine, so nothing is imported: " + (", ".join(absent) or "none"))
+    if absent:
+        say(f"not on this machine, so nothing is imported: Python {', '.join(absent)}")
     for wheel in wheels:
         index = options.torch_index or wheel.label.torch_index
         torches = _torches(index)
@@ -114,8 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A Python that was not asked for by name, is not here and has no torch has no column.
         columns = [*pythons, *(python for python in absent if options.python or python in torches)]
         columns.sort(key=lambda python: (Version(python.rstrip("t")), python))
-        claimed = {torch for python in columns for torch in torches.get(python, ())}
-        newest = {minor_of(str(torch)): str(torch) for torch in sorted(wheel.torch.filter(claimed))}
+        releases = {torch for python in columns for torch in torches.get(python, ())}
+        newest = {minor_of(str(torch)): str(torch) for torch in sorted(wheel.torch.filter(releases))}
         for torch, python in product(options.torch or newest.values(), columns):
             result = Result(torch, python)
             interpreter = pythons.get(python)

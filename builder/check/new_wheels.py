@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.check import audit, probe
+from builder.check.checks import CHECKS
 from builder.finish.store import IMPORTED
 from builder.target.options import BuildOptions
 from builder.target.targets import Target
@@ -28,13 +29,12 @@ def check_new(
     `store.IMPORTED` is not in it where this machine can't run the wheels. With `client_calls`, other
     projects' names and calls have to be there.
     """
-    checks: set[str] = set()
+    checks = sorted(CHECKS)
     for wheel in wheels:
         report = audit.audit_wheel(wheel, expect=target)
         say(audit.table(report))
         if report.errors:
             raise AuditError(f"{wheel.name} failed its audit:\n    " + "\n    ".join(report.errors))
-        checks.update(report.checks)
     if target.machine.is_here:
         command: Sequence[str] = (sys.executable,)
         site = torch_env.sites(target)[0]
@@ -45,14 +45,14 @@ def check_new(
         warn(
             f"the wheels were not imported: they are for {target.machine.name}, this is {platform.machine()}"
         )
-        return sorted(checks)
+        return checks
     for wheel in wheels:
         folder = scratch / "unpacked" / wheel.stem
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
         flags = ["--client-calls"] if client_calls else []
         say(f"  {wheel.name}\n    {imported(probe.run(command, [site, folder], options=flags))}")
-    return [*sorted(checks), IMPORTED]
+    return [*checks, IMPORTED]
 
 
 def imported(found: dict[str, Any]) -> str:
