@@ -56,12 +56,8 @@ class Content:
     elf: bool
     library: SharedLibrary | None
     codes: tuple[Code, ...]
+    cubins: set[Architecture]
     build_paths: Sequence[str]
-
-    @property
-    def cubins(self) -> set[Architecture]:
-        """The architectures that it has a cubin for."""
-        return set(cubin_architectures(self.codes))
 
 
 class AuditedWheel:
@@ -100,7 +96,6 @@ class AuditedWheel:
         self.architectures = set[Architecture]().union(*(e.cubins for e in self.extensions.values()))
         sonames = {library.soname for library in self.libraries.values()}
         self.inside = {PurePosixPath(name).name for name in self.contents} | sonames
-        self.platforms = self.label.platform.split(".")
         self.stable = set(self.label.abi.split(".")) <= {"abi3", "none"}
         self.torch = torch_requirement(wheel.metadata.get("requires_dist"))
         used = {name: [symbol.name for symbol in each.undefined] for name, each in self.libraries.items()}
@@ -126,7 +121,8 @@ class AuditedWheel:
         # Bundled libraries were made elsewhere: a path in them says nothing about this build's machine.
         found = set() if _is_bundled(name) else set(_BUILD_PATH.findall(data))
         paths = sorted(path.decode() for path in found if not path.startswith(_HARMLESS_PATHS))
-        return Content(hashlib.sha256(data).hexdigest(), len(data), is_elf(data), library, codes, paths)
+        sha256, cubins = hashlib.sha256(data).hexdigest(), set(cubin_architectures(codes))
+        return Content(sha256, len(data), is_elf(data), library, codes, cubins, paths)
 
 
 def stem(name: str) -> str:

@@ -102,7 +102,7 @@ def names(audited: AuditedWheel) -> Findings:
 def tag(audited: AuditedWheel) -> Findings:
     """The libraries fit the wheel's tag, and the tag fits the target."""
     label, expect = audited.label, audited.expect
-    for platform in audited.platforms:
+    for platform in label.platform.split("."):
         if audited.libraries and not re.match("(many|musl)?linux", platform):
             yield ERROR, f"it has shared libraries for Linux, and the tag says {platform}"
         if platform.startswith("manylinux"):
@@ -237,7 +237,7 @@ def requirement(audited: AuditedWheel) -> Findings:
             yield level, f"{name} uses symbols of CPython, so it is for one Python: {_listed(symbols)}"
         if "libtorch_python.so" in library.needed:
             yield level, f"{name} needs libtorch_python.so, which is built for one Python"
-    yield from _torch(audited, torch)
+    yield from _torch(audited)
     yield from _python(audited)
 
 
@@ -254,8 +254,9 @@ def _python(audited: AuditedWheel) -> Findings:
             yield ERROR, f"Requires-Python: {text} excludes the Python of its own tag, cp3{number}"
 
 
-def _torch(audited: AuditedWheel, torch: Requirement | None) -> Findings:
+def _torch(audited: AuditedWheel) -> Findings:
     """Each torch that is allowed has what the libraries use of it."""
+    torch = audited.torch
     specifier = torch.specifier if torch is not None else SpecifierSet()
     for name, symbols in audited.torch_cxx.items():
         if symbols and audited.stable:
@@ -321,7 +322,7 @@ def build_record(audited: AuditedWheel) -> Findings:
 
 
 def licence(audited: AuditedWheel) -> Findings:
-    """The licence expression is right, and the licence texts are there."""
+    """The licence expression and the licence texts are there."""
     wheel, contents = audited.wheel, audited.contents
     expression = wheel.metadata.get("license_expression", "")
     if not expression:
