@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
@@ -167,10 +166,7 @@ def _run(wheel: Path, python: Path, options: argparse.Namespace) -> Ending:
     for name in ("kernels", "groups", "seed"):
         if (value := getattr(options, name)) is not None:
             command.append(f"--{name}={value}")
-    # Nothing may bring other packages than the environment's into the test.
-    others = ("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "VIRTUAL_ENV")
-    env = {name: value for name, value in os.environ.items() if name not in others}
-    code = show(command, env=env | {"PYTHONNOUSERSITE": "1"})
+    code = show(command)
     if not path.exists():
         line = f"FAILED: the test ended with exit code {code} and no report"
         return Ending(wheel, code or ExitCode.FAILURES, line)
