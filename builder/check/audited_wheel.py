@@ -27,8 +27,6 @@ LEAST: dict[str, str] = _BUILD["LEAST"]
 ONLY: dict[str, str] = _BUILD["ONLY"]
 EXTENSIONS = LEAST.keys() | ONLY.keys()
 
-# The platform tag whose libraries every system has; newer ones promise no others.
-_POLICY = "manylinux_2_28"
 # A copy that auditwheel took along: libtorch_cpu-1a2b3c4d.so. Its name loses the digest before a look-up.
 _COPY = re.compile(r"-[0-9a-f]{8}(?=\.so)")
 # Mangled C++ names of torch's own namespaces (Itanium ABI: a name follows its length), and its C interface.
@@ -102,7 +100,8 @@ class AuditedWheel:
         self.torch_c = {name: list(filter(_TORCH_C.match, names)) for name, names in used.items()}
         self.torch_cxx = {name: list(filter(_TORCH_CXX.match, names)) for name, names in used.items()}
         self.unstable = sum(map(len, self.torch_cxx.values()))
-        policy = load_policy(f"{_POLICY}_{self.label.machine or X86_64.name}")
+        # Newer tags promise no other libraries.
+        policy = load_policy(f"manylinux_2_28_{self.label.machine or X86_64.name}")
         self.system_libraries = frozenset(policy.whitelist)
         self.linked = "Wheel build" in wheel.metadata.get("project_urls", {})
         self.ours = self.linked or wheel.in_dist_info(f"sboms/{sbom.SBOM_NAME}") in self.contents

@@ -42,9 +42,7 @@ def check_new(
         command, version = emulator
         site = torch_env.install_to_import(target, options, version)
     else:
-        warn(
-            f"the wheels were not imported: they are for {target.machine.name}, this is {platform.machine()}"
-        )
+        warn(f"wheels for {target.machine.name} were not imported: this machine is {platform.machine()}")
         return checks
     for wheel in wheels:
         folder = scratch / "unpacked" / wheel.stem

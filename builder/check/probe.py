@@ -181,10 +181,9 @@ def _call_fake(torch: Any, operator: Any) -> None:
 
 def _call_host(torch: Any, operator: Any) -> None:
     """Call the CUDA code with tensors on the CPU, past the dispatcher; it must raise an exception."""
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     try:
-        operator.redispatch(
-            torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *_arguments(torch, operator, "cpu")
-        )
+        operator.redispatch(keys, *_arguments(torch, operator, "cpu"))
     except RuntimeError as error:
         if "CUDA" not in str(error):
             raise
