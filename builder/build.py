@@ -203,7 +203,7 @@ def _build(job: Job) -> list[Path]:
             embed(repaired, provenance, full, bundled=bundled, runtime_license=terms),
         ]
     with step("Checking both wheels, with only torch beside them"):
-        checks = check_new(finished, target, job.options, job.scratch, contract=job.check_client_calls)
+        checks = check_new(finished, target, job.options, job.scratch, client_calls=job.check_client_calls)
     record = {
         "schema": 2,
         "fingerprint": fingerprint,

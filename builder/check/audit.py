@@ -7,15 +7,12 @@ It finds mistakes, not forgeries: who writes a whole wheel anew passes. The chec
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import Requirement
-
-from builder.check.audited_wheel import AuditedWheel, stable_torch_symbols, stem
+from builder.check.audited_wheel import AuditedWheel, stem
 from builder.check.checks import CHECKS, ERROR, HOUSE_RULE, NOTE, WARNING
 from builder.target.targets import Target
 from builder.util.arguments import Parser
@@ -46,16 +43,9 @@ class AuditReport:
     checks: tuple[str, ...]
 
     @property
-    def passed(self) -> bool:
-        """Whether no finding is an error."""
-        return not any(finding.level == ERROR for finding in self.findings)
-
-    def raise_if_failed(self) -> None:
-        """Raise an AuditError with all errors of a wheel that did not pass."""
-        errors = [finding for finding in self.findings if finding.level == ERROR]
-        if errors:
-            lines = "".join(f"\n    {finding.check}: {finding.message}" for finding in errors)
-            raise AuditError(f"{self.path.name} failed its audit:{lines}")
+    def errors(self) -> list[str]:
+        """The errors, each with the name of its check; a wheel with any has failed."""
+        return [f"{each.check}: {each.message}" for each in self.findings if each.level == ERROR]
 
 
 def audit_wheel(path: Path, *, expect: Target | None = None) -> AuditReport:
@@ -80,9 +70,8 @@ def audit_wheel(path: Path, *, expect: Target | None = None) -> AuditReport:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, BuilderError):
-        return error.message
-    return f"it can't be checked: {type(error).__name__}: {error}"
+    unforeseen = f"it can't be checked: {type(error).__name__}: {error}"
+    return error.message if isinstance(error, BuilderError) else unforeseen
 
 
 def _facts(audited: AuditedWheel) -> dict[str, Any]:
@@ -99,59 +88,40 @@ def _facts(audited: AuditedWheel) -> dict[str, Any]:
         },
         "torch_requirement": str(audited.torch or ""),
         "needs": {soname: o.name if o else "nobody" for soname, o in owners.items() if o is not SYSTEM},
-        "torch_symbols": sorted({name for library in libraries for name in stable_torch_symbols(library)}),
-        "unstable_symbols": sum(map(len, audited.unstable.values())),
+        "torch_symbols": sorted({symbol for symbols in audited.torch_c.values() for symbol in symbols}),
+        "unstable_symbols": audited.unstable,
     }
 
 
-def table(reports: Iterable[AuditReport], *, notes: bool = False) -> str:
-    """Return the reports as text; with `notes`, findings of that level too, and each check without any."""
-    return "\n\n".join("\n".join(_rows(report, notes)) for report in reports)
-
-
-def _rows(report: AuditReport, notes: bool) -> Iterator[str]:
-    yield f"{'PASS' if report.passed else 'FAIL'}  {report.path.name}"
+def table(report: AuditReport, *, notes: bool = False) -> str:
+    """Return a report as text; with `notes`, findings of that level too, and each check without any."""
+    lines = [f"{'FAIL' if report.errors else 'PASS'}  {report.path.name}"]
     if (facts := report.facts) is not None:
         packed, unpacked = (f"{facts[key] / 1e6:.1f} MB" for key in ("size_bytes", "unpacked_bytes"))
         interface = f"{len(facts['torch_symbols'])} symbols of torch's stable interface"
         if facts["unstable_symbols"]:
             interface = f"{facts['unstable_symbols']} symbols of libtorch's C++ interface"
-        needs = [f"{soname} ({owner})" for soname, owner in facts["needs"].items()]
-        yield f"      size           {packed}, {unpacked} installed"
-        yield f"      symbols        fit {facts['reached_tag'] or 'no manylinux tag'}"
-        yield f"      torch          {_torch(facts['torch_requirement'])}; {interface}"
-        for name, architectures in facts["architectures"].items():
-            yield f"      {name:<14} {' '.join(architectures) or 'no GPU code'}"
-        yield f"      needs          {', '.join(needs) or 'nothing but the system'}"
+        rows = {
+            "size": f"{packed}, {unpacked} installed",
+            "symbols": f"fit {facts['reached_tag'] or 'no manylinux tag'}",
+            "torch": f"{facts['torch_requirement'] or 'not required'}; {interface}",
+            **{name: " ".join(codes) or "no GPU code" for name, codes in facts["architectures"].items()},
+            "needs": ", ".join(f"{soname} ({owner})" for soname, owner in facts["needs"].items())
+            or "nothing",
+        }
+        lines += [f"      {name:<14} {text}" for name, text in rows.items()]
     for check in report.checks:
-        findings = [finding for finding in report.findings if finding.check == check]
-        shown = [finding for finding in findings if notes or finding.level != NOTE]
-        for finding in shown:
-            yield f"  {finding.level:<8} {check:<14} {finding.message}"
-        if not shown and notes:
-            yield f"  ok       {check}"
-
-
-def _torch(requirement: str) -> str:
-    """A requirement for people: `torch>2.8.9999` is how a universal wheel says `2.9 and newer`.
-
-    It keeps the pre-releases of 2.9 that NVIDIA's containers bring, and takes none from an index.
-    """
-    specifier = Requirement(requirement).specifier if requirement else ()
-    for clause in specifier:
-        if clause.operator == ">" and (match := re.fullmatch(r"(\d+)\.(\d+)\.9999", clause.version)):
-            return f"{match[1]}.{int(match[2]) + 1} and newer ({requirement})"
-    return requirement or "not required"
+        findings = [each for each in report.findings if each.check == check and (notes or each.level != NOTE)]
+        lines += [f"  {each.level:<8} {check:<14} {each.message}" for each in findings]
+        if notes and not findings:
+            lines.append(f"  ok       {check}")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python -m builder audit [PATH...]`: check wheels and print what was found.
 
-    Returns:
-        0, or `AuditError.exit_code` where a wheel failed.
-
-    Raises:
-        UsageError: A path does not exist, or there is no wheel to check.
+    Returns 0, or `AuditError.exit_code` where a wheel failed; UsageError if there is none to check.
     """
     parser = Parser(
         prog="nox -s audit --", description="Compare what wheels say about themselves with what they contain."
@@ -170,11 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not wheels:
         raise UsageError("There is no wheel to check.", "Build one, or name one: nox -s audit -- PATH.")
     reports = [audit_wheel(wheel) for wheel in wheels]
-    failed = sum(not report.passed for report in reports)
+    failed = sum(bool(report.errors) for report in reports)
     if options.json:
-        values = [{**asdict(report), "path": str(report.path), "passed": report.passed} for report in reports]
+        values = [{**asdict(each), "path": str(each.path), "passed": not each.errors} for each in reports]
         say(json.dumps(values, indent=2))
     else:
-        say(table(reports, notes=options.verbose))
+        say("\n\n".join(table(report, notes=options.verbose) for report in reports))
         say(f"\n{len(reports)} checked, {failed} failed")
     return AuditError.exit_code if failed else 0

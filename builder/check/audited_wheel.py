@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import PurePosixPath
-
-from packaging.metadata import ExceptionGroup, InvalidMetadata, Metadata
 
 from builder.target.architectures import Architecture
 from builder.target.targets import PATCHES_DIR, X86_64, Target, build_constants, load_targets
-from builder.util.errors import AuditError, RepairError
+from builder.util.errors import AuditError
 from builder.wheel import sbom
 from builder.wheel.elf import SharedLibrary, is_elf, read_elf
 from builder.wheel.fatbin import Code, cubin_architectures, read_fatbin
@@ -28,8 +25,6 @@ LEAST: dict[str, str] = _BUILD["LEAST"]
 ONLY: dict[str, str] = _BUILD["ONLY"]
 EXTENSIONS = LEAST.keys() | ONLY.keys()
 
-# A wheel without a platform promise is compared with the oldest that this project's own promise.
-_DEFAULT_POLICY = "manylinux_2_28"
 # A copy that auditwheel took along: libtorch_cpu-1a2b3c4d.so. Its name loses the digest before a look-up.
 _COPY = re.compile(r"-[0-9a-f]{8}(?=\.so)")
 # Mangled C++ names of torch's own namespaces (Itanium ABI: a name follows its length), and its C interface.
@@ -57,35 +52,38 @@ class Content:
     elf: bool
     library: SharedLibrary | None
     codes: tuple[Code, ...]
+    cubins: set[Architecture]
     build_paths: Sequence[str]
-
-    @property
-    def cubins(self) -> set[Architecture]:
-        """The architectures that it has a cubin for."""
-        return set(cubin_architectures(self.codes))
 
 
 class AuditedWheel:
     """What the checks look at.
 
     Attributes:
+        sbom: The wheel's own; None without one that can be read.
+        stated: What the SBOM says of the wheel itself: `target`, `architectures` and more.
         expect: The target that it should be for; None for a wheel of no target.
         unreadable: Why a library can't be read, a sentence each.
-        named_libraries: The shared libraries by name without folders, as messages say it.
         extensions: Name -> each library with GPU code, or with the name of one of SageAttention's.
         inside: File names and SONAMEs of what is in the wheel.
         stable: Whether it claims to fit every newer Python and torch.
-        unstable: Library -> symbols of libtorch's C++ interface, which changes with each torch version.
+        torch_c: Library -> symbols of torch's stable C interface that it uses.
+        torch_cxx: Library -> symbols of libtorch's C++ interface, which changes with each torch version.
+        unstable: How many of those there are.
+        system_libraries: Those that every system has.
         ours: Whether anything in it says that this project made it.
     """
 
     def __init__(self, wheel: Wheel, expect: Target | None) -> None:
         self.wheel, self.label = wheel, wheel.label
+        self.sbom: sbom.Sbom | None = None
+        with suppress(AuditError):
+            self.sbom = sbom.read(wheel)
+        self.stated = self.sbom.subject.properties if self.sbom else {}
         self.expect = expect or load_targets().get(self.stated.get("target", ""))
         self.unreadable: list[str] = []
         self.contents = {name: self._read(name) for name in sorted(wheel.names)}
         self.libraries = {name: part.library for name, part in self.contents.items() if part.library}
-        self.named_libraries = [(PurePosixPath(name).name, each) for name, each in self.libraries.items()]
         self.extensions = {
             name: self.contents[name]
             for name in self.libraries
@@ -94,15 +92,17 @@ class AuditedWheel:
         self.architectures = set[Architecture]().union(*(e.cubins for e in self.extensions.values()))
         sonames = {library.soname for library in self.libraries.values()}
         self.inside = {PurePosixPath(name).name for name in self.contents} | sonames
-        self.platforms = self.label.platform.split(".")
         self.stable = set(self.label.abi.split(".")) <= {"abi3", "none"}
         self.torch = torch_requirement(wheel.metadata.get("requires_dist"))
-        symbols = {name: _symbols(library, _TORCH_CXX) for name, library in self.named_libraries}
-        self.unstable = {name: used for name, used in symbols.items() if used}
+        used = {name: [symbol.name for symbol in each.undefined] for name, each in self.libraries.items()}
+        self.torch_c = {name: list(filter(_TORCH_C.match, names)) for name, names in used.items()}
+        self.torch_cxx = {name: list(filter(_TORCH_CXX.match, names)) for name, names in used.items()}
+        self.unstable = sum(map(len, self.torch_cxx.values()))
+        # Newer tags promise no other libraries.
+        policy = load_policy(f"manylinux_2_28_{self.label.machine or X86_64.name}")
+        self.system_libraries = frozenset(policy.whitelist)
         self.linked = "Wheel build" in wheel.metadata.get("project_urls", {})
-        folders = (wheel.in_dist_info("patches/"), wheel.in_dist_info(f"sboms/{sbom.SBOM_NAME}"))
-        in_metadata = wheel.metadata.get("description", "").startswith("> **About this wheel.**")
-        self.ours = self.linked or in_metadata or any(name.startswith(folders) for name in self.contents)
+        self.ours = self.linked or wheel.in_dist_info(f"sboms/{sbom.SBOM_NAME}") in self.contents
 
     def _read(self, name: str) -> Content:
         data = self.wheel.read(name)
@@ -118,38 +118,8 @@ class AuditedWheel:
         # Bundled libraries were made elsewhere: a path in them says nothing about this build's machine.
         found = set() if _is_bundled(name) else set(_BUILD_PATH.findall(data))
         paths = sorted(path.decode() for path in found if not path.startswith(_HARMLESS_PATHS))
-        return Content(hashlib.sha256(data).hexdigest(), len(data), is_elf(data), library, codes, paths)
-
-    @cached_property
-    def system_libraries(self) -> frozenset[str]:
-        """The libraries that every system has, by the wheel's manylinux tag, or else by this project's."""
-        default = f"{_DEFAULT_POLICY}_{self.label.machine or X86_64.name}"
-        for platform in (*self.platforms, default):
-            with suppress(RepairError):
-                if platform.startswith("manylinux"):
-                    return frozenset(load_policy(platform).whitelist)
-        return frozenset()
-
-    @cached_property
-    def sbom(self) -> sbom.Sbom | None:
-        """The wheel's own SBOM; None without one that can be read."""
-        with suppress(AuditError):
-            return sbom.read(self.wheel)
-        return None
-
-    @property
-    def stated(self) -> Mapping[str, str]:
-        """What the SBOM says of the wheel itself: `target`, `architectures` and more."""
-        return self.sbom.subject.properties if self.sbom else {}
-
-    def metadata_problems(self, *fields: str) -> list[str]:
-        """Return what packaging refuses of METADATA, by the beginnings of the fields' names."""
-        try:
-            Metadata.from_email(self.wheel.read(self.wheel.in_dist_info("METADATA")))
-        except ExceptionGroup as group:
-            problems = [error for error in group.exceptions if isinstance(error, InvalidMetadata)]
-            return [f"{error.field}: {error}" for error in problems if error.field.startswith(fields)]
-        return []
+        sha256, cubins = hashlib.sha256(data).hexdigest(), set(cubin_architectures(codes))
+        return Content(sha256, len(data), is_elf(data), library, codes, cubins, paths)
 
 
 def stem(name: str) -> str:
@@ -161,15 +131,6 @@ def owner_of_copy(name: str) -> Owner | None:
     """Return who brings the library that a file of the wheel is a copy of; None where nobody does."""
     file = _COPY.sub("", PurePosixPath(name).name)
     return owner_of(file, frozenset()) if ".so" in file else None
-
-
-def stable_torch_symbols(library: SharedLibrary) -> list[str]:
-    """Return the undefined symbols of torch's stable C interface."""
-    return _symbols(library, _TORCH_C)
-
-
-def _symbols(library: SharedLibrary, pattern: re.Pattern[str]) -> list[str]:
-    return [symbol.name for symbol in library.undefined if pattern.match(symbol.name)]
 
 
 def _is_bundled(name: str) -> bool:

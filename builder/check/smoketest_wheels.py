@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import sys
@@ -16,16 +15,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.check.compatibility import why_not_here
-from builder.check.pythons import find_python
-from builder.smoketest.report import ENDINGS, ExitCode
+from builder.check.compatibility import find_python, wheels_of, why_not_here
+from builder.smoketest.report import ExitCode
 from builder.target.architectures import local_gpus
 from builder.target.targets import Target, find_target, load_targets
 from builder.toolchain.torch_env import make_clean_venv
 from builder.util import files
 from builder.util.arguments import Parser
-from builder.util.errors import BuilderError, UsageError
-from builder.util.log import say, step, warn
+from builder.util.errors import BuilderError
+from builder.util.log import say, step
 from builder.util.process import show
 from builder.wheel.label import WheelLabel, torch_requirement
 from builder.wheel.wheelfile import Wheel
@@ -45,29 +43,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Test wheels of the wheelhouse, of one target, or the ones given; return the worst exit code."""
     options = _parse(argv)
     target = find_target(options.target) if options.target else None
-    named = [Path(path).resolve() for path in options.wheel]
-    wheels = named or sorted(Path(options.wheelhouse).resolve().glob("*.whl"))
-    if missing := [str(path) for path in named if not path.is_file()]:
-        raise UsageError(f"No such wheel: {', '.join(missing)}.", "Give the path of a wheel to --wheel.")
+    wheels = wheels_of(options)
     if target is not None:
         wheels = [wheel for wheel in wheels if belongs_to(WheelLabel.parse(wheel.name), target)]
     if not wheels:
         what = f"of {target.name} " if target else ""
         say(f"No wheel {what}in {options.wheelhouse}: nothing was tested. Build one, or give --wheel PATH.")
         return ExitCode.NO_WHEEL
-    if not options.import_only and not (gpus := local_gpus()):
-        why = "The NVIDIA driver does not answer" if gpus is None else "No NVIDIA GPU on this machine"
-        say(f"{why}: no wheel was tested. --import-only checks the imports alone.")
+    if not options.import_only and not local_gpus():
+        say("No NVIDIA GPU answers here: no wheel was tested. --import-only checks the imports alone.")
         return ExitCode.NO_GPU
     endings = [_test(wheel, options) for wheel in wheels]
-    width = max(len(ending.wheel.name) for ending in endings)
     passed = sum(ending.ran and ending.exit_code == ExitCode.PASS for ending in endings)
     not_run = sum(not ending.ran for ending in endings)
     good = "only imported (nothing was computed)" if options.import_only else "passed"
-    say("\n".join(["", *(f"{ending.wheel.name:{width}}  {ending.line}" for ending in endings)]))
+    say("\n".join(["", *(f"{ending.wheel.name}  {ending.line}" for ending in endings)]))
     say(f"wheels: {passed} {good}, {len(endings) - passed - not_run} failed, {not_run} not run")
     # Failed rows first. A wheel that was named and did not run is no pass.
-    codes = [ending.exit_code for ending in endings if ending.ran or named or target]
+    codes = [ending.exit_code for ending in endings if ending.ran or options.wheel or target]
     if not codes:
         return ExitCode.NO_WHEEL
     if ExitCode.FAILURES in codes:
@@ -111,14 +104,10 @@ def belongs_to(label: WheelLabel, target: Target) -> bool:
 
 
 def python_for(label: WheelLabel, version: str | None) -> str:
-    """Return the Python that a wheel is tested with: its own, or the one asked for, or this one."""
-    chosen = version or f"{sys.version_info.major}.{sys.version_info.minor}"
-    if tagged := re.fullmatch(r"cp3(\d+)", label.python):
-        if label.abi not in ("abi3", "none"):
-            return f"3.{tagged[1]}"
-        if int(chosen.split(".")[1]) < int(tagged[1]):
-            raise UsageError(f"The wheel needs Python 3.{tagged[1]} or later.", "Choose one with --python.")
-    return chosen
+    """Return the Python that a wheel is tested with: its only one, or the one asked for, or this one."""
+    if (tagged := re.fullmatch(r"cp3(\d+)", label.python)) and label.abi not in ("abi3", "none"):
+        return f"3.{tagged[1]}"
+    return version or f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def torch_for(wheel: Path) -> tuple[str, str | None]:
@@ -140,25 +129,18 @@ def torch_for(wheel: Path) -> tuple[str, str | None]:
 
 def _test(wheel: Path, options: argparse.Namespace) -> Ending:
     """Test one wheel; if its environment can't be made, that is its result."""
+    venv = files.ROOT / "build" / "smoketest" / wheel.stem
     try:
         label = WheelLabel.parse(wheel.name)
         if reason := why_not_here(label):
             return Ending(wheel, ExitCode.NO_WHEEL, f"not run: {reason}", ran=False)
         version = python_for(label, options.python)
+        python = find_python(version)
+        if python is None:
+            reason = f"not run: Python {version} is not on this machine"
+            return Ending(wheel, ExitCode.WHEEL_FOR_ANOTHER_PYTHON, reason, ran=False)
         requirement, torch_index = torch_for(wheel)
-    except UsageError as error:
-        return Ending(wheel, ExitCode.NO_WHEEL, f"not run: {error.message}", ran=False)
-    except BuilderError as error:
-        return Ending(wheel, error.exit_code, f"FAILED: {error.message}")
-    python = find_python(version)
-    if python is None:
-        code = ExitCode.WHEEL_FOR_ANOTHER_PYTHON
-        return Ending(wheel, code, f"not run: Python {version} is not on this machine", ran=False)
-    requirement = options.torch or requirement
-    if requirement == "torch":
-        warn(f"{wheel.name} names no torch version: testing with the newest; choose another with --torch")
-    venv = files.ROOT / "build" / "smoketest" / wheel.stem
-    try:
+        requirement = options.torch or requirement
         with step(f"Installing {wheel.name} with {requirement} for Python {version}"):
             packages = [requirement, str(wheel)]
             inside = make_clean_venv(venv, python, packages, options.torch_index or torch_index)
@@ -173,31 +155,22 @@ def _test(wheel: Path, options: argparse.Namespace) -> Ending:
 
 def _run(wheel: Path, python: Path, options: argparse.Namespace) -> Ending:
     """Run the test in its environment, and add the wheel's name and digest to its report."""
+    path = wheel.with_name(f"{wheel.name}.smoketest.json")
+    if options.import_only:  # which must not replace the report of a real test
+        path = python.with_name("imports.json")
+    path.unlink(missing_ok=True)
     # By its path, and not with -m: a folder named sageattention where the user is would be imported.
-    command: list[str | Path] = [python, files.ROOT / "builder" / "smoketest"]
+    command: list[str | Path] = [python, files.ROOT / "builder" / "smoketest", "--json", path]
     for name in ("quick", "long", "import_only", "no_speed"):
         command += [f"--{name.replace('_', '-')}"] * bool(getattr(options, name))
     for name in ("kernels", "groups", "seed"):
         if (value := getattr(options, name)) is not None:
             command.append(f"--{name}={value}")
-    path = wheel.with_name(f"{wheel.name}.smoketest.json")
-    if not options.import_only:  # whose report would replace that of a real test
-        path.unlink(missing_ok=True)
-        command += ["--json", path]
-    # Nothing may bring other packages than the environment's into the test.
-    others = ("PYTHONHOME", "PYTHONPATH", "PYTHONSAFEPATH", "VIRTUAL_ENV")
-    env = {name: value for name, value in os.environ.items() if name not in others}
-    code = show(command, env=env | {"PYTHONNOUSERSITE": "1"})
-    if options.import_only and code == ExitCode.PASS:
-        return Ending(wheel, code, "imports only: nothing was computed")
-    try:
-        report = {} if options.import_only else json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        report = {}
-    if report:
-        report["wheel"] = {"filename": wheel.name, "sha256": files.file_sha256(wheel)}
-        files.write(path, json.dumps(report, indent=1) + "\n")
-        return Ending(wheel, code, str(report["headline"]).splitlines()[0])
-    known = code != ExitCode.PASS and code in list(ExitCode)
-    line = ENDINGS[ExitCode(code)] if known else f"FAILED: the test ended with exit code {code}"
-    return Ending(wheel, code or ExitCode.FAILURES, line)
+    code = show(command)
+    if not path.exists():
+        line = f"FAILED: the test ended with exit code {code} and no report"
+        return Ending(wheel, code or ExitCode.FAILURES, line)
+    report = json.loads(path.read_text())
+    report["wheel"] = {"filename": wheel.name, "sha256": files.file_sha256(wheel)}
+    files.write(path, json.dumps(report, indent=1) + "\n")
+    return Ending(wheel, code, str(report["headline"]).splitlines()[0])

@@ -11,39 +11,34 @@ import pytest
 from fakes.audited import raw_wheel
 
 from builder.check import smoketest_wheels
-from builder.check.compatibility import why_not_here
-from builder.check.pythons import find_python, minor_of
-from builder.check.smoketest_wheels import belongs_to, main, python_for, torch_for
+from builder.check.smoketest_wheels import main, python_for, torch_for
 from builder.smoketest.report import ExitCode
-from builder.target.targets import MACHINES, load_targets
+from builder.target.targets import Target, load_targets
 from builder.util.errors import UsageError
 from builder.wheel.label import WheelLabel
 
 TARGETS = load_targets()
-TARGET = next(target for target in TARGETS.values() if target.stable and target.cuda == "12.8")
 NATIVE = "sageattention-2.2.0+cu130.torch2.11-cp312-cp312-manylinux_2_34_x86_64.whl"
-UNIVERSAL = f"sageattention-2.2.0+cu128.universal.2-{TARGET.wheel_tag('linux_x86_64')}.whl"
+UNIVERSAL = "sageattention-2.2.0+cu128.universal.2-py3-none-linux_x86_64.whl"
 THIS = f"{sys.version_info.major}.{sys.version_info.minor}"
 CODES = {"good": 0, "failing": 1, "other_gpu": 22, "dead": -6}
 
 
 @pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The tests that were run on a machine with a GPU; each ends as `CODES` says for its wheel."""
     commands: list[list[str]] = []
 
-    def show(command: list[Any], env: dict[str, str]) -> int:
+    def show(command: list[Any]) -> int:
         commands.append([*map(str, command)])
-        assert env["PYTHONNOUSERSITE"] == "1"
-        assert not {"PYTHONPATH", "PYTHONSAFEPATH"} & env.keys()
-        code = CODES.get(Path(command[-1]).name.split("-")[0], 1)
-        if code in (0, 1) and "--json" in command:
-            Path(command[-1]).write_text(json.dumps({"headline": f"ended {code}\nmore"}))
+        report = Path(command[3])
+        code = CODES.get(report.name.split("-")[0], 1)
+        if code >= 0:
+            report.write_text(json.dumps({"headline": f"ended {code}\nmore"}))
         return code
 
-    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setattr(smoketest_wheels, "local_gpus", lambda: ("9.0",))
-    monkeypatch.setattr(smoketest_wheels, "make_clean_venv", lambda *arguments: Path("/venv/python"))
+    monkeypatch.setattr(smoketest_wheels, "make_clean_venv", lambda *arguments: tmp_path / "python")
     monkeypatch.setattr(smoketest_wheels, "show", show)
     return commands
 
@@ -52,39 +47,38 @@ def test_the_test_runs_with_the_wheels_python_and_nothing_else(
     tmp_path: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     wheel = raw_wheel(tmp_path, {}, name=UNIVERSAL)
-    arguments = [TARGET.name, "--wheelhouse", str(wheel.parent), "--quick", "--seed", "4"]
+    arguments = ["universal-cu128", "--wheelhouse", str(wheel.parent), "--quick", "--seed", "4"]
     assert main(arguments) == ExitCode.FAILURES
     report = Path(f"{wheel}.smoketest.json")
-    assert commands[0][0] == "/venv/python"
-    assert commands[0][2:] == ["--quick", "--seed=4", "--json", str(report)]
+    assert commands[0][0] == str(tmp_path / "python")
+    assert commands[0][2:] == ["--json", str(report), "--quick", "--seed=4"]
     assert f"{wheel.name}  ended 1\nwheels: 0 passed, 1 failed, 0 not run" in capsys.readouterr().out
     assert json.loads(report.read_text())["wheel"]["filename"] == wheel.name
 
 
 @pytest.mark.parametrize(
-    ("names", "code", "counts", "line"),
+    ("names", "code", "counts"),
     [
-        (["good"], 0, "1 passed, 0 failed", "ended 0"),
-        (["good", "other_gpu"], 22, "1 passed, 1 failed", "not tested: the wheel has no code for this GPU"),
-        (["good", "other_gpu", "failing"], 1, "1 passed, 2 failed", "ended 1"),
-        (["good", "dead"], -6, "1 passed, 1 failed", "FAILED: the test ended with exit code -6"),
+        ("good", 0, "1 passed, 0 failed"),
+        ("good other_gpu", 22, "1 passed, 1 failed"),
+        ("good other_gpu failing", 1, "1 passed, 2 failed"),
+        ("good dead", -6, "1 passed, 1 failed"),
     ],
 )
 def test_the_worst_result_counts(
     tmp_path: Path,
     commands: list[list[str]],
     capsys: pytest.CaptureFixture[str],
-    names: list[str],
+    names: str,
     code: int,
     counts: str,
-    line: str,
 ) -> None:
-    for name in names:
+    for name in names.split():
         raw_wheel(tmp_path, {}, name=f"{name}-1-py3-none-any.whl")
     assert main(["--wheelhouse", str(tmp_path / "built")]) == code
     out = capsys.readouterr().out
     assert out.endswith(f"wheels: {counts}, 0 not run\n")
-    assert line in out
+    assert ("FAILED: the test ended with exit code -6 and no report" in out) == (code == -6)
 
 
 def test_a_wheel_that_did_not_run_is_no_pass(tmp_path: Path, commands: list[list[str]]) -> None:
@@ -95,36 +89,30 @@ def test_a_wheel_that_did_not_run_is_no_pass(tmp_path: Path, commands: list[list
     assert main(["--wheel", str(other)]) == ExitCode.WHEEL_FOR_ANOTHER_PYTHON
     raw_wheel(tmp_path, {}, name="good-1-py3-none-any.whl")
     assert main(wheelhouse) == ExitCode.PASS
-    assert main([TARGET.name, *wheelhouse]) == ExitCode.NO_WHEEL
+    assert main(["universal-cu128", *wheelhouse]) == ExitCode.NO_WHEEL
     with pytest.raises(UsageError, match="No such wheel"):
         main(["--wheel", str(tmp_path / "absent.whl")])
 
 
-def test_imports_alone_are_no_pass(
+def test_imports_alone_replace_no_report(
     tmp_path: Path, commands: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    raw_wheel(tmp_path, {}, name="good-1-py3-none-any.whl")
-    commands_before = len(commands)
-    assert main(["--wheelhouse", str(tmp_path / "built"), "--import-only"]) == ExitCode.FAILURES
-    assert commands[commands_before][-1] == "--import-only"
+    wheel = raw_wheel(tmp_path, {}, name="good-1-py3-none-any.whl")
+    arguments = ["--wheelhouse", str(tmp_path / "built"), "--import-only"]
+    assert main(arguments) == ExitCode.FAILURES
+    assert commands[0][-1] == "--import-only"
+    assert not Path(f"{wheel}.smoketest.json").exists()
     assert "passed" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("gpus", "why"), [((), "No NVIDIA GPU on this machine"), (None, "The NVIDIA driver does not answer")]
-)
 def test_a_machine_without_a_gpu_says_so_in_one_line(
-    tmp_path: Path,
-    gpus: tuple[str, ...] | None,
-    why: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(smoketest_wheels, "local_gpus", lambda: gpus)
     (tmp_path / NATIVE).touch()
+    monkeypatch.setattr(smoketest_wheels, "local_gpus", lambda: ())
     assert main(["--wheelhouse", str(tmp_path)]) == ExitCode.NO_GPU
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{why}: no wheel was tested.")
+    assert line.startswith("No NVIDIA GPU answers here: no wheel was tested.")
 
 
 def test_a_file_that_is_no_wheel_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,25 +122,24 @@ def test_a_file_that_is_no_wheel_is_a_failure(tmp_path: Path, capsys: pytest.Cap
     assert "wheels: 0 only imported (nothing was computed), 1 failed, 0 not run" in capsys.readouterr().out
 
 
-def test_our_wheel_gets_its_targets_torch_not_the_newest_that_it_allows(tmp_path: Path) -> None:
-    for name, expected in ((NATIVE, TARGETS["cp312-cu130"]), (UNIVERSAL, TARGET)):
-        label = WheelLabel.parse(name)
-        assert [target for target in TARGETS.values() if belongs_to(label, target)] == [expected]
-        assert torch_for(tmp_path / name) == (f"torch=={expected.torch}", expected.torch_index)
+@pytest.mark.parametrize(
+    ("name", "target"), [(NATIVE, TARGETS["cp312-cu130"]), (UNIVERSAL, TARGETS["universal-cu128"])]
+)
+def test_our_wheel_gets_its_targets_torch_not_the_newest_that_it_allows(name: str, target: Target) -> None:
+    assert torch_for(Path(name)) == (f"torch=={target.torch}", target.torch_index)
 
 
 @pytest.mark.parametrize(
-    ("version", "requirements", "requirement", "index"),
+    ("version", "lines", "requirement", "index"),
     [
         ("2.2.0", [], "torch", None),
-        ("2.2.0", ["numpy", "torch==2.8.*"], "torch==2.8.*", None),
-        ("2.2.0+cu128torch2.8", ["torch"], "torch==2.8.*", "https://download.pytorch.org/whl/cu128"),
+        ("2.2.0", ["Requires-Dist: numpy", "Requires-Dist: torch==2.8.*"], "torch==2.8.*", None),
+        ("2.2.0+cu128torch2.8", [], "torch==2.8.*", "https://download.pytorch.org/whl/cu128"),
     ],
 )
 def test_another_projects_wheel_gets_what_it_names(
-    tmp_path: Path, version: str, requirements: list[str], requirement: str, index: str | None
+    tmp_path: Path, version: str, lines: list[str], requirement: str, index: str | None
 ) -> None:
-    lines = [f"Requires-Dist: {line}" for line in requirements]
     wheel = raw_wheel(tmp_path, {}, lines, name=f"x-{version}-cp39-cp39-linux_x86_64.whl")
     assert torch_for(wheel) == (requirement, index)
 
@@ -161,28 +148,4 @@ def test_which_python() -> None:
     assert python_for(WheelLabel.parse(NATIVE), "3.13") == "3.12"
     assert python_for(WheelLabel.parse(UNIVERSAL), None) == THIS
     assert python_for(WheelLabel.parse(UNIVERSAL), "3.13") == "3.13"
-    with pytest.raises(UsageError, match=r"needs Python 3\.12 or later"):
-        python_for(WheelLabel.parse("x-1-cp312-abi3-linux_x86_64.whl"), "3.11")
-
-
-def test_what_this_machine_can_not_run() -> None:
-    other = next(machine.name for machine in MACHINES if not machine.is_here)
-    assert why_not_here(WheelLabel.parse("x-1-py3-none-any.whl")) == ""
-    assert why_not_here(WheelLabel.parse("x-1-cp312-cp312-win_amd64.whl")) == "is for win_amd64"
-    assert f"is for {other}, and" in why_not_here(WheelLabel.parse(f"x-1-cp312-cp312-linux_{other}.whl"))
-
-
-def test_a_python_of_pyenv_stands_in_for_a_shim_that_does_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for path, lines in (("bin/python3.99", "exit 1"), ("versions/3.99.2/bin/python", "echo 3.99")):
-        (tmp_path / path).parent.mkdir(parents=True)
-        (tmp_path / path).write_text(f"#!/bin/sh\n{lines}\n")
-        (tmp_path / path).chmod(0o755)
-    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    assert find_python("3.99") == tmp_path / "versions" / "3.99.2" / "bin" / "python"
-    assert find_python("3.98") is None
-    assert find_python(THIS) == Path(sys.executable)
-    assert minor_of("3.12.1") == minor_of("3.12") == "3.12"
-    assert minor_of("3.14.2t") == minor_of("3.14t") == "3.14t"
+    assert python_for(WheelLabel.parse("x-1-cp310-abi3-linux_x86_64.whl"), "3.11") == "3.11"

@@ -62,7 +62,6 @@ def test_a_kernel_that_fits(python: Path, tmp_path: Path) -> None:
     assert (status, report["problems"]) == (0, [])
     usage = report["worst"]["attn_qk_int8_per_block_causal._attn_fwd on 8.6"]
     assert 0 < usage["shared_bytes"] <= 101_376
-    assert usage["registers"] > 16
 
 
 def test_a_kernel_that_is_too_large_for_one_gpu_and_one_that_is_never_launched(

@@ -97,6 +97,6 @@ def universal(folder: Path, metadata: Sequence[str] = (), **libraries: Library) 
     return embed(wheel, provenance, folder / "ours")
 
 
-def findings(report: AuditReport, level: str = "error") -> list[str]:
-    """What an audit found, as text."""
+def findings(report: AuditReport, level: str) -> list[str]:
+    """What an audit found of a level, as text."""
     return [f"{finding.check}: {finding.message}" for finding in report.findings if finding.level == level]

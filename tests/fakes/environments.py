@@ -19,16 +19,39 @@ class Schema:
 
 _C = types.SimpleNamespace(_jit_get_all_schemas=lambda: [Schema("aten::add"), *registered])
 """
-FUSED = """
-import torch
-torch.registered.append(torch.Schema("sage::fuse"))
-def fuse(): pass
-def _own(): pass
+# What the probe asks of torch to call operators: dispatch, fake tensors, and operators.
+OPERATORS = """
+import sys
+from unittest.mock import MagicMock
+
+class Operator:
+    _schema = types.SimpleNamespace(arguments=[MagicMock(type="Tensor")], returns=[])
+    def __init__(self, refuses):
+        self.refuses = refuses
+    def name(self):
+        return "operator"
+    def __call__(self, query):
+        assert query.device == "cuda:0"
+    def redispatch(self, keys, query):
+        assert query.device == "cpu"
+        if self.refuses:
+            raise RuntimeError("query must be on CUDA")
+
+def register(name, refuses):
+    registered.append(Schema(f"sageattention::{name}"))
+    setattr(ops.sageattention, name, types.SimpleNamespace(default=Operator(refuses)))
+
+ops = types.SimpleNamespace(sageattention=types.SimpleNamespace())
+_C._dispatch_has_kernel_for_dispatch_key = lambda name, key: name.endswith("good") and key == "CUDA"
+_C.DispatchKey = _C.DispatchKeySet = MagicMock()
+int8 = float16 = float32 = float8_e4m3fn = "dtype"
+empty = lambda shape, dtype, device: types.SimpleNamespace(shape=shape, device=device)
+sys.modules["torch._subclasses.fake_tensor"] = MagicMock()
 """
 GOOD = {
-    "__init__.py": "def sageattn(): pass\ndef sageattn_varlen(): pass\n",
-    "_fused.py": FUSED,
-    "_qattn_sm90.py": "def attend(): pass\n",
+    "__init__.py": "def sageattn(): pass\n",
+    "_fused.py": "import torch\ntorch.registered.append(torch.Schema('sageattention::fuse'))\n",
+    "_qattn_sm90.py": "",
     "lib/_fused.so": "",
     "lib/_qattn_sm90.so": "",
 }
@@ -41,9 +64,7 @@ def environment(folder: Path, files: dict[str, str], torch: str = TORCH) -> Path
     (site_packages / "torch.py").write_text(torch)
     info = site_packages / "sageattention-2.2.0+cu130.torch2.11.dist-info"
     info.mkdir()
-    lines = ["Metadata-Version: 2.4", "Name: sageattention", "Version: 2.2.0+cu130.torch2.11"]
-    lines += ["Requires-Dist: torch==2.11.*", "Requires-Python: >=3.10"]
-    (info / "METADATA").write_text("\n".join(lines) + "\n")
+    (info / "METADATA").write_text("Name: sageattention\nVersion: 2.2.0+cu130.torch2.11\n")
     (info / "RECORD").write_text("".join(f"sageattention/{name},,\n" for name in files))
     for name, text in files.items():
         (site_packages / "sageattention" / name).parent.mkdir(parents=True, exist_ok=True)
