@@ -28,6 +28,10 @@ class Call(NamedTuple):
     smooth_v: bool = False
 
 
+# cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k of packed sequences
+Packed = tuple[torch.Tensor, torch.Tensor, int, int]
+
+
 class Sizes(NamedTuple):
     """Sizes of Q, K and V."""
 

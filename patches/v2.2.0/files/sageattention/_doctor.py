@@ -131,7 +131,7 @@ def _inputs(
 
 def _ratio(plan: Any, call: Call) -> float:
     """Return torch's GPU time over ours: the two in turns, each for some time, since the card gets hot."""
-    queues = []
+    queues: list[tuple[Any, int, list[float]]] = []
     for compute in (partial(core.compute, plan, call), partial(_torch.attention, call)):
         compute()
         torch.cuda.synchronize()

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads the compiled libraries, and tells torch.compile the shapes of what their operators return."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+Fake = Callable[..., Any]
 
-def operators(name: str, namespace: str) -> dict[str, Any]:
+
+def operators(name: str, namespace: str, fakes: dict[str, Fake], other_fake: Fake) -> dict[str, Any]:
     """Load `lib/<name>.so`, and return the operators of its namespace by name (`name.overload` where they have one).
+
+    `fakes` tell torch.compile the shapes of their results.
 
     Raises:
         ModuleNotFoundError: This build holds no such library: none of its architectures has those kernels.
@@ -21,26 +26,18 @@ def operators(name: str, namespace: str) -> dict[str, Any]:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        raise ImportError(
-            f"SageAttention's library {path.name} can't be loaded: {error}. (The wheel's name says for which torch and "
-            f"CUDA it is; this is torch {torch.__version__}.)",
-            name=f"sageattention.{name}",
-            path=str(path),
-        ) from error
+        message = (
+            f"SageAttention's library {path.name} can't be loaded: {error}. (The wheel's name says for which "
+        )
+        message += f"torch and CUDA it is; this is torch {torch.__version__}.)"
+        raise ImportError(message, name=f"sageattention.{name}", path=str(path)) from error
     made = {}
     for full_name in torch._C._dispatch_get_all_op_names():
         space, _, name = full_name.partition("::")
         if space == namespace:
             packet, _, overload = name.partition(".")
             made[name] = getattr(getattr(getattr(torch.ops, namespace), packet), overload or "default")
-    return made
-
-
-def attention_operators(library: str, namespace: str) -> dict[str, Any]:
-    """Return a library's operators, with what tells torch.compile the shapes of their results."""
-    made = operators(library, namespace)
-    for name, operator in made.items():
-        torch.library.register_fake(operator.name())(attend_fake if name == "attention" else attention_fake)
+            torch.library.register_fake(full_name)(fakes.get(name, other_fake))
     return made
 
 

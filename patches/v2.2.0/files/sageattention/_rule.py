@@ -32,10 +32,8 @@ def torch_is_faster(device_index: int, kind: str, sizes: Sizes) -> bool:
     if figures is None:
         return False
     keys, queries, products = figures
-    rows, kv_rows = (
-        sizes.batch * sizes.q_heads * sizes.q_tokens,
-        sizes.batch * sizes.kv_heads * sizes.kv_tokens,
-    )
+    rows = sizes.batch * sizes.q_heads * sizes.q_tokens
+    kv_rows = sizes.batch * sizes.kv_heads * sizes.kv_tokens
     return rows * sizes.kv_tokens < keys * rows + queries * kv_rows + products
 
 

@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from . import _fused
@@ -22,7 +23,7 @@ faster: set[tuple[Any, ...]] = set()
 _MOST = 4096
 
 
-def derivative_of(*tensors: torch.Tensor | None) -> str:
+def derivative_of(*tensors: Tensor | None) -> str:
     """Return which derivative is asked for: "gradient", "tangent" or ""."""
     if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return "gradient"
@@ -56,7 +57,7 @@ def attention(call: Call, derivative: str = "") -> Any:
     if not q.is_nested and (q.size(-1) != k.size(-1) or k.shape[-3:-1] != v.shape[-3:-1]):
         shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}"
         raise ValueError(f"v, or k: the shapes, heads first, are {shapes}, which do not fit together.")
-    if attn_mask is not None and type(attn_mask) is torch.Tensor:
+    if attn_mask is not None and type(attn_mask) is Tensor:
         if attn_mask.dim() < 2:
             attn_mask = attn_mask.expand(1, k.size(-2))
         if is_causal:  # which torch's function does not combine
@@ -88,14 +89,14 @@ def changed_by_torch() -> bool:
 
 
 def as_it_is(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
     tensor_layout: str,
     dropout_p: float,
     is_causal: bool,
     scale: float | None,
-) -> torch.Tensor:
+) -> Tensor:
     """Compute a call that is in `faster`, as `sageattn` returns it."""
     if tensor_layout == "NHD":
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -104,29 +105,22 @@ def as_it_is(
 
 
 def compute(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    attn_mask: torch.Tensor | None,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | None,
-    enable_gqa: bool,
-) -> torch.Tensor:
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Any, dropout_p: float, is_causal: bool, scale: Any, gqa: bool
+) -> Tensor:
     """Call torch's function so that none of its kernels meets what it computes wrong."""
     if not q.is_nested:
         if scale is not None and scale < 0:  # not all of torch's kernels compute that
             q, scale = -q, -scale
         if scale is not None and scale < _SMALLEST_SCALE:
             q, scale = q * 0, 1.0
-        if type(attn_mask) in (torch.Tensor, torch.nn.Parameter):  # not torch's own kinds of bias
+        if type(attn_mask) in (Tensor, torch.nn.Parameter):  # not torch's own kinds of bias
             if attn_mask.is_floating_point() and attn_mask.dtype != q.dtype:
                 attn_mask = attn_mask.to(q.dtype)  # another type gives NaN (torch 2.11, CUDA)
         q, k, v = aligned(q), aligned(k), aligned(v)
-    return sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    return sdpa(q, k, v, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=gqa)
 
 
-def aligned(tensor: torch.Tensor) -> torch.Tensor:
+def aligned(tensor: Tensor) -> Tensor:
     """Return a tensor whose rows begin at multiples of 16 bytes, as flash and cuDNN take for granted."""
     unit = 16 // tensor.element_size()
     shifted = not torch.compiler.is_compiling() and tensor.storage_offset() % unit != 0  # it knows no offsets
@@ -139,8 +133,8 @@ def aligned(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _logsumexp(
-    q: torch.Tensor, k: torch.Tensor, is_causal: bool, sm_scale: float | None, attn_mask: torch.Tensor | None
-) -> torch.Tensor:
+    q: Tensor, k: Tensor, is_causal: bool, sm_scale: float | None, attn_mask: Tensor | None
+) -> Tensor:
     """Return the logsumexp of each row of QK^T * sm_scale, float32 (float64 for such inputs)."""
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
     scale = q.size(-1) ** -0.5 if sm_scale is None else sm_scale
@@ -170,13 +164,13 @@ class NoDerivative(torch.autograd.Function):
     """Ties an output to its inputs, so that derivatives are refused and not forgotten."""
 
     @staticmethod
-    def forward(output: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(output: Tensor, *inputs: Tensor) -> Tensor:
         return output.view_as(output)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
         return (None, *(_fused.no_backward(gradients[0], tensor) for tensor in ctx.saved_tensors))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import _fused
-from ._arguments import Call, Sizes
+from ._arguments import Call, Packed, Sizes
 
 _LOG2_E = 1.4426950408889634
 _PER_BLOCK = 1  # granularity of int8 scales, as the kernels number them
@@ -83,14 +83,7 @@ def attention(call: Call) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @_on_its_device
-def varlen(
-    call: Call,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    sizes: Sizes,
-) -> torch.Tensor:
+def varlen(call: Call, packed: Packed, sizes: Sizes) -> torch.Tensor:
     """Return the output of packed sequences; what is in none of them has no influence, and 0 in the output."""
     q, k, v, _, is_causal, sm_scale, *_ = call
     try:
@@ -100,6 +93,7 @@ def varlen(
     except ImportError as error:
         raise ImportError(f"Triton is needed for packed sequences: pip install triton ({error})") from error
     attend = attn_true if is_causal else attn_false
+    cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k = packed
     cu_seqlens_q, cu_seqlens_k = cu_seqlens_q.contiguous(), cu_seqlens_k.contiguous()
     outside_q = (torch.arange(sizes.q_tokens, device=q.device) >= cu_seqlens_q[-1])[:, None, None]
     outside_k = (torch.arange(sizes.kv_tokens, device=q.device) >= cu_seqlens_k[-1])[:, None, None]

@@ -8,22 +8,15 @@ from typing import Any
 import torch
 
 from . import _torch, _triton_kernels
-from ._arguments import Call, is_foreign, properties, sizes_of
+from ._arguments import Call, Packed, is_foreign, properties, sizes_of
 
 _LONG = 1024  # average length of sequences from which a call for each is faster (on an H100)
 
 
-def attention(
-    dense: Callable[..., Any],
-    call: Call,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
-    max_seqlen_q: int,
-    max_seqlen_k: int,
-    forced: str,
-) -> torch.Tensor:
+def attention(dense: Callable[..., Any], call: Call, packed: Packed, forced: str) -> torch.Tensor:
     """Compute packed attention; `dense` is `sageattn`, for one sequence."""
     q, k, v = call.q, call.k, call.v
+    cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k = packed
     sizes = "q is of another kind" if is_foreign(q) else sizes_of(None, properties(q, k, v))
     for name, ends in (("cu_seqlens_q", cu_seqlens_q), ("cu_seqlens_k", cu_seqlens_k)):
         fits = ends.dim() == 1 and ends.numel() > 0 and ends.shape == cu_seqlens_q.shape
@@ -31,14 +24,13 @@ def attention(
         _need(fits, f"{both}: expected one dimension, of the number of sequences and 1.")
         _need(ends.dtype in (torch.int32, torch.int64), f"{name} is {ends.dtype}: expected int32 or int64.")
         _need(ends.device == q.device, f"{name} is on {ends.device} and q on {q.device}.")
-    packed = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
     by_torch = isinstance(sizes, str) or call.dropout_p or forced == "torch" or _torch.derivative_of(q, k, v)
     if torch.compiler.is_compiling():
         if not by_torch:  # lengths are not read: that would break the graph
-            return _triton_kernels.varlen(call, *packed, sizes)
+            return _triton_kernels.varlen(call, packed, sizes)
         from ._uncompiled import packed_attention
 
-        return packed_attention(dense, call, *packed, forced)
+        return packed_attention(dense, call, packed, forced)
     shapes = f"The shapes are q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}."
     _need(q.dim() == k.dim() == v.dim() == 3, f"q, k and v: each must have 3 dimensions. {shapes}")
     ends_q, ends_k = torch.stack((cu_seqlens_q.long(), cu_seqlens_k.long())).tolist()
@@ -52,7 +44,7 @@ def attention(
     old = q.is_cuda and torch.cuda.get_device_capability(q.device) < (8, 0)
     if by_torch or old or ends_q[-1] >= _LONG * (len(ends_q) - 1):
         return torch.cat([*_each(dense, call, ends_q, ends_k)])
-    return _triton_kernels.varlen(call, *packed, sizes)
+    return _triton_kernels.varlen(call, packed, sizes)
 
 
 def _each(dense: Callable[..., Any], call: Call, ends_q: list[int], ends_k: list[int]) -> Iterator[Any]:

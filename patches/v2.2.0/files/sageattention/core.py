@@ -576,4 +576,5 @@ def sageattn_varlen(
         is_causal, sm_scale = _arguments.keywords(sageattn_varlen, kwargs, is_causal, sm_scale)
     sm_scale = _arguments.scale_of(sm_scale, scale, q)
     call = Call(q, k, v, "NHD", bool(is_causal), sm_scale, False, None, dropout_p or 0.0)
-    return _varlen.attention(sageattn, call, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, _FORCED)
+    packed = (cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k)
+    return _varlen.attention(sageattn, call, packed, _FORCED)
