@@ -87,7 +87,7 @@ def _shapes(q: Any, k: Any, v: Any, why: str) -> str:
 
 def is_foreign(tensor: torch.Tensor) -> bool:
     """Return whether a tensor is one that the kernels can't read: nested or distributed."""
-    return type(tensor) is not torch.Tensor and (tensor.is_nested or hasattr(tensor, "device_mesh"))
+    return tensor.is_nested or (type(tensor) is not torch.Tensor and hasattr(tensor, "device_mesh"))
 
 
 def mask_obstacle(call: Call, sizes: Sizes) -> str:

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention with int8 QK and fp16 PV, for compute capability 8.0 and later; `attention` prepares its inputs too."""
 
-from typing import Any
-
 from ._library import attend_fake, attention_fake, operators
 
-attention: Any
 globals().update(operators("_qattn_sm80", "sageattention", {"attention": attend_fake}, attention_fake))

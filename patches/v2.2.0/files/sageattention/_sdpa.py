@@ -5,14 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
 from . import _torch, core
 from ._arguments import Call, warn_once
-from ._torch import faster, sdpa
-
-__all__ = ["patched", "scaled_dot_product_attention"]
+from ._torch import sdpa
 
 
 def scaled_dot_product_attention(
@@ -29,27 +26,23 @@ def scaled_dot_product_attention(
 
     Any leading dimensions. The output has the memory layout of `query`, as torch's has.
     """
-    signature: tuple[Any, ...] = ()
-    if attn_mask is None and not query.is_nested and not is_compiling():
-        signature = (
-            query.shape, key.shape, query.stride(), key.stride(), value.stride(), query.device, is_causal, scale,
-            enable_gqa,
-        )  # fmt: skip
-        offsets = query.storage_offset() | key.storage_offset() | value.storage_offset()
-        if signature in faster and offsets % 8 == 0:
-            return sdpa(query, key, value, None, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    signature, known = (), False
+    if attn_mask is None and isinstance(query, torch.Tensor):
+        signature, known = _torch.look_up(query, key, value, scale, is_causal, enable_gqa)
+    if known or not isinstance(query, torch.Tensor):  # what is none has its own way, or is torch's error
+        return sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     dims = query.dim()
     if (
         dims >= 3
         and not query.is_nested
         and key.dim() == value.dim() == dims
-        and query.shape[:-3] == key.shape[:-3]
+        and query.shape[:-3] == key.shape[:-3] == value.shape[:-3]
+        and query.numel()
+        and key.numel()
         and (enable_gqa or query.size(-3) == key.size(-3))
         and (dims == 4 or attn_mask is None or attn_mask.dim() <= 3)
     ):
-        q, k, v = query, key, value
-        if dims != 4:
-            q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
+        q, k, v = four = [x if dims == 4 else x.reshape(-1, *x.shape[-3:]) for x in (query, key, value)]
         layout = "HND"
         if q.stride(1) < q.stride(2):
             layout, q, k, v = "NHD", q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -58,13 +51,16 @@ def scaled_dot_product_attention(
         plan = core.plan_of(call)
         if plan.advice:
             warn_once(plan.advice, plan.reason)
-        if plan.sizes_decide:
+        if plan.sizes_decide and dims == 4:
             _torch.remember(signature, call)
         if plan.kernel is not None:
             output = core.compute(plan, call)
             if layout == "NHD":
                 output = output.transpose(1, 2)
             return output if dims == 4 else output.reshape(query.shape)
+        if dims != 4 and query.is_cuda:  # torch's fused kernels take four dimensions alone
+            output = _torch.compute(*four, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+            return output.reshape(*query.shape[:-1], value.size(-1))
     return _torch.compute(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
 
 

@@ -16,10 +16,9 @@ sdpa = torch._C._nn.scaled_dot_product_attention
 _SMALLEST_SCALE = 2.0**-126  # of float32, in which they multiply with it
 _PER_CHUNK = 2**26  # elements of QK^T that are held at a time for the logsumexp
 
-# Calls without a mask that torch's function computes faster: what decides about each, but the places of the tensors'
-# first elements. (Other types than the kernels', and another shape of V, it computes anyway.) They are looked up before
-# anything else, since some models make hundreds of short calls, and wait for the host.
-faster: set[tuple[Any, ...]] = set()
+# Calls that torch's function computes faster, looked up before anything else: some models make hundreds of short calls,
+# and wait for the host. (What it takes of other types than the kernels', it computes anyway.)
+_faster: set[tuple[Any, ...]] = set()
 _MOST = 4096
 
 
@@ -34,18 +33,31 @@ def derivative_of(*tensors: Tensor | None) -> str:
     return ""
 
 
+def look_up(q: Tensor, k: Tensor, v: Tensor, scale: Any, *options: Any) -> tuple[tuple[Any, ...], bool]:
+    """Return what decides a call without a mask (nothing where more than that does), and whether it is remembered."""
+    if torch.compiler.is_compiling() or q.is_nested or not (scale is None or type(scale) is float):
+        return (), False
+    try:
+        signature = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.device, scale, options)
+        offsets = q.storage_offset() | k.storage_offset() | v.storage_offset()
+        return signature, signature in _faster and offsets % 8 == 0
+    except (RuntimeError, TypeError):  # other kinds of tensors have no sizes, and symbols no hash
+        return (), False
+
+
 def remember(signature: tuple[Any, ...], call: Call) -> None:
-    """Put a call into `faster`, if torch's function takes its tensors as they are."""
-    assert call.sm_scale is not None
-    as_they_are = call.sm_scale >= _SMALLEST_SCALE and all(aligned(x) is x for x in call[:3])
-    if signature and as_they_are and len(faster) < _MOST:
-        faster.add(signature)
+    """Remember a call, if torch's function takes its tensors as they are."""
+    scale = call.sm_scale
+    if signature and len(_faster) < _MOST and scale is not None and scale >= _SMALLEST_SCALE:
+        if all(aligned(x) is x for x in call[:3]):
+            _faster.add(signature)
 
 
 def attention(call: Call, derivative: str = "") -> Any:
-    """Compute with torch's function; the output is contiguous, as ours is. `derivative`: see `derivative_of`."""
+    """Compute with torch's function; the output is contiguous without a mask. `derivative`: see `derivative_of`."""
     q, k, v, tensor_layout, is_causal, sm_scale, return_lse, attn_mask, dropout_p, _, _ = call
-    if not q.is_nested and q.numel() == 0:
+    nested = q.is_nested or k.is_nested or v.is_nested
+    if not nested and q.numel() == 0:
         empty = q.new_empty((*q.shape[:-1], v.size(-1)))
         lse = q.new_empty(
             (q if tensor_layout == "HND" else q.transpose(-3, -2)).shape[:-1], dtype=torch.float32
@@ -54,10 +66,12 @@ def attention(call: Call, derivative: str = "") -> Any:
     if tensor_layout == "NHD":
         q, k, v = q.transpose(-3, -2), k.transpose(-3, -2), v.transpose(-3, -2)
     # Not all of torch's kernels look.
-    if not q.is_nested and (q.size(-1) != k.size(-1) or k.shape[-3:-1] != v.shape[-3:-1]):
+    if not nested and (q.size(-1) != k.size(-1) or k.shape[-3:-1] != v.shape[-3:-1]):
         shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)} and v {tuple(v.shape)}"
         raise ValueError(f"v, or k: the shapes, heads first, are {shapes}, which do not fit together.")
-    if attn_mask is not None and type(attn_mask) is Tensor:
+    if return_lse and hasattr(attn_mask, "_materialize"):  # torch's own kinds of bias, which hold no numbers
+        attn_mask = attn_mask._materialize(q.device)
+    if type(attn_mask) in (Tensor, torch.nn.Parameter):
         if attn_mask.dim() < 2:
             attn_mask = attn_mask.expand(1, k.size(-2))
         if is_causal:  # which torch's function does not combine
@@ -65,42 +79,29 @@ def attention(call: Call, derivative: str = "") -> Any:
             is_bool, is_causal = attn_mask.dtype == torch.bool, False
             attn_mask = attn_mask & causal if is_bool else attn_mask.masked_fill(~causal, float("-inf"))
     # A branch, since torch takes no symbol for it.
-    shared = True if q.dim() > 2 and not q.is_nested and q.size(-3) != k.size(-3) else False  # noqa: SIM210
+    shared = True if q.dim() > 2 and not nested and q.size(-3) != k.size(-3) else False  # noqa: SIM210
     rest = (attn_mask, dropout_p, is_causal, sm_scale, shared)
     if derivative == "tangent":  # only this implementation has forward-mode derivatives
         output, _ = torch.ops.aten._scaled_dot_product_attention_math(
             q, k, v, attn_mask, dropout_p, is_causal, scale=sm_scale, enable_gqa=shared
         )
-    elif torch.is_autocast_enabled(q.device.type) and q.dtype == k.dtype == v.dtype:
+    elif not q.is_meta and torch.is_autocast_enabled(q.device.type) and q.dtype == k.dtype == v.dtype:
         with torch.autocast(q.device.type, enabled=False):  # it changes nothing in our kernels either
             output = compute(q, k, v, *rest)
     else:
         output = compute(q, k, v, *rest)
     result = output.transpose(-3, -2) if tensor_layout == "NHD" else output
     # With a mask torch's kernels write another layout than HND; to copy that costs up to 6 % of the call.
-    if not q.is_nested and (attn_mask is None or tensor_layout == "NHD"):
+    if not nested and (attn_mask is None or tensor_layout == "NHD"):
         result = result.contiguous()
     return (result, _logsumexp(q, k, is_causal, sm_scale, attn_mask)) if return_lse else result
 
 
-def changed_by_torch() -> bool:
-    """Return whether torch's function would cast its inputs, or has to be another one for a derivative."""
-    return forward_ad._current_level >= 0 or torch.is_autocast_enabled("cuda")
-
-
-def as_it_is(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    tensor_layout: str,
-    dropout_p: float,
-    is_causal: bool,
-    scale: float | None,
-) -> Tensor:
-    """Compute a call that is in `faster`, as `sageattn` returns it."""
+def as_it_is(q: Tensor, k: Tensor, v: Tensor, tensor_layout: str, is_causal: bool, scale: Any) -> Tensor:
+    """Compute a call that is remembered, as `sageattn` returns it."""
     if tensor_layout == "NHD":
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-    output = sdpa(q, k, v, None, dropout_p, is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    output = sdpa(q, k, v, None, 0.0, is_causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return (output.transpose(1, 2) if tensor_layout == "NHD" else output).contiguous()
 
 
@@ -140,12 +141,12 @@ def _logsumexp(
     scale = q.size(-1) ** -0.5 if sm_scale is None else sm_scale
     if q.dim() > 2 and q.size(-3) != k.size(-3):
         k = k.repeat_interleave(q.size(-3) // k.size(-3), dim=-3)
-    rows = keys = q.size(-2)
+    rows = q_rows = q.size(-2)
     if not torch.compiler.is_compiling():
         rows = max(1, _PER_CHUNK // max(1, k.size(-2) * math.prod(q.shape[:-2])))
     parts = []
     with torch.autocast(q.device.type, enabled=False):
-        for start in range(0, keys, rows) if rows < keys else (0,):
+        for start in range(0, q_rows, rows) if rows < q_rows else (0,):
             product = torch.matmul(
                 q[..., start : start + rows, :].to(exact) * scale, k.to(exact).transpose(-2, -1)
             )

@@ -22,13 +22,13 @@ _SUMMED_IN_FLOAT16 = 512.0
 _LARGEST_LOGIT = 262144.0  # as in prepare.cu
 
 
+@functools.cache
 def has_triton() -> bool:
     """Return whether Triton is installed, and the C compiler that it calls at the first launch."""
     compilers = (os.environ.get("CC") or "", "gcc", "clang", "cc")
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
-has_triton = functools.cache(has_triton)
 has_triton._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as in core.py
 
 

@@ -18,9 +18,9 @@ import torch
 
 from . import _arguments, _rule, _torch, _triton_kernels, _varlen
 from ._arguments import Call
-from .quant import per_block_int8 as per_block_int8_cuda
-from .quant import per_channel_fp8, sub_mean
-from .quant import per_warp_int8 as per_warp_int8_cuda
+from .quant import per_block_int8 as per_block_int8_cuda  # noqa: F401  upstream's module has these names
+from .quant import per_channel_fp8, sub_mean  # noqa: F401
+from .quant import per_warp_int8 as per_warp_int8_cuda  # noqa: F401
 
 
 def _optional(name: str) -> tuple[Any, Any, bool]:
@@ -35,23 +35,6 @@ def _optional(name: str) -> tuple[Any, Any, bool]:
 _qattn_sm80, sm80_compile, SM80_ENABLED = _optional("sm80")
 _qattn_sm89, sm89_compile, SM89_ENABLED = _optional("sm89")
 _qattn_sm90, sm90_compile, SM90_ENABLED = _optional("sm90")
-
-__all__ = [
-    "explain",
-    "per_block_int8_cuda",
-    "per_channel_fp8",
-    "per_warp_int8_cuda",
-    "sageattn",
-    "sageattn_qk_int8_pv_fp8_cuda",
-    "sageattn_qk_int8_pv_fp8_cuda_sm90",
-    "sageattn_qk_int8_pv_fp16_cuda",
-    "sageattn_qk_int8_pv_fp16_triton",
-    "sageattn_varlen",
-    "sm80_compile",
-    "sm89_compile",
-    "sm90_compile",
-    "sub_mean",
-]
 
 # Names that upstream's module has, imported at first use: `import sageattention` does not import Triton.
 _TRITON = {
@@ -216,8 +199,8 @@ def plan_of(call: Call, qk_quant_gran: str | None = None, pv_accum_dtype: str | 
     derivative = _torch.derivative_of(q, k, v, attn_mask)
     if _FORCED == "torch":
         return Plan(None, "the environment has SAGEATTENTION_KERNEL=torch", derivative=derivative)
-    if _arguments.is_foreign(q):
-        reason = f"q is a {type(q).__name__}, of which the kernels know nothing"
+    if any(map(_arguments.is_foreign, (q, k, v))):
+        reason = "q, k or v is nested or distributed, of which the kernels know nothing"
         return Plan(None, reason, advice="kind", derivative=derivative)
     if derivative:
         reason = f"a {derivative} is asked for; under torch.no_grad() our kernels compute"
@@ -307,18 +290,19 @@ def sageattn(
     if kwargs:
         is_causal, sm_scale = _arguments.keywords(sageattn, kwargs, is_causal, sm_scale)
     _arguments.check_layout(tensor_layout)
-    signature: tuple[Any, ...] = ()
-    if attn_mask is None and not (q.is_nested or torch.compiler.is_compiling() or _torch.changed_by_torch()):
-        signature = (
-            q.shape, k.shape, q.stride(), k.stride(), v.stride(), q.device, tensor_layout, is_causal, sm_scale, scale,
-            return_lse, qk_quant_gran, pv_accum_dtype,
-        )  # fmt: skip
-        offsets = q.storage_offset() | k.storage_offset() | v.storage_offset()
-        if signature in _torch.faster and offsets % 8 == 0:
-            sm_scale = scale if sm_scale is None else sm_scale
-            return _torch.as_it_is(q, k, v, tensor_layout, dropout_p or 0.0, is_causal, sm_scale)
+    is_causal, signature = bool(is_causal), ()
+    if attn_mask is None and not dropout_p:
+        given = scale if sm_scale is None else sm_scale
+        asked = (tensor_layout, is_causal, sm_scale, scale, return_lse, qk_quant_gran, pv_accum_dtype)
+        signature, known = _torch.look_up(q, k, v, given, *asked)
+        # Autocast would cast for torch's function, and tangents need another one.
+        if known and not torch.is_autocast_enabled("cuda") and _torch.forward_ad._current_level < 0:
+            try:
+                return _torch.as_it_is(q, k, v, tensor_layout, is_causal, given)
+            except RuntimeError:
+                pass  # below it is raised as ever
     call = Call(
-        q, k, v, tensor_layout, bool(is_causal), _arguments.scale_of(sm_scale, scale, q), bool(return_lse), attn_mask,
+        q, k, v, tensor_layout, is_causal, _arguments.scale_of(sm_scale, scale, q), bool(return_lse), attn_mask,
         dropout_p or 0.0, True, bool(smooth_v),
     )  # fmt: skip
     plan = plan_of(call, qk_quant_gran, pv_accum_dtype)
@@ -380,8 +364,8 @@ def _named(
         raise ValueError(f"dropout_p is {dropout_p}: there is no dropout here; pass 0.")
     _arguments.check_layout(tensor_layout)
     sm_scale = _arguments.scale_of(sm_scale, scale, q)
-    if _arguments.is_foreign(q):
-        raise ValueError(f"q is a {type(q).__name__}, of which the kernels know nothing.")
+    if any(map(_arguments.is_foreign, (q, k, v))):
+        raise ValueError("q, k or v is nested or distributed, of which the kernels know nothing.")
     sizes = _arguments.sizes_of(tensor_layout, _arguments.properties(q, k, v))
     if isinstance(sizes, str):
         raise ValueError(sizes)
@@ -407,7 +391,7 @@ def _named(
         return result
     output, lse = result if return_lse else (result, None)
     output = _torch.NoDerivative.apply(output, *tied)
-    return (output, lse) if return_lse else output
+    return (output, _torch.NoDerivative.apply(lse, *tied)) if return_lse else output
 
 
 def _function_of(kernel: _Kernel, accumulator: str, doc: str) -> Callable[..., Any]:
