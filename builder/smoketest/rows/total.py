@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
+from torch.nn.attention.bias import causal_lower_right, causal_upper_left
 
 from builder.smoketest.attention.cases import Case
 from builder.smoketest.attention.compare import (
@@ -270,6 +270,27 @@ def other_kinds(subject: Subject, spec: RowSpec) -> Attempts:
         pairs = zip(out.unbind(), right.unbind(), strict=True)
         return [text for one, other in pairs for text in judge_output(one, other, FAMILIES["fp8"])[0]]
 
+    def biased_lse() -> list[str]:
+        bias = causal_upper_left(60, 60)
+        _, lse = subject.call(spec.kernel, q, k, v, attn_mask=bias, return_lse=True)
+        _, right = subject.call(spec.kernel, q, k, v, is_causal=True, return_lse=True)
+        return [] if relative_error(lse, right) <= 0.01 else ["the logsumexp is another than with is_causal"]
+
+    def remembered() -> list[str]:
+        """A call is right after one with the same sizes and strides, but for what decides."""
+        for _ in range(2):
+            subject.call(spec.kernel, q, k, v)
+        wrong = [(k, v[:, :, :50]), (k[:, :, :50], v), (k.double(), v)]
+        problems = as_torch([q, k[:, :, :50], v[:, :, :50]])
+        for pair in wrong:
+            problems += subject.refused(partial(subject.call, spec.kernel, q, *pair), ValueError)
+        return problems
+
+    def leading(*shape: int) -> list[str]:
+        function = subject.module.scaled_dot_product_attention
+        tensors = [_normal(subject, *shape[:-2], tokens, 64) for tokens in (shape[-2], 5, 5)]
+        return [] if function(*tensors).shape == shape else ["has another shape"]
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         nested = [
@@ -278,8 +299,17 @@ def other_kinds(subject: Subject, spec: RowSpec) -> Attempts:
             .transpose(1, 2)
             for x in (q, k, v)
         ]
+        strided = [torch.nested.nested_tensor([x[0], x[1, :, :40]]) for x in (q, k, v)]
     biased = partial(as_torch, [q, k, v], attn_mask=causal_lower_right(60, 60))
-    return {"causal_lower_right": biased, "nested": partial(as_torch, nested)}
+    return {
+        "causal_lower_right": biased,
+        "causal_upper_left, logsumexp": biased_lse,
+        "nested": partial(as_torch, nested),
+        "nested, strided": partial(as_torch, strided),
+        "a remembered call": remembered,
+        "no queries, 3 dimensions": partial(leading, 8, 0, 64),
+        "no queries, 5 dimensions": partial(leading, 2, 3, 8, 0, 64),
+    }
 
 
 # It ends with 1 where it has advice.

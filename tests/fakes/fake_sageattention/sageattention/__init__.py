@@ -265,6 +265,8 @@ def sageattn(
 ):
     """What any function takes, here or in torch."""
     is_causal = bool(is_causal or unknown.pop("causal", False))
+    if return_lse and hasattr(attn_mask, "_materialize"):
+        attn_mask = attn_mask._materialize(q.device)
     if q.is_nested or type(attn_mask) not in (type(None), torch.Tensor):
         return SDPA(q, k, v, attn_mask=attn_mask)
     sm_scale = _keywords(sageattn.__code__.co_varnames, unknown, sm_scale, scale)
