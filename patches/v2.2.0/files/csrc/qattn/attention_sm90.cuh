@@ -3,7 +3,7 @@
 // A warpgroup holds 64 rows of Q and goes over K and V in steps of 128 keys: products, largest product of each row,
 // weights, products with V, sum. The integer products and the products with V share registers, so that three
 // warpgroups fit on a multiprocessor, each filling the others' gaps. There are two shapes of a block:
-//   shared  Three warpgroups of one head and a thread that brings K and V for all of them. As many blocks as
+//   shared  Three warpgroups of one head and a warp that brings K and V for all of them. As many blocks as
 //           multiprocessors; each takes one tile after the other. Little traffic and power: for long sequences.
 //   alone   One warpgroup, and three or four blocks on a multiprocessor. Little to set up, small tiles: for the others.
 //
@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <type_traits>
 
 #include "../stable/launch.h"
 #include "../stable/tensor_map.h"
@@ -26,11 +27,20 @@ namespace hopper {
 constexpr int kRows = 64, kKeys = 128;  // of a warpgroup's tile
 // e4m3 ends at 448: weights are 2^(logit - largest + log2(448)), a bit less.
 constexpr float kTop = 8.807f;
+// With a head dim of 128, blocks of three warpgroups compute one of so many weights by a polynomial: the units of exp2
+// are the busiest. One of 6 was the fastest of none and one of 5, 6, 8, 10 and 16.
+constexpr int kPolynomials = 6;
 
 struct Tile {
   int batch, head, kv_head;
   int unit, units;  // the first 64 rows, and how many times 64
   int steps;        // blocks of 128 keys
+};
+
+// A bool known to the compiler, as a value.
+template <bool value>
+struct Known {
+  __device__ constexpr operator bool() const { return value; }
 };
 
 // What a kernel is told.
@@ -128,6 +138,15 @@ __device__ __forceinline__ void multiply_qk(int (&d)[64], uint64_t a, uint64_t b
                : "l"(a), "l"(b), "r"(add));
 }
 
+// For weights in registers, with 64 channels of V: floats, in registers in which products of Q and K were.
+__device__ __forceinline__ void multiply_pv(int (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
+  asm volatile("{ .reg .pred add; setp.ne.b32 add, %37, 0;\n"
+               "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" REGISTERS_0_29
+               "%30, %31}, {%32, %33, %34, %35}, %36, add, 1, 1; }"
+               : OUT32("+r", 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+}
+
 // The same for weights in registers, with 128 or 64 channels of V, mostly with 8 more, of ones.
 __device__ __forceinline__ void multiply_pv(float (&d)[68], const uint32_t (&a)[4], uint64_t b, int add) {
   asm volatile("{ .reg .pred add; setp.ne.b32 add, %73, 0;\n"
@@ -162,6 +181,14 @@ __device__ __forceinline__ float exp2_of(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// The same by adding and multiplying: at most 0.3 % off, where float8 is 6 % off. x is at most 60; below -20 it is -20.
+__device__ __forceinline__ float exp2_polynomial(float x) {
+  x = fmaxf(x, -20.0f);
+  constexpr float kBig = 12582910.0f;  // 1.5 * 2^23 - 2: the last bits of a sum with it are x, rounded, less 2
+  const float sum = x + kBig, rest = x - (sum - kBig);
+  const float power = fmaf(rest, rest + 2.825f, 3.9985f);  // 4 * 2^rest
+  return __int_as_float(__float_as_int(power) + (__float_as_int(sum) << 23));
+}
 __device__ __forceinline__ uint32_t shift_left(uint32_t x, uint32_t bits) {  // by 32 and more, too
   uint32_t shifted;
   asm("shl.b32 %0, %1, %2;" : "=r"(shifted) : "r"(x), "r"(bits));
@@ -192,9 +219,11 @@ struct Shape {
   // and one for what is free, then the scales of K (or, of a block that is alone, a barrier for V, which comes later).
   static constexpr int kStages0 = kQs * kGroups * kQBytes, kControl = kStages0 + kStages * kStage, kControlBytes = 32;
   static constexpr int kFree = 8, kScales = 16, kVFull = 16;
-  // At the end, for a block that is alone: the scales of V.
-  static constexpr int kVScales = kControl + (kStages + kQs) * kControlBytes;
-  static constexpr int kShared = kVScales + (alone ? head_dim * 4 : 0);
+  // At the end, for each Q, notes of its tile: the scales of V and, for three warpgroups, theirs of Q, and the tile.
+  static constexpr int kNotes0 = kControl + (kStages + kQs) * kControlBytes;
+  static constexpr int kQScales = head_dim * 4, kTile = kQScales + kGroups * 128;
+  static constexpr int kNotes = alone ? head_dim * 4 : kTile + 32;
+  static constexpr int kShared = kNotes0 + kQs * kNotes;
   static_assert(kBlocks * (kShared + 1024) <= 233472);
 };
 
@@ -236,11 +265,11 @@ __device__ __forceinline__ Tile tile_at(int t, const Task &task) {
   return tile;
 }
 
-// The thread's scale of Q in the w-th unit of a tile, times the softmax's.
-__device__ __forceinline__ float scale_of_q(const Task &task, const Tile &tile, int w) {
-  const int warp = (threadIdx.x & 127) >> 5, lane = threadIdx.x & 31, at = (tile.unit + w) * 4 + warp;
+// The scale of the i-th of 32 groups of rows of Q in the w-th unit of a tile, times the softmax's.
+__device__ __forceinline__ float scale_of_q(const Task &task, const Tile &tile, int w, int i) {
+  const int at = (tile.unit + w) * 32 + i;
   const int64_t head = static_cast<int64_t>(tile.batch) * task.heads + tile.head;
-  return task.q_scale[head * task.q_scale_head + (task.per_thread ? at * 8 + (lane >> 2) : at)] * task.scale;
+  return task.q_scale[head * task.q_scale_head + (task.per_thread ? at : at / 8)] * task.scale;
 }
 
 // The number of a tile's head of K and V, over all batches.
@@ -297,10 +326,10 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
     if (threadIdx.x < head_dim && task.v_scale != nullptr) {
       v_scale = task.v_scale[kv_head_of(task, tile) * head_dim + threadIdx.x];
     }
-    q_scale = scale_of_q(task, tile, 0);
+    q_scale = scale_of_q(task, tile, 0, threadIdx.x / 4);
     k_scale = task.k_scale + kv_head_of(task, tile) * task.k_scale_head + (task.per_thread ? lane & 3 : 0);
     if (tile.steps > 0) k_next = *k_scale;
-    if (threadIdx.x < head_dim) reinterpret_cast<float *>(memory + S_::kVScales)[threadIdx.x] = v_scale;
+    if (threadIdx.x < head_dim) reinterpret_cast<float *>(memory + S_::kNotes0)[threadIdx.x] = v_scale;
   }
   if (threadIdx.x < S_::kOnes / 16) {
     constexpr uint32_t kOne = 0x38383838;  // four times
@@ -315,41 +344,65 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
 
   if (!alone && warpgroup == 0) {
     if constexpr (!alone) asm volatile("setmaxnreg.dec.sync.aligned.u32 32;");
-    if (!alone && threadIdx.x == 0) {
+    if (!alone && threadIdx.x < 32) {  // notes by all of the warp, copies by one thread
       int stage = 0, q = 0;
       uint32_t phase = 1, q_phase = 1;  // before the first arrival, the phase before is over
       for (int wave = 0;; wave++) {
+        // In every second wave the blocks take their tiles in reverse order.
         const int t = wave * gridDim.x + (wave & 1 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-        if (t >= task.tiles) break;
-        const Tile tile = tile_at<kGroups>(t, task);
-        if (tile.steps > 0) {
-          const uint32_t control = q_control0 + q * S_::kControlBytes;
-          barrier_wait(control + S_::kFree, q_phase);
-          barrier_expect(control, tile.units * S_::kQBytes);
+        const bool some = t < task.tiles;
+        const uint32_t q_control = q_control0 + q * S_::kControlBytes;
+        barrier_wait(q_control + S_::kFree, q_phase);
+        uint8_t *const notes = memory + S_::kNotes0 + q * S_::kNotes;
+        if (some) {
+          tile = tile_at<kGroups>(t, task);
+#pragma unroll 1
+          for (int i = lane; i < head_dim; i += 32) {
+            reinterpret_cast<float *>(notes)[i] =
+                task.v_scale == nullptr ? 1.0f : task.v_scale[kv_head_of(task, tile) * head_dim + i];
+          }
+#pragma unroll 1
           for (int w = 0; w < tile.units; w++) {
-            copy_tile(base + (q * kGroups + w) * S_::kQBytes, &q_map, control, 0, (tile.unit + w) * kRows, tile.head,
+            reinterpret_cast<float *>(notes + S_::kQScales)[w * 32 + lane] = scale_of_q(task, tile, w, lane);
+          }
+        } else {
+          tile.units = 0;
+        }
+        if (lane == 0) *reinterpret_cast<Tile *>(notes + S_::kTile) = tile;
+        __syncwarp();
+        if (lane == 0) {
+          barrier_expect(q_control, tile.units * S_::kQBytes);
+#pragma unroll 1
+          for (int w = 0; w < tile.units; w++) {
+            copy_tile(base + (q * kGroups + w) * S_::kQBytes, &q_map, q_control, 0, (tile.unit + w) * kRows, tile.head,
                       tile.batch);
           }
-          if (++q == S_::kQs) q = 0, q_phase ^= 1;
         }
-        const float *const k_scale = task.k_scale + kv_head_of(task, tile) * task.k_scale_head;
-        for (int i = 0; i < tile.steps; i++) {
-          const uint32_t control = control0 + stage * S_::kControlBytes, to = base + S_::kStages0 + stage * S_::kStage;
-          barrier_wait(control + S_::kFree, phase);
-          asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(control),
-                       "r"(S_::kKBytes + S_::kVBytes)
-                       : "memory");
-          copy_tile(to, &k_map, control, 0, i * kKeys, tile.kv_head, tile.batch);
-          copy_tile(to + S_::kKBytes, &v_map, control, i * kKeys, 0, tile.kv_head, tile.batch);
-          float scale[4];
+        if (!some) break;
+        if (++q == S_::kQs) q = 0, q_phase ^= 1;
+        if (lane == 0) {
+          const float *const k_scale = task.k_scale + kv_head_of(task, tile) * task.k_scale_head;
+#pragma unroll 1
+          for (int i = 0; i < tile.steps; i++) {
+            const uint32_t control = control0 + stage * S_::kControlBytes;
+            const uint32_t to = base + S_::kStages0 + stage * S_::kStage;
+            barrier_wait(control + S_::kFree, phase);
+            asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(control),
+                         "r"(S_::kKBytes + S_::kVBytes)
+                         : "memory");
+            copy_tile(to, &k_map, control, 0, i * kKeys, tile.kv_head, tile.batch);
+            copy_tile(to + S_::kKBytes, &v_map, control, i * kKeys, 0, tile.kv_head, tile.batch);
+            float scale[4];
 #pragma unroll
-          for (int j = 0; j < 4; j++) scale[j] = k_scale[task.per_thread ? 4 * i + j : i];
-          asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(control + S_::kScales), "f"(scale[0]),
-                       "f"(scale[1]), "f"(scale[2]), "f"(scale[3])
-                       : "memory");
-          barrier_arrive(control);
-          if (++stage == kStages) stage = 0, phase ^= 1;
+            for (int j = 0; j < 4; j++) scale[j] = k_scale[task.per_thread ? 4 * i + j : i];
+            asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(control + S_::kScales), "f"(scale[0]),
+                         "f"(scale[1]), "f"(scale[2]), "f"(scale[3])
+                         : "memory");
+            barrier_arrive(control);
+            if (++stage == kStages) stage = 0, phase ^= 1;
+          }
         }
+        __syncwarp();
       }
     }
   } else {
@@ -368,34 +421,34 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
         phase ^= 1;
       }
     };
-    for (int wave = 0;; wave++) {
+    while (true) {
+      const uint8_t *const notes = memory + S_::kNotes0 + q * S_::kNotes;
+      if (!alone || tile.steps > 0) barrier_wait(q_control0 + q * S_::kControlBytes, q_phase);
       if constexpr (!alone) {
-        const int t = wave * gridDim.x + (wave & 1 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-        if (t >= task.tiles) break;
-        tile = tile_at<kGroups>(t, task);
+        tile = *reinterpret_cast<const Tile *>(notes + S_::kTile);
+        tile.units = __shfl_sync(~0u, tile.units, 0);
+        tile.unit = __shfl_sync(~0u, tile.unit, 0);
+        tile.steps = __shfl_sync(~0u, tile.steps, 0);
+        if (tile.units == 0) break;
+        q_scale = reinterpret_cast<const float *>(notes + S_::kQScales)[w * 32 + (threadIdx.x & 127) / 4];
       }
       const int row0 = (tile.unit + w) * kRows;
       int steps = tile.steps;
-      if constexpr (!alone) {
-        steps = w < tile.units ? blocks_of_keys(task, row0 + kRows) : 0;
-      }
+      if (!alone) steps = w >= tile.units ? 0 : task.causal ? blocks_of_keys(task, row0 + kRows) : steps;
       // Steps from this one on have keys that some row does not see.
       const int masked_from = (task.causal ? min(task.kv_len, row0 + 1) : task.kv_len) / kKeys;
-      if constexpr (!alone) {
-        if (w < tile.units) q_scale = scale_of_q(task, tile, w);
-      }
       const int k_step = task.per_thread ? 4 : 1;
       float O[head_dim / 2], sum[2] = {0.0f, 0.0f}, exact[2] = {0.0f, 0.0f};
       float offset[2] = {INFINITY, INFINITY};  // kTop less the largest logit of the row
 #pragma unroll
       for (int i = 0; i < head_dim / 2; i++) O[i] = 0.0f;
-      if (tile.steps > 0) barrier_wait(q_control0 + q * S_::kControlBytes, q_phase);
 
-#pragma unroll 1
-      for (int s = 0; s < steps; s++) {
+      int s = 0;
+      if (kHalves && steps > 0) barrier_wait(control, phase);
+      auto step = [&](auto masked) {  // whether some row does not see all keys
         int S[kKeys / 2];
         uint32_t P[kKeys / 32][4];
-        barrier_wait(control, phase);
+        if (!kHalves) barrier_wait(control, phase);
         settle(S);
         products_begin();
 #pragma unroll
@@ -421,7 +474,6 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
         products_wait<0>();
         settle(S);
 
-        const bool masked = s >= masked_from;
         // Of the 32 keys of a thread, in order, how many a row sees.
         auto keys_seen = [&](int half) {
           const int row = row0 + warp * 16 + (lane >> 2) + 8 * half;
@@ -429,13 +481,20 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           return max(0, (left >> 3) * 2 + min(left & 7, 2));
         };
         float fade[2];
-        auto find_largest = [&](bool some_hidden) {
+        // Bit i of `hidden`: whether the row does not see the i-th of the thread's keys.
+        auto find_largest = [&](auto some_hidden, const uint32_t (&hidden)[2]) {
 #pragma unroll
           for (int half = 0; half < 2; half++) {
+            auto product = [&](int i) {
+              int &of_key = S[i / 2 * 4 + half * 2 + i % 2];
+              const int seen = some_hidden && (hidden[half] >> i & 1) ? INT_MIN : of_key;
+              if constexpr (exact_sum) of_key = seen;
+              return seen;
+            };
             int top[2];
 #pragma unroll
             for (int j = 0; j < kKeys / 8; j++) {
-              const int one = S[4 * j + 2 * half], other = S[4 * j + 2 * half + 1];
+              const int one = product(2 * j), other = product(2 * j + 1);
               top[j & 1] = j < 2 ? max(one, other) : __vimax3_s32(top[j & 1], one, other);
             }
             const int largest = max(top[0], top[1]);
@@ -449,16 +508,9 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
             if constexpr (exact_sum) exact[half] *= fade[half];
           }
         };
-        if (__builtin_expect(masked, 0)) {
-#pragma unroll
-          for (int half = 0; half < 2; half++) {
-            const uint32_t hidden = shift_left(~0u, keys_seen(half));
-#pragma unroll
-            for (int i = 0; i < kKeys / 4; i++) {
-              if (hidden >> i & 1) S[i / 2 * 4 + half * 2 + i % 2] = INT_MIN;
-            }
-          }
-          find_largest(true);
+        if (masked) {
+          const uint32_t hidden[2] = {shift_left(~0u, keys_seen(0)), shift_left(~0u, keys_seen(1))};
+          find_largest(Known<true>(), hidden);
           if constexpr (exact_sum) {
 #pragma unroll
             for (int i = 0; i < kKeys / 2; i++) {
@@ -468,41 +520,63 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           }
           asm volatile("");  // the compiler would make one of both
         } else {
-          find_largest(false);
+          find_largest(Known<false>(), {0, 0});
         }
 
         // The r-th register of weights: four keys of a row.
+        auto weigh = [&](int from, int to) {
 #pragma unroll
-        for (int r = 0; r < kKeys / 8; r++) {
-          const int half = r & 1;
-          const int *const from = S + r / 4 * 16 + (r & 2) * 4 + half * 2;
-          float e[4];
+          for (int r = from; r < to; r++) {
+            const int half = r & 1;
+            const int *const products = S + r / 4 * 16 + (r & 2) * 4 + half * 2;
+            float e[4];
 #pragma unroll
-          for (int i = 0; i < 4; i++) {
-            e[i] = exp2_of(fmaf(static_cast<float>(from[(i & 2) * 2 + (i & 1)]), scale, offset[half]));
+            for (int i = 0; i < 4; i++) {
+              const float logit = fmaf(static_cast<float>(products[(i & 2) * 2 + (i & 1)]), scale, offset[half]);
+              const bool polynomial = kHalves && !exact_sum && (4 * r + i) % kPolynomials == kPolynomials - 1;
+              e[i] = polynomial ? exp2_polynomial(logit) : exp2_of(logit);
+            }
+            if (exact_sum && !masked) exact[half] += (e[0] + e[1]) + (e[2] + e[3]);
+            P[r / 4][r & 3] = pack(e[0], e[1], e[2], e[3]);
           }
-          if (exact_sum && !masked) exact[half] += (e[0] + e[1]) + (e[2] + e[3]);
-          P[r / 4][r & 3] = pack(e[0], e[1], e[2], e[3]);
-        }
-        if (__builtin_expect(masked, 0)) {
-          const int seen[2] = {8 * keys_seen(0), 8 * keys_seen(1)};
+          if (masked) {
+            const int seen[2] = {8 * keys_seen(0), 8 * keys_seen(1)};
 #pragma unroll
-          for (int r = 0; r < kKeys / 8; r++) {  // in bytes
-            P[r / 4][r & 3] &= ~shift_left(~0u, max(0, seen[r & 1] - (r / 4 * 64 + (r & 2) * 16)));
+            for (int r = from; r < to; r++) {  // in bytes
+              P[r / 4][r & 3] &= ~shift_left(~0u, max(0, seen[r & 1] - (r / 4 * 64 + (r & 2) * 16)));
+            }
           }
-        }
+        };
 
-        if constexpr (alone) barrier_wait(control + S_::kVFull, phase);
         const uint64_t v_matrix = k_matrix + (kMatrix<128> - kMatrix<head_dim> + (S_::kKBytes >> 4));
-        // O takes up the first half of the channels while the tensor cores compute the second.
-        constexpr int kFirst = kHalves ? head_dim / 4 : head_dim / 2 + 4, kSecond = head_dim / 2 + 4 - kFirst;
+        // O takes up the first half of the channels while the tensor cores compute the second. In the usual loop they
+        // start with half of the weights, in registers of products no longer needed. That takes all registers: if they
+        // do not suffice, ptxas says so (C7511) and waits for each instruction.
+        constexpr int kFirst = kHalves ? head_dim / 4 : head_dim / 2 + 4;
+        constexpr bool kEarly = kHalves && std::is_same_v<decltype(masked), Known<false>>;
         float first[kFirst];
-        settle(first);
-        products_begin();
+        if constexpr (kEarly) {
+          weigh(0, kKeys / 16);
+          settle(S);
+          products_begin();
+          multiply_pv(S, P[0], v_matrix, 0);
+          multiply_pv(S, P[1], v_matrix + 2, 1);
+          products_end();
+          weigh(kKeys / 16, kKeys / 8);
+          products_begin();
+          multiply_pv(S, P[2], v_matrix + 4, 1);
+          multiply_pv(S, P[3], v_matrix + 6, 1);
+        } else {
+          weigh(0, kKeys / 8);
+          if constexpr (alone) barrier_wait(control + S_::kVFull, phase);
+          settle(first);
+          products_begin();
 #pragma unroll
-        for (int k = 0; k < kKeys / 32; k++) multiply_pv(first, P[k], v_matrix + 2 * k, k > 0);
+          for (int k = 0; k < kKeys / 32; k++) multiply_pv(first, P[k], v_matrix + 2 * k, k > 0);
+        }
         products_end();
         if constexpr (kHalves) {
+          constexpr int kSecond = head_dim / 2 + 4 - kFirst;
           float second[kSecond];
           settle(second);
 #pragma unroll
@@ -511,19 +585,23 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           }
           products_end();
           products_wait<1>();
+          if constexpr (kEarly) {
+            settle(S);
+#pragma unroll
+            for (int i = 0; i < kFirst; i++) first[i] = __int_as_float(S[i]);
+          }
           settle(first);
 #pragma unroll
           for (int i = 0; i < kFirst; i++) O[i] = fmaf(O[i], fade[(i >> 1) & 1], first[i]);
           settle(O);
           // Wait for the next K here: the compiler does not move the other wait, for the products, past this one.
-          const bool last_stage = control + S_::kControlBytes == q_control0;
-          if (s + 1 < steps) {
-            barrier_wait(last_stage ? control0 : control + S_::kControlBytes, last_stage ? phase ^ 1 : phase);
-          }
+          const uint32_t done = control + S_::kFree;
+          next_stage();
+          if (s + 1 < steps) barrier_wait(control, phase);
           products_wait<0>();
           settle(second);
           settle(P);
-          if (elected()) barrier_arrive(control + S_::kFree);
+          if (elected()) barrier_arrive(done);
 #pragma unroll
           for (int i = kFirst; i < head_dim / 2; i++) O[i] = fmaf(O[i], fade[(i >> 1) & 1], second[i - kFirst]);
           sum[0] = fmaf(sum[0], fade[0], second[kSecond - 4]);
@@ -537,49 +615,42 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           for (int i = 0; i < head_dim / 2; i++) O[i] = fmaf(O[i], fade[(i >> 1) & 1], first[i]);
           sum[0] = fmaf(sum[0], fade[0], first[kFirst - 4]);
           sum[1] = fmaf(sum[1], fade[1], first[kFirst - 2]);
+          next_stage();
         }
-        next_stage();
-      }
-      if constexpr (!alone) {
-        // Done with Q, and without the keys that only the rows of other warpgroups see.
-        if (tile.steps > 0) {
-          if (elected()) barrier_arrive(q_control0 + q * S_::kControlBytes + S_::kFree);
-          q_matrix += kGroups * S_::kQBytes >> 4;
-          if (++q == S_::kQs) {
-            q = 0;
-            q_matrix -= S_::kQs * kGroups * S_::kQBytes >> 4;
-            q_phase ^= 1;
-          }
-        }
+      };
+      if constexpr (exact_sum || (alone && head_dim == 64)) {
 #pragma unroll 1
-        for (int s = steps; s < tile.steps; s++) {
+        for (; s < steps; s++) step(s >= masked_from);
+      } else {  // a loop of few instructions for most of the steps is faster
+        const int whole = min(steps, masked_from);
+#pragma unroll 1
+        for (; s < whole; s++) step(Known<false>());
+#pragma unroll 1
+        for (; s < steps; s++) step(Known<true>());
+      }
+      if constexpr (!alone) {  // without the keys that only the rows of other warpgroups see
+#pragma unroll 1
+        for (; s < tile.steps; s++) {
           barrier_wait(control, phase);
           if (elected()) barrier_arrive(control + S_::kFree);
           next_stage();
         }
+        tile = *reinterpret_cast<const Tile *>(notes + S_::kTile);
       }
 
       if (w < tile.units) {
-        const int column = 2 * (lane & 3), row = row0 + warp * 16 + (lane >> 2);
+        const int column = 2 * (lane & 3), row = (tile.unit + w) * kRows + warp * 16 + (lane >> 2);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
           const float part = sum[half] > 0.0f ? 1.0f / sum[half] : 0.0f;
 #pragma unroll
           for (int j = 0; j < head_dim / 8; j++) O[4 * j + 2 * half] *= part, O[4 * j + 2 * half + 1] *= part;
         }
-        auto rescale = [&](const float *v_scale) {
-          float2 v[head_dim / 8];
+        const float *const v_scale = reinterpret_cast<const float *>(notes) + column;
 #pragma unroll
-          for (int j = 0; j < head_dim / 8; j++) v[j] = *reinterpret_cast<const float2 *>(v_scale + column + 8 * j);
-#pragma unroll
-          for (int j = 0; j < head_dim / 8; j++) {
-            O[4 * j] *= v[j].x, O[4 * j + 1] *= v[j].y, O[4 * j + 2] *= v[j].x, O[4 * j + 3] *= v[j].y;
-          }
-        };
-        if constexpr (alone) {
-          rescale(reinterpret_cast<const float *>(memory + S_::kVScales));
-        } else if (task.v_scale != nullptr) {
-          rescale(task.v_scale + kv_head_of(task, tile) * head_dim);
+        for (int j = 0; j < head_dim / 8; j++) {
+          const float2 v = *reinterpret_cast<const float2 *>(v_scale + 8 * j);
+          O[4 * j] *= v.x, O[4 * j + 1] *= v.y, O[4 * j + 2] *= v.x, O[4 * j + 3] *= v.y;
         }
         auto write = [&](auto to16) {
 #pragma unroll
@@ -610,6 +681,14 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
         }
       }
       if constexpr (alone) break;
+      __syncwarp();
+      if (elected()) barrier_arrive(q_control0 + q * S_::kControlBytes + S_::kFree);
+      q_matrix += kGroups * S_::kQBytes >> 4;
+      if (++q == S_::kQs) {
+        q = 0;
+        q_matrix -= S_::kQs * kGroups * S_::kQBytes >> 4;
+        q_phase ^= 1;
+      }
     }
   }
 }
@@ -641,7 +720,7 @@ inline CUtensorMap tensor_map(const Bytes &bytes, uint32_t box_rows, uint32_t bo
 }
 
 // Whether blocks of one warpgroup are faster than those of three, as measured on an H100 from 256 to 32,760 tokens.
-inline bool alone_is_faster(const Task &task, int multiprocessors) {
+inline bool alone_is_faster(const Task &task, int head_dim, int multiprocessors) {
   if (task.heads > 65535 || task.all_heads / task.heads > 65535) return false;  // CUDA has no such grid
   const int64_t units = static_cast<int64_t>(task.units) * task.all_heads;
   if (task.causal) {  // two tiles each, or more, for long ones and short ones to add up to the same
@@ -649,7 +728,8 @@ inline bool alone_is_faster(const Task &task, int multiprocessors) {
     return tiles < 2 * multiprocessors || std::min(task.q_len, task.kv_len) < 1536;
   }
   if (units <= multiprocessors) return task.kv_len < 4096;  // one each: those of three bring K and V further ahead
-  return units < 24 * multiprocessors || task.kv_len < 6144;
+  if (head_dim == 64) return units < 12 * multiprocessors || task.kv_len < 4096;
+  return units < 5 * multiprocessors || task.kv_len < 2048;
 }
 
 template <int head_dim, bool alone, bool exact_sum>
@@ -691,7 +771,7 @@ void launch(const Task &task, const Bytes &q, const Bytes &k, const Bytes &v) {
   int device = 0, multiprocessors = 0;
   sage::check(cudaGetDevice(&device));
   sage::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  const bool alone = alone_is_faster(task, multiprocessors), lse = task.lse != nullptr;
+  const bool alone = alone_is_faster(task, head_dim, multiprocessors), lse = task.lse != nullptr;
   const auto launch = alone ? (lse ? launch_shape<head_dim, true, true> : launch_shape<head_dim, true, false>)
                             : (lse ? launch_shape<head_dim, false, true> : launch_shape<head_dim, false, false>);
   launch(task, multiprocessors, q, k, v);
