@@ -54,7 +54,8 @@ def main(argv: Sequence[str], *, work_root: Path = ROOT / "build") -> int:
                 second = _build(target, replace(options, jobs=1), folder / "another-folder", seed=2)
                 compare(first, second)
         finally:
-            _empty(folder)
+            if not options.keep_build:
+                _empty(folder)
     return 0
 
 

@@ -31,10 +31,11 @@ _COPY = re.compile(r"-[0-9a-f]{8}(?=\.so)")
 _TORCH_CXX = re.compile(r"_Z.*?(?<!\d)(?:2at|3c10|5torch|6caffe2)(?=[A-Z\d])")
 _TORCH_C = re.compile(r"(?:aoti_torch_|aoti_|torch_|AOTI)\w+$")
 # Folders that people and CI services build in, and any environment's site-packages. Not /usr or /lib:
-# those name the same thing on every machine.
+# those name the same thing on every machine. nvcc puts a digest of a source's path into some names.
 _BUILD_PATH = re.compile(
     rb"(?<![\w.$+@%/-])/(?:(?:home|root|tmp|work|workspace|build|builds|mnt|opt|src|srv|data|project|github|__w"
     rb"|io|Users|var)/[\w.+@-]{2,}(?:/[\w.+@-]+)*|(?:[\w.+@-]+/)+(?:site|dist)-packages(?:/[\w.+@-]+)+)"
+    rb"|_INTERNAL_[0-9a-f]{8}_\w+"
 )
 _HARMLESS_PATHS = (
     b"/opt/rh/",  # the compiler of the manylinux images names its own files so

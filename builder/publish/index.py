@@ -50,7 +50,7 @@ from builder.util import http
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import UsageError
 from builder.util.files import ROOT, beside
-from builder.util.log import say, warn
+from builder.util.log import counted, say, warn
 
 WHEELS_JSON = "wheels.json"
 _SCHEMA = 1
@@ -118,7 +118,7 @@ def main(argv: Sequence[str]) -> int:
         _write(options.out, texts, {path: folders[path.name] for path in paths if path.name in folders})
     except OSError as error:
         raise UsageError(f"{options.out} can't be written: {error}.", "Choose another --out.") from error
-    say(f"Wrote {len(offered)} wheels. Look at it with: python -m http.server --directory {options.out}")
+    say(f"Wrote {counted(len(offered), 'wheel')}. See it: python -m http.server --directory {options.out}")
     return 0
 
 
@@ -176,7 +176,7 @@ def _previous(place: str) -> list[IndexEntry]:
                 f"{place}: {entry.filename} has no address of its own: that site serves the file itself."
             )
             raise UsageError(message, "Give the wheel's file too, and omit --previous.")
-    say(f"The earlier index has {len(entries)} wheels.")
+    say(f"The earlier index has {counted(len(entries), 'wheel')}.")
     return entries
 
 

@@ -40,7 +40,7 @@ from builder.publish.index import TEMPLATES
 from builder.util.arguments import Parser, published_address, repository
 from builder.util.errors import AuditError, ReleaseError, UsageError
 from builder.util.files import ROOT, file_sha256
-from builder.util.log import say, step, warn
+from builder.util.log import counted, say, step, warn
 from builder.wheel.label import WheelLabel
 from builder.wheel.sbom import Sbom
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     paths = find_wheels(options.wheels, options.wheelhouse)
     entries = {path: read_entry(path) for path in paths}
     _refuse(entries.values(), options)
-    with step(f"Auditing {len(paths)} wheels"):
+    with step(f"Auditing {counted(len(paths), 'wheel')}"):
         if audit.main([*map(str, paths)]) != 0:
             raise AuditError("A wheel failed the audit: nothing is released.", "See the table above.")
     notes = _notes(newest_first(entries.values()), [read_sbom(path) for path in paths], options)

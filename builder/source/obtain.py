@@ -172,7 +172,8 @@ def _copy(source: Path, tree: Path, without: Path) -> None:
             executable = path.is_dir() or path.stat().st_mode & 0o100
             path.chmod(0o755 if executable else 0o644)
     except OSError as error:
-        raise SourceError(f"{source} can't be copied: {error}.") from error
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error  # that of the first file
+        raise SourceError(f"{source} can't be copied: {reason}.") from error
 
 
 def _check_tree(tree: Path, location: str) -> str:

@@ -187,9 +187,13 @@ def unpack(archive: Path, into: Path) -> str:
             if len(tops) != 1 or not tops[0].is_dir():
                 raise DownloadError(f"{archive.name} has {len(tops)} entries at its top, not one folder.")
             tops[0].rename(new)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    except (
+        *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+        RuntimeError,  # a .zip file that is encrypted
+    ) as error:
+        reason = str(error).partition(":\n")[0] or type(error).__name__  # without each format's own error
         raise DownloadError(
-            f"{archive.name} can't be unpacked: {error or type(error).__name__}.",
-            "It must be a .tar.* or .zip file; if it is, it is damaged.",
+            f"{archive.name} can't be unpacked: {reason}.",
+            "It must be a whole .tar.* or .zip file, and the disk must have room.",
         ) from error
     return comment if re.fullmatch(r"[0-9a-f]{40}", comment) else ""

@@ -169,6 +169,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ({"undefined": ("aoti_torch_unheard_of",)}, "requirement: uses what is not known of torch"),
         ({"undefined": ("PyErr_Occurred",)}, "requirement: uses symbols of CPython, so it is for one Python"),
         ({"code": 'const char *path = "/home/me/x.cu";\n'}, "paths: contains 1 path of the machine"),
+        ({"code": 'const char *name = "_INTERNAL_5c72bb42_4_x_cu";\n'}, "paths: contains 1 path of"),
         ({"flags": ("-Wl,--build-id=none", "-g", "-fdebug-prefix-map=/=/usr/")}, "debug: has debug sections"),
         ({"fatbin": fatbin("80", "86", "89", "90a", ptx="80")}, "architectures: has no cubin for 12.0"),
         ({"fatbin": fatbin(*ALL, ptx="89")}, "architectures: has no PTX for 8.0 of the 1. of its"),

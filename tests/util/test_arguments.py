@@ -14,7 +14,7 @@ def test_a_wrong_argument_raises_with_the_way_to_help(capsys: pytest.CaptureFixt
     assert parser.parse_args(["--count", "3"]).count == 3
     with pytest.raises(UsageError) as caught:
         parser.parse_args(["--count", "x"])
-    assert str(caught.value) == "Argument --count: invalid int value: 'x'.\n  See nox -s lint -- --help."
+    assert str(caught.value) == "Argument --count: invalid value: 'x'.\n  See nox -s lint -- --help."
     assert capsys.readouterr() == ("", "")
 
 

@@ -170,7 +170,7 @@ def test_every_kind_of_archive_is_unpacked_without_its_top_folder(tmp_path: Path
         ({"a.txt": b"", "b/c.txt": b""}, "a.gz has 2 entries at its top, not one folder"),
         ({"a.txt": b""}, "a.gz has 1 entries at its top"),
         ({"top/../../evil": b""}, "a.gz can't be unpacked"),
-        (b"<html>Log in", "a.gz can't be unpacked: "),
+        (b"<html>Log in", "a.gz can't be unpacked: file could not be opened successfully."),
         (b"PK\x03\x04", "a.gz can't be unpacked: "),
         (None, "a.gz can't be unpacked: "),  # half of an archive
     ],
