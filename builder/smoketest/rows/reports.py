@@ -257,11 +257,13 @@ def broken_library(subject: Subject, _: RowSpec) -> Attempts | Result:
 
 
 EXPORT = """
-import os, sys, torch, sageattention
-device, ahead = sys.argv[1], sys.argv[2] == "ahead"
+import os, sys, torch
+device, ahead, attention = sys.argv[1], sys.argv[2] == "ahead", torch.nn.functional.scaled_dot_product_attention
+if sys.argv[4] == "sageattention":
+    from sageattention import sageattn as attention
 class Model(torch.nn.Module):
     def forward(self, q, k, v):
-        return sageattention.sageattn(q, k, v) * 2.0
+        return attention(q, k, v) * 2.0
 def inputs(tokens):
     torch.manual_seed(0)
     return tuple(torch.randn(1, 8, tokens, 64, device=device, dtype=torch.float16) for _ in range(3))
@@ -283,16 +285,23 @@ with torch.no_grad():
 """
 
 
-def _exported(subject: Subject, _: RowSpec, *, kind: str) -> Attempts:
+def _exported(subject: Subject, _: RowSpec, *, kind: str) -> Attempts | Result:
     """An exported module with a dynamic length is right, or refused by an exception; no process dies."""
 
-    def export() -> list[str]:
+    def problem_of(attention: str) -> str:
         with tempfile.TemporaryDirectory() as folder:
-            output = run_python("-c", EXPORT, subject.device, kind, f"{folder}/model.pt2", limit_s=280.0)
+            arguments = (subject.device, kind, f"{folder}/model.pt2", attention)
+            try:
+                output = run_python("-c", EXPORT, *arguments, limit_s=140.0)
+            except RuntimeError as error:
+                return str(error)
         good = output.startswith("refused") or output.split() == ["True", "True"]
-        return [] if good else [f"printed {output.split()}"]
+        return "" if good else f"printed {output.split()}"
 
-    return {kind: export}
+    problem = problem_of("sageattention")
+    if problem and (same := problem_of("torch")):
+        return not_applicable(f"torch's own attention fails here too: {same}")
+    return {kind: lambda: [problem] if problem else []}
 
 
 exported = partial(_exported, kind="export")

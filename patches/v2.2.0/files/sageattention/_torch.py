@@ -124,10 +124,11 @@ def compute(
 def aligned(tensor: Tensor) -> Tensor:
     """Return a tensor whose rows begin at multiples of 16 bytes, as flash and cuDNN take for granted."""
     unit = 16 // tensor.element_size()
-    shifted = not torch.compiler.is_compiling() and tensor.storage_offset() % unit != 0  # it knows no offsets
-    if not shifted and tensor.is_contiguous():
+    compiling = torch.compiler.is_compiling()  # it knows no offsets
+    if compiling and tensor.is_contiguous():
         return tensor
-    *outer, last = tensor.stride()
+    shifted = not compiling and tensor.storage_offset() % unit != 0
+    *outer, last = tensor.stride() or (1,)  # of what has one element any, though it is contiguous
     if shifted or last != 1 or (tensor.size(-1) % unit == 0 and any(stride % unit for stride in outer)):
         return tensor.clone(memory_format=torch.contiguous_format)
     return tensor

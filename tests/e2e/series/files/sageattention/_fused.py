@@ -1,7 +1,3 @@
-import torch
+from ._library import operators
 
-from ._library import load
-
-load("_fused")
-
-scale_cuda = torch.ops.sageattention_fused.scale_cuda.default
+scale_cuda = operators("_fused", "sageattention_fused", {}, lambda *_: None)["scale_cuda"]

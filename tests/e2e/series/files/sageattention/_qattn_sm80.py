@@ -1,7 +1,3 @@
-import torch
+from ._library import operators
 
-from ._library import load
-
-load("_qattn_sm80")
-
-mini_attn = torch.ops.sageattention.mini_attn.default
+mini_attn = operators("_qattn_sm80", "sageattention", {}, lambda *_: None)["mini_attn"]

@@ -1,7 +1,3 @@
-import torch
+from ._library import operators
 
-from ._library import load
-
-load("_qattn_sm89")
-
-mini_clamp = torch.ops.sageattention_sm89.mini_clamp.default
+mini_clamp = operators("_qattn_sm89", "sageattention_sm89", {}, lambda *_: None)["mini_clamp"]

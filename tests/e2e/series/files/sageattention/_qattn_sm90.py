@@ -1,7 +1,3 @@
-import torch
+from ._library import operators
 
-from ._library import load
-
-load("_qattn_sm90")
-
-mini_barrier = torch.ops.sageattention_sm90.mini_barrier.default
+mini_barrier = operators("_qattn_sm90", "sageattention_sm90", {}, lambda *_: None)["mini_barrier"]
