@@ -26,10 +26,11 @@ def scaled_dot_product_attention(
 
     Any leading dimensions. The output has the memory layout of `query`, as torch's has.
     """
-    signature, known = (), False
-    if attn_mask is None and isinstance(query, torch.Tensor):
-        signature, known = _torch.look_up(query, key, value, scale, is_causal, enable_gqa)
-    if known or not isinstance(query, torch.Tensor):  # what is none has its own way, or is torch's error
+    signature: tuple[Any, ...] = ()
+    known = not isinstance(query, torch.Tensor)  # what is none has its own way, or is torch's error
+    if attn_mask is None and not known:
+        signature, known = _torch.look_up(query, key, value, is_causal, scale, enable_gqa)
+    if known:
         return sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
     dims = query.dim()
     if (

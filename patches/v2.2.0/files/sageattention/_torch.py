@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from . import _fused
 from ._arguments import Call
@@ -33,12 +34,12 @@ def derivative_of(*tensors: Tensor | None) -> str:
     return ""
 
 
-def look_up(q: Tensor, k: Tensor, v: Tensor, scale: Any, *options: Any) -> tuple[tuple[Any, ...], bool]:
+def look_up(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[tuple[Any, ...], bool]:
     """Return what decides a call without a mask (nothing where more than that does), and whether it is remembered."""
-    if torch.compiler.is_compiling() or q.is_nested or not (scale is None or type(scale) is float):
+    if is_compiling() or q.is_nested:
         return (), False
     try:
-        signature = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.device, scale, options)
+        signature = (q.shape, k.shape, v.shape, q.stride(), k.stride(), v.stride(), q.device, options)
         offsets = q.storage_offset() | k.storage_offset() | v.storage_offset()
         return signature, signature in _faster and offsets % 8 == 0
     except (RuntimeError, TypeError):  # other kinds of tensors have no sizes, and symbols no hash
@@ -48,7 +49,9 @@ def look_up(q: Tensor, k: Tensor, v: Tensor, scale: Any, *options: Any) -> tuple
 def remember(signature: tuple[Any, ...], call: Call) -> None:
     """Remember a call, if torch's function takes its tensors as they are."""
     scale = call.sm_scale
-    if signature and len(_faster) < _MOST and scale is not None and scale >= _SMALLEST_SCALE:
+    if not signature or any(isinstance(option, Tensor) for option in signature[-1]):
+        return
+    if len(_faster) < _MOST and scale is not None and scale >= _SMALLEST_SCALE:
         if all(aligned(x) is x for x in call[:3]):
             _faster.add(signature)
 
@@ -124,7 +127,7 @@ def compute(
 def aligned(tensor: Tensor) -> Tensor:
     """Return a tensor whose rows begin at multiples of 16 bytes, as flash and cuDNN take for granted."""
     unit = 16 // tensor.element_size()
-    compiling = torch.compiler.is_compiling()  # it knows no offsets
+    compiling = is_compiling()  # it knows no offsets
     if compiling and tensor.is_contiguous():
         return tensor
     shifted = not compiling and tensor.storage_offset() % unit != 0
@@ -143,7 +146,7 @@ def _logsumexp(
     if q.dim() > 2 and q.size(-3) != k.size(-3):
         k = k.repeat_interleave(q.size(-3) // k.size(-3), dim=-3)
     rows = q_rows = q.size(-2)
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         rows = max(1, _PER_CHUNK // max(1, k.size(-2) * math.prod(q.shape[:-2])))
     parts = []
     with torch.autocast(q.device.type, enabled=False):

@@ -292,14 +292,14 @@ def sageattn(
     _arguments.check_layout(tensor_layout)
     is_causal, signature = bool(is_causal), ()
     if attn_mask is None and not dropout_p:
-        given = scale if sm_scale is None else sm_scale
         asked = (tensor_layout, is_causal, sm_scale, scale, return_lse, qk_quant_gran, pv_accum_dtype)
-        signature, known = _torch.look_up(q, k, v, given, *asked)
+        signature, known = _torch.look_up(q, k, v, *asked)
         # Autocast would cast for torch's function, and tangents need another one.
         if known and not torch.is_autocast_enabled("cuda") and _torch.forward_ad._current_level < 0:
             try:
+                given = scale if sm_scale is None else sm_scale
                 return _torch.as_it_is(q, k, v, tensor_layout, is_causal, given)
-            except RuntimeError:
+            except (RuntimeError, TypeError):
                 pass  # below it is raised as ever
     call = Call(
         q, k, v, tensor_layout, is_causal, _arguments.scale_of(sm_scale, scale, q), bool(return_lse), attn_mask,
