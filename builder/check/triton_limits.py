@@ -12,12 +12,14 @@ kernel that no call of `_calls` reaches is a problem too.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import inspect
 import itertools
 import json
 import os
 import pkgutil
+import signal
 import sys
 import sysconfig
 import tempfile
@@ -76,6 +78,8 @@ def _calls(head_dim: int, tokens: int) -> Iterator[Call]:
             yield (name, "forward", variant, arguments, {"output_dtype": dtype})
 
 
+# What each process of the pool calls first: prctl(2), PR_SET_PDEATHSIG. They would wait for work for ever.
+_END_WITH_PARENT = ctypes.CDLL(None).prctl, (1, signal.SIGTERM)
 # The package's modules by name, and its calls: there before the processes fork, so that nothing is pickled.
 _modules: dict[str, types.ModuleType] = {}
 _package_calls: list[Call] = []
@@ -154,7 +158,7 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": folder}),
-        ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork")) as pool,
+        ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("fork"), *_END_WITH_PARENT) as pool,
     ):
         results = list(pool.map(_compile, *zip(*tasks, strict=True)))
     for (gpu, index), (launched, error) in zip(tasks, results, strict=True):

@@ -29,10 +29,10 @@ def record_path(wheel: Path) -> Path:
 def read_record(wheel: Path) -> dict[str, Any]:
     """Return a wheel's record; empty where there is none that can be read."""
     try:
-        record: dict[str, Any] = json.loads(record_path(wheel).read_bytes())
+        record = json.loads(record_path(wheel).read_bytes())
     except (OSError, ValueError):
         return {}
-    return record
+    return record if isinstance(record, dict) else {}
 
 
 def store(wheels: list[Path], build: dict[str, Any], wheelhouse: Path) -> list[Path]:

@@ -153,7 +153,7 @@ def _install(folder: _Folder, target: Target, options: BuildOptions, site: Path)
         index = "" if "--default-index" in step else options.torch_index or target.torch_index
         if not _pip_install(sys.executable, [*into, "--constraint", constraints, *step], index):
             raise TorchEnvironmentError(
-                f"{' '.join(step)} could not be installed; see above.",
+                f"{' '.join(part for part in step if part[:2] != '--')} could not be installed; see above.",
                 "Check that the package index can be reached (or name another one with --torch-index), "
                 "and that the disk has room (up to 7 GB).",
             )

@@ -17,7 +17,7 @@ def beside(path: Path) -> Iterator[Path]:
     """Yield a path to make a file, folder or link at; when the block ends, it replaces what is at `path`.
 
     The yielded path has the same name, in a new hidden folder beside `path`, which is removed in any case.
-    After an error `path` is as it was; an OSError that names no file, as on a full disk, then names `path`.
+    After an error `path` is as it was; an OSError that names no file or two, as on a full disk, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{path.name[:100]}."
@@ -26,7 +26,7 @@ def beside(path: Path) -> Iterator[Path]:
         try:
             yield new
         except OSError as error:
-            if error.errno and not error.filename:
+            if error.errno and (error.filename2 or not error.filename):  # a copy names its source first
                 error.filename = str(path)
             raise
         if path.is_symlink() or not path.is_dir():

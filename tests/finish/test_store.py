@@ -44,6 +44,7 @@ def test_up_to_date_needs_every_wheel_of_the_build_whole(tmp_path: Path) -> None
     stored[0].write_bytes(b"damaged")
     assert up_to_date(tmp_path, "f") == []
     stored[0].unlink()
+    record_path(stored[1]).write_text("[]")
     assert up_to_date(tmp_path, "f") == []
 
 

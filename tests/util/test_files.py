@@ -39,7 +39,10 @@ def test_a_link_to_a_folder_is_replaced_and_the_folder_is_not(tmp_path: Path) ->
     assert (tmp_path / "one").is_dir()
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt(), OSError(errno.ENOSPC, "full"), OSError(errno.ENOSPC, "full", "from", None, "to")],
+)
 def test_after_an_error_all_is_as_it_was(tmp_path: Path, error: BaseException) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
