@@ -262,7 +262,8 @@ def broken_library(subject: Subject, _: RowSpec) -> Attempts | Result:
 
 EXPORT = """
 import os, sys, torch
-device, ahead, attention = sys.argv[1], sys.argv[2] == "ahead", torch.nn.functional.scaled_dot_product_attention
+device, ahead = sys.argv[1], sys.argv[2] == "ahead"
+attention = torch.nn.functional.scaled_dot_product_attention
 if sys.argv[4] == "sageattention":
     from sageattention import sageattn as attention
 class Model(torch.nn.Module):
