@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -12,11 +11,11 @@ import torch
 from builder.smoketest.attention.cases import Case, VarlenCase
 from builder.smoketest.attention.compare import same_bits
 from builder.smoketest.attention.inputs import arguments, make
-from builder.smoketest.attention.subject import Subject, one_line
+from builder.smoketest.attention.subject import Subject
 from builder.smoketest.plan import RowSpec
 from builder.smoketest.report import Result, not_applicable, verdict
 from builder.smoketest.rows.accuracy import compare_case
-from builder.smoketest.rows.runtime.streams import CASE, TRIALS, behind_slow_work
+from builder.smoketest.rows.runtime.streams import CASE, TRIALS, behind_slow_work, in_two_threads
 
 Tensors = tuple[torch.Tensor, ...]
 SECOND = "cuda:1"
@@ -121,21 +120,13 @@ def threads(subject: Subject, second: Subject, spec: RowSpec) -> list[str]:
 
     def work(number: int) -> None:
         one, tensors = pairs[number]
-        try:
-            torch.cuda.set_device(number)
-            stream = torch.cuda.Stream(one.device)
-            for _ in range(TRIALS):
-                result = behind_slow_work(one, spec.kernel, tensors, stream)
-                problems.extend(_differ(right[number], result, f"thread {number}'s result"))
-        except Exception as error:
-            problems.append(f"thread {number}: {one_line(error)}")
+        torch.cuda.set_device(number)
+        stream = torch.cuda.Stream(one.device)
+        for _ in range(TRIALS):
+            result = behind_slow_work(one, spec.kernel, tensors, stream)
+            problems.extend(_differ(right[number], result, f"thread {number}'s result"))
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    return problems
+    return in_two_threads(work) + problems
 
 
 @_on_second

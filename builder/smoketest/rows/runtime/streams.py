@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -126,6 +126,24 @@ def capture(subject: Subject, call: partial[Any]) -> tuple[torch.cuda.CUDAGraph,
     return captured, out
 
 
+def in_two_threads(work: Callable[[int], None]) -> list[str]:
+    """Run `work` for 0 and 1 at the same time; return what they raised."""
+    problems = []
+
+    def attempt(number: int) -> None:
+        try:
+            work(number)
+        except Exception as error:
+            problems.append(f"thread {number}: {one_line(error)}")
+
+    workers = [threading.Thread(target=attempt, args=(number,)) for number in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return problems
+
+
 def threads(subject: Subject, spec: RowSpec) -> Result:
     """Two threads, each on its own stream with its own inputs, get the same results as one alone."""
     kernel, seed = spec.kernel, spec.seed(subject.seed)
@@ -135,20 +153,13 @@ def threads(subject: Subject, spec: RowSpec) -> Result:
 
     def work(number: int) -> None:
         inputs, out, _ = pairs[number]
-        try:
-            with torch.cuda.device(subject.device):
-                stream = torch.cuda.Stream(subject.device)
-                for _ in range(TRIALS):
-                    result = behind_slow_work(subject, kernel, inputs.tensors, stream)
-                    wrong[number] += not same_bits(result, out)
-        except Exception as error:
-            problems.append(f"thread {number}: {one_line(error)}")
+        with torch.cuda.device(subject.device):
+            stream = torch.cuda.Stream(subject.device)
+            for _ in range(TRIALS):
+                result = behind_slow_work(subject, kernel, inputs.tensors, stream)
+                wrong[number] += not same_bits(result, out)
 
-    workers = [threading.Thread(target=work, args=(number,)) for number in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    problems += in_two_threads(work)
     return _counted(problems, sum(wrong), 2 * TRIALS, "those of one thread")
 
 
