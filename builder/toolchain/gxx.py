@@ -74,7 +74,7 @@ def find_gxx(nvcc_version: str, environ: Mapping[str, str], machine: Machine | N
     for major in () if name else range(newest, OLDEST - 1, -1):
         candidates.append(f"{default}-{major}")
         if machine.is_here:
-            candidates.append(f"/opt/rh/gcc-toolset-{major}/root/usr/bin/g++")
+            candidates.append(str(Path("/opt/rh", f"gcc-toolset-{major}", "root", "usr", "bin", "g++")))
     programs = (shutil.which(candidate, path=path) for candidate in candidates)
     installed = [gxx for program in programs if program and (gxx := inspect(Path(program)))]
     if not installed and name:

@@ -50,7 +50,7 @@ class Kernel:
 
     @property
     def quantises_in_cuda(self) -> bool:
-        """Whether Q and K are quantised by the compiled module, not by Triton."""
+        """Whether its arguments ask for the compiled module's quantisation."""
         arguments = dict(self.arguments)
         return "per_warp" in arguments.values() or arguments.get("quantization_backend") == "cuda"
 

@@ -19,7 +19,6 @@ from . import _rule, _torch, _triton_kernels, core
 from ._arguments import Call
 
 _SIZES = ((1, 24, 1024, 128), (1, 24, 4608, 128), (2, 10, 4096, 64))  # batch, heads, tokens, head dim
-_DRIVER = "nvidia-smi --query-gpu=driver_version --format=csv,noheader"
 _RIGHT = 0.06  # relative error of any kernel on normal inputs is below this
 # Batch, heads of Q and of K, tokens of Q and of K: what a rule is made from.
 _GRID = (
@@ -54,8 +53,7 @@ def report() -> int:
     index = torch.cuda.current_device()
     major, minor = torch.cuda.get_device_capability(index)
     name = torch.cuda.get_device_name(index)
-    driver, *_ = subprocess.getoutput(f"{_DRIVER} -i {index}").splitlines() or ["unknown"]
-    print(f"GPU {index} of {torch.cuda.device_count()}: {name}, {major}.{minor}, driver {driver}")
+    print(f"GPU {index} of {torch.cuda.device_count()}: {name}, {major}.{minor}, driver {_driver()}")
     file = _rule.user_file(index)
     rule = "by this build's rule" if _rule.load(index) else "ask --measure"
     rule = f"as measured here ({file})" if file.is_file() else rule
@@ -81,6 +79,15 @@ def report() -> int:
     for line in dict.fromkeys(advice):
         print(f"-> {line}")
     return int(bool(advice))
+
+
+def _driver() -> str:
+    command = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.partition("\n")[0]
+    except (OSError, subprocess.SubprocessError) as problem:
+        return f"unknown ({type(problem).__name__})"
 
 
 def measure() -> int:

@@ -26,10 +26,8 @@ def operators(name: str, namespace: str, fakes: dict[str, Fake], other_fake: Fak
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        message = (
-            f"SageAttention's library {path.name} can't be loaded: {error}. (The wheel's name says for which "
-        )
-        message += f"torch and CUDA it is; this is torch {torch.__version__}.)"
+        hint = f"The wheel's name says for which torch and CUDA it is; this is torch {torch.__version__}."
+        message = f"SageAttention's library {path.name} can't be loaded: {error}. ({hint})"
         raise ImportError(message, name=f"sageattention.{name}", path=str(path)) from error
     made = {}
     for full_name in torch._C._dispatch_get_all_op_names():

@@ -48,12 +48,11 @@ def look_up(q: Tensor, k: Tensor, v: Tensor, *options: Any) -> tuple[tuple[Any, 
 
 def remember(signature: tuple[Any, ...], call: Call) -> None:
     """Remember a call, if torch's function takes its tensors as they are."""
-    scale = call.sm_scale
-    if not signature or any(isinstance(option, Tensor) for option in signature[-1]):
+    if not signature or len(_faster) >= _MOST or any(isinstance(option, Tensor) for option in signature[-1]):
         return
-    if len(_faster) < _MOST and scale is not None and scale >= _SMALLEST_SCALE:
-        if all(aligned(x) is x for x in call[:3]):
-            _faster.add(signature)
+    scale = call.sm_scale
+    if scale is not None and scale >= _SMALLEST_SCALE and all(aligned(x) is x for x in call[:3]):
+        _faster.add(signature)
 
 
 def attention(call: Call, derivative: str = "") -> Any:
