@@ -28,7 +28,8 @@ _PASSED_ON = (
     *("USER", "LOGNAME", "TERM", "COLUMNS", "NO_COLOR", "TMPDIR", "TMP", "TEMP"),
     *("CI", "GITHUB_ACTIONS", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR"),
 )
-_NINJA_STATUS = re.compile(r"\[\d+/\d+\] ")
+# Lines for the user: ninja's steps, and ptxas's of matrix instructions that wait for each other (C7511).
+_FOR_THE_USER = re.compile(r"\[\d+/\d+\] |ptxas info\s*: \(C75")
 _TAIL_LINES = 30
 # The kernel ends a process that finds no memory with SIGKILL; ninja, g++, nvcc and shells each report it
 # otherwise.
@@ -106,8 +107,9 @@ def run_build(
 ) -> Compiled:
     """Build a wheel of a source tree with `python -m build`, without isolation.
 
-    All output goes to the log, and ninja's lines to the user, or with `echo` all. `env` is the build's whole
-    environment; `jobs` is for the message of OutOfMemoryError. Any other failure is a CompileError.
+    All output goes to the log, and ninja's lines and ptxas's of slow code to the user, or with `echo` all.
+    `env` is the build's whole environment; `jobs` is for the message of OutOfMemoryError. Any other failure
+    is a CompileError.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +134,7 @@ def run_build(
                 output.write(line)
                 output.flush()
                 text = line.decode(errors="replace").rstrip()
-                if echo or _NINJA_STATUS.match(text):
+                if echo or _FOR_THE_USER.match(text):
                     say(f"  {text}")
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:

@@ -82,17 +82,18 @@ def test_only_what_can_not_change_a_wheel_passes_from_the_users_environment(tmp_
     }
 
 
-def test_ninjas_lines_are_shown_and_the_build_is_measured(
+def test_ninjas_lines_and_slow_code_are_shown_and_the_build_is_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    body = "print('[1/2] a.cu'); print('ptxas info: 42 registers', flush=True)"
+    slow = "ptxas info    : (C7511) Potential Performance Loss"
+    body = f"print('[1/2] a.cu'); print({slow!r}); print('ptxas info: 42 registers', flush=True)"
     for echo in (False, True):
         folder = tmp_path / str(echo)
         compiled = run_build(
             _tree(folder, body), folder / "out", folder / "log", dict(os.environ), jobs=1, echo=echo
         )
         output = capsys.readouterr().out
-        assert "  [1/2] a.cu\n" in output
+        assert f"  [1/2] a.cu\n  {slow}\n" in output
         assert ("ptxas info: 42 registers" in output) is echo
         assert "ptxas info: 42 registers" in (folder / "log").read_text()
     assert compiled.wheel.name == "pkg-1-py3-none-any.whl"

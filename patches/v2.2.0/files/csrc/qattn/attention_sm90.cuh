@@ -27,9 +27,10 @@ namespace hopper {
 constexpr int kRows = 64, kKeys = 128;  // of a warpgroup's tile
 // e4m3 ends at 448: weights are 2^(logit - largest + log2(448)), a bit less.
 constexpr float kTop = 8.807f;
-// With a head dim of 128, blocks of three warpgroups compute one of so many weights by a polynomial: the units of exp2
-// are the busiest. One of 6 was the fastest of none and one of 5, 6, 8, 10 and 16.
-constexpr int kPolynomials = 6;
+// The first products with V wait for half of the weights, and those for the units of exp2. With a head dim of 128,
+// blocks of three warpgroups compute these pairs of them by other units. Of 20 choices timed they were the fastest over
+// all lengths; with none, and with many others, registers do not suffice (see C7511).
+__device__ constexpr bool computed(int pair) { return pair == 1 || pair == 6 || pair == 11; }
 
 struct Tile {
   int batch, head, kv_head;
@@ -181,27 +182,33 @@ __device__ __forceinline__ float exp2_of(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// The same by adding and multiplying: at most 0.3 % off, where float8 is 6 % off. x is at most 60; below -20 it is -20.
-__device__ __forceinline__ float exp2_polynomial(float x) {
-  x = fmaxf(x, -20.0f);
-  constexpr float kBig = 12582910.0f;  // 1.5 * 2^23 - 2: the last bits of a sum with it are x, rounded, less 2
-  const float sum = x + kBig, rest = x - (sum - kBig);
-  const float power = fmaf(rest, rest + 2.825f, 3.9985f);  // 4 * 2^rest
-  return __int_as_float(__float_as_int(power) + (__float_as_int(sum) << 23));
+// 2^a and 2^b as float8, by adding and multiplying: at most 0.4 % off, where float8 is 6 % off. a and b are at most 16
+// and come with kPoint added, so that their last 16 bits are a + 15 with 10 bits after the point. Those, as a half, are
+// 2^whole * (1 + rest), and a parabola is 2^rest / (1 + rest). Below -15, 0.
+constexpr float kPoint = 12288.0f + 15.0f;
+__device__ __forceinline__ uint16_t exp2_pair(float a, float b) {
+  a = fmaxf(a, kPoint - 15.0f), b = fmaxf(b, kPoint - 15.0f);
+  const uint32_t both = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x5410);
+  uint16_t packed;
+  asm("{ .reg .b32 part, power;\n"
+      "lop3.b32 part, %1, %2, %3, 0xea;\n"  // 1 + rest
+      "fma.rn.f16x2 power, part, %4, %5;\n"
+      "fma.rn.f16x2 power, power, part, %6;\n"
+      "mul.rn.f16x2 power, power, %1;\n"
+      "cvt.rn.satfinite.e4m3x2.f16x2 %0, power; }"
+      : "=h"(packed)
+      : "r"(both), "r"(0x03ff03ff), "r"(0x3c003c00),
+        "r"(0x337b337b), "r"(0xb98eb98e), "r"(0x3dd43dd4));  // 0.2337, -0.694, 1.457
+  return packed;
 }
 __device__ __forceinline__ uint32_t shift_left(uint32_t x, uint32_t bits) {  // by 32 and more, too
   uint32_t shifted;
   asm("shl.b32 %0, %1, %2;" : "=r"(shifted) : "r"(x), "r"(bits));
   return shifted;
 }
-__device__ __forceinline__ uint32_t pack(float a, float b, float c, float d) {
-  uint32_t packed;
-  asm("{ .reg .b16 low, high;\n"
-      "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
-      "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
-      "mov.b32 %0, {low, high}; }"
-      : "=r"(packed)
-      : "f"(a), "f"(b), "f"(c), "f"(d));
+__device__ __forceinline__ uint16_t to_float8(float a, float b) {
+  uint16_t packed;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(packed) : "f"(a), "f"(b));
   return packed;
 }
 
@@ -523,21 +530,26 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           find_largest(Known<false>(), {0, 0});
         }
 
+        const float with_point[2] = {offset[0] + kPoint, offset[1] + kPoint};
         // The r-th register of weights: four keys of a row.
         auto weigh = [&](int from, int to) {
 #pragma unroll
           for (int r = from; r < to; r++) {
             const int half = r & 1;
             const int *const products = S + r / 4 * 16 + (r & 2) * 4 + half * 2;
-            float e[4];
+            uint16_t pairs[2];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-              const float logit = fmaf(static_cast<float>(products[(i & 2) * 2 + (i & 1)]), scale, offset[half]);
-              const bool polynomial = kHalves && !exact_sum && (4 * r + i) % kPolynomials == kPolynomials - 1;
-              e[i] = polynomial ? exp2_polynomial(logit) : exp2_of(logit);
+            for (int j = 0; j < 2; j++) {
+              const float a = static_cast<float>(products[4 * j]), b = static_cast<float>(products[4 * j + 1]);
+              if (kHalves && !exact_sum && computed(2 * r + j)) {
+                pairs[j] = exp2_pair(fmaf(a, scale, with_point[half]), fmaf(b, scale, with_point[half]));
+              } else {
+                const float x = exp2_of(fmaf(a, scale, offset[half])), y = exp2_of(fmaf(b, scale, offset[half]));
+                if (exact_sum && !masked) exact[half] += x + y;
+                pairs[j] = to_float8(x, y);
+              }
             }
-            if (exact_sum && !masked) exact[half] += (e[0] + e[1]) + (e[2] + e[3]);
-            P[r / 4][r & 3] = pack(e[0], e[1], e[2], e[3]);
+            asm("mov.b32 %0, {%1, %2};" : "=r"(P[r / 4][r & 3]) : "h"(pairs[0]), "h"(pairs[1]));
           }
           if (masked) {
             const int seen[2] = {8 * keys_seen(0), 8 * keys_seen(1)};
@@ -550,22 +562,27 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
 
         const uint64_t v_matrix = k_matrix + (kMatrix<128> - kMatrix<head_dim> + (S_::kKBytes >> 4));
         // O takes up the first half of the channels while the tensor cores compute the second. In the usual loop they
-        // start with half of the weights, in registers of products no longer needed. That takes all registers: if they
-        // do not suffice, ptxas says so (C7511) and waits for each instruction.
+        // start with half of the weights. With a head dim of 128 the products are then in registers of products no
+        // longer needed. That takes all registers: if they do not suffice, ptxas says so (C7511) and waits for each
+        // instruction.
         constexpr int kFirst = kHalves ? head_dim / 4 : head_dim / 2 + 4;
-        constexpr bool kEarly = kHalves && std::is_same_v<decltype(masked), Known<false>>;
+        constexpr bool kEarly = !alone && std::is_same_v<decltype(masked), Known<false>>;
         float first[kFirst];
         if constexpr (kEarly) {
-          weigh(0, kKeys / 16);
-          settle(S);
-          products_begin();
-          multiply_pv(S, P[0], v_matrix, 0);
-          multiply_pv(S, P[1], v_matrix + 2, 1);
-          products_end();
-          weigh(kKeys / 16, kKeys / 8);
-          products_begin();
-          multiply_pv(S, P[2], v_matrix + 4, 1);
-          multiply_pv(S, P[3], v_matrix + 6, 1);
+          auto multiply = [&](auto &to) {
+            weigh(0, kKeys / 16);
+            settle(to);
+            products_begin();
+            multiply_pv(to, P[0], v_matrix, 0);
+            multiply_pv(to, P[1], v_matrix + 2, 1);
+            products_end();
+            weigh(kKeys / 16, kKeys / 8);
+            products_begin();
+            multiply_pv(to, P[2], v_matrix + 4, 1);
+            multiply_pv(to, P[3], v_matrix + 6, 1);
+          };
+          if constexpr (kHalves) multiply(S);
+          else multiply(first);
         } else {
           weigh(0, kKeys / 8);
           if constexpr (alone) barrier_wait(control + S_::kVFull, phase);
