@@ -635,7 +635,7 @@ __global__ __launch_bounds__(Shape<head_dim, alone>::kThreads, Shape<head_dim, a
           next_stage();
         }
       };
-      if constexpr (exact_sum || (alone && head_dim == 64)) {
+      if constexpr (exact_sum) {
 #pragma unroll 1
         for (; s < steps; s++) step(s >= masked_from);
       } else {  // a loop of few instructions for most of the steps is faster
@@ -736,45 +736,51 @@ inline CUtensorMap tensor_map(const Bytes &bytes, uint32_t box_rows, uint32_t bo
   return map;
 }
 
-// Whether blocks of one warpgroup are faster than those of three, as measured on an H100 from 256 to 32,760 tokens.
-inline bool alone_is_faster(const Task &task, int head_dim, int multiprocessors) {
-  if (task.heads > 65535 || task.all_heads / task.heads > 65535) return false;  // CUDA has no such grid
-  const int64_t units = static_cast<int64_t>(task.units) * task.all_heads;
-  if (task.causal) {  // two tiles each, or more, for long ones and short ones to add up to the same
-    const int64_t tiles = static_cast<int64_t>((task.units + 2) / 3) * task.all_heads;
-    return tiles < 2 * multiprocessors || std::min(task.q_len, task.kv_len) < 1536;
+// Cuts the rows into tiles for blocks of three warpgroups. Returns how long they take, in times of a whole tile.
+inline float cut_tiles(Task &task, int multiprocessors) {
+  constexpr int kGroups = 3;
+  constexpr float kTime[] = {0.0f, 0.5f, 0.71f, 1.0f};  // of a tile of so many units
+  TORCH_CHECK(static_cast<int64_t>(task.units) * task.all_heads <= INT_MAX, "too many heads or batches, or too long");
+  const int of_head = (task.units + kGroups - 1) / kGroups;
+  task.tiles = task.whole = of_head * task.all_heads;
+  // With a causal mask the longest tiles of all heads come first; of so many that two tiles of a head, or more, are at
+  // work at a time.
+  const int most = multiprocessors / 2 * task.group, parts = (task.all_heads + most - 1) / most;
+  task.together = (task.all_heads + parts - 1) / parts;
+  if (task.causal) return static_cast<float>(task.tiles) / multiprocessors;
+  // The last tiles, which not all multiprocessors would get one of, are cut as small as can be for each to get one.
+  task.whole = task.tiles / multiprocessors * multiprocessors;
+  if (task.whole == task.tiles) return task.whole / multiprocessors;
+  const int in_first = task.units - task.whole % of_head * kGroups;
+  const int later_heads = task.all_heads - task.whole / of_head - 1;
+  for (int units = 1; units <= kGroups; units++) {
+    task.rest_units = units;
+    task.rest_tiles = (in_first + units - 1) / units;
+    task.tiles = task.whole + task.rest_tiles + (task.units + units - 1) / units * later_heads;
+    if (task.tiles - task.whole <= multiprocessors) break;
   }
-  if (units <= multiprocessors) return task.kv_len < 4096;  // one each: those of three bring K and V further ahead
-  if (head_dim == 64) return units < 12 * multiprocessors || task.kv_len < 4096;
-  return units < 5 * multiprocessors || task.kv_len < 2048;
+  return task.whole / multiprocessors + kTime[task.rest_units];
+}
+
+// Whether blocks of one warpgroup are faster than those of three, which take `time`: as measured on an H200 from 256
+// to 32,760 tokens.
+inline bool alone_is_faster(const Task &task, int head_dim, int multiprocessors, float time) {
+  if (task.heads > 65535 || task.all_heads / task.heads > 65535) return false;  // CUDA has no such grid
+  if (task.causal) return time < 1.25f || std::min(task.q_len, task.kv_len) < 1536;
+  const float units = static_cast<float>(task.units) * task.all_heads / multiprocessors;
+  if (units <= 1.0f) return task.kv_len < 4096;  // one each: those of three bring K and V further ahead
+  if (task.kv_len < (head_dim == 64 ? 1024 : 512)) return true;
+  return units * (head_dim == 64 ? 1.065f : task.kv_len > 4608 ? 1.04f : 1.02f) < 3 * time;
 }
 
 template <int head_dim, bool alone, bool exact_sum>
-void launch_shape(Task task, int multiprocessors, const Bytes &q, const Bytes &k, const Bytes &v) {
+void launch_shape(const Task &task, int multiprocessors, const Bytes &q, const Bytes &k, const Bytes &v) {
   using S_ = Shape<head_dim, alone>;
   dim3 grid = {};
   if constexpr (alone) {
     grid = sage::grid(task.units, task.heads, task.all_heads / task.heads);
   } else {
-    const int of_head = (task.units + S_::kGroups - 1) / S_::kGroups;
-    TORCH_CHECK(static_cast<int64_t>(task.units) * task.all_heads <= INT_MAX, "too many heads or batches, or too long");
-    task.tiles = task.whole = of_head * task.all_heads;
-    if (!task.causal) {
-      // The last tiles, which not all multiprocessors would get one of, are cut as small as can be for each to get one.
-      task.whole = task.tiles / multiprocessors * multiprocessors;
-      const int in_first = task.units - task.whole % of_head * S_::kGroups;
-      const int later_heads = task.all_heads - task.whole / of_head - 1;
-      for (int units = 1; task.whole < of_head * task.all_heads && units <= S_::kGroups; units++) {
-        task.rest_units = units;
-        task.rest_tiles = (in_first + units - 1) / units;
-        task.tiles = task.whole + task.rest_tiles + (task.units + units - 1) / units * later_heads;
-        if (task.tiles - task.whole <= multiprocessors) break;
-      }
-    }
     grid = sage::grid(std::min(task.tiles, multiprocessors), 1, 1);
-    // The longest tiles of all heads come first; of so many that two tiles of a head, or more, are at work at a time.
-    const int most = multiprocessors / 2 * task.group, parts = (task.all_heads + most - 1) / most;
-    task.together = (task.all_heads + parts - 1) / parts;
   }
   const CUtensorMap q_map = tensor_map(q, kRows, head_dim), k_map = tensor_map(k, kKeys, head_dim),
                     v_map = tensor_map(v, head_dim, kKeys);
@@ -784,11 +790,12 @@ void launch_shape(Task task, int multiprocessors, const Bytes &q, const Bytes &k
 }
 
 template <int head_dim>
-void launch(const Task &task, const Bytes &q, const Bytes &k, const Bytes &v) {
+void launch(Task task, const Bytes &q, const Bytes &k, const Bytes &v) {
   int device = 0, multiprocessors = 0;
   sage::check(cudaGetDevice(&device));
   sage::check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  const bool alone = alone_is_faster(task, head_dim, multiprocessors), lse = task.lse != nullptr;
+  const float time = cut_tiles(task, multiprocessors);
+  const bool alone = alone_is_faster(task, head_dim, multiprocessors, time), lse = task.lse != nullptr;
   const auto launch = alone ? (lse ? launch_shape<head_dim, true, true> : launch_shape<head_dim, true, false>)
                             : (lse ? launch_shape<head_dim, false, true> : launch_shape<head_dim, false, false>);
   launch(task, multiprocessors, q, k, v);
