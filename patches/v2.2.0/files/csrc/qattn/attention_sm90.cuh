@@ -762,15 +762,15 @@ inline float cut_tiles(Task &task, int multiprocessors) {
   return task.whole / multiprocessors + kTime[task.rest_units];
 }
 
-// Whether blocks of one warpgroup are faster than those of three, which take `time`: as measured on an H200 from 256
-// to 32,760 tokens.
+// Whether blocks of one warpgroup are faster than those of three, which take `time`: as measured on an H200 from 128
+// to 32,760 tokens, in steady state. They draw more power, which lowers the clock.
 inline bool alone_is_faster(const Task &task, int head_dim, int multiprocessors, float time) {
   if (task.heads > 65535 || task.all_heads / task.heads > 65535) return false;  // CUDA has no such grid
   if (task.causal) return time < 1.25f || std::min(task.q_len, task.kv_len) < 1536;
   const float units = static_cast<float>(task.units) * task.all_heads / multiprocessors;
   if (units <= 1.0f) return task.kv_len < 4096;  // one each: those of three bring K and V further ahead
   if (task.kv_len < (head_dim == 64 ? 1024 : 512)) return true;
-  return units * (head_dim == 64 ? 1.065f : task.kv_len > 4608 ? 1.04f : 1.02f) < 3 * time;
+  return units * (head_dim == 64 ? 1.07f : task.kv_len < 2048 ? 1.02f : 1.15f) < 3 * time;
 }
 
 template <int head_dim, bool alone, bool exact_sum>
