@@ -27,9 +27,10 @@ namespace hopper {
 constexpr int kRows = 64, kKeys = 128;  // of a warpgroup's tile
 // e4m3 ends at 448: weights are 2^(logit - largest + log2(448)), a bit less.
 constexpr float kTop = 8.807f;
-// The first products with V wait for half of the weights, and those for the units of exp2. With a head dim of 128,
-// blocks of three warpgroups compute these pairs of them by other units. Of 20 choices timed they were the fastest over
-// all lengths; with none, and with many others, registers do not suffice (see C7511).
+// The first products with V wait for half of the weights, and those for the units of exp2. With a head dim of 128 and
+// no exact sum, blocks of three warpgroups compute these of the 32 pairs that a thread has (of neighbouring keys) by
+// other units. Of 20 choices timed they were the fastest over all lengths; with none, and with many others, registers
+// do not suffice (see C7511).
 __device__ constexpr bool computed(int pair) { return pair == 1 || pair == 6 || pair == 11; }
 
 struct Tile {
@@ -182,12 +183,13 @@ __device__ __forceinline__ float exp2_of(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-// 2^a and 2^b as float8, by adding and multiplying: at most 0.4 % off, where float8 is 6 % off. a and b are at most 16
-// and come with kPoint added, so that their last 16 bits are a + 15 with 10 bits after the point. Those, as a half, are
-// 2^whole * (1 + rest), and a parabola is 2^rest / (1 + rest). Below -15, 0.
+// 2^a and 2^b as float8, by adding and multiplying: at most 0.5 % off, where float8 is 6 % off. a and b come with
+// kPoint added, so that their last 16 bits are a + 15 with 10 bits after the point. Those, as a half, are
+// 2^whole * (1 + rest), and a parabola is 2^rest / (1 + rest). Below -14 float8 has 0. Above 15, where logits of 2^26
+// and more may be rounded to, it has 448.
 constexpr float kPoint = 12288.0f + 15.0f;
 __device__ __forceinline__ uint16_t exp2_pair(float a, float b) {
-  a = fmaxf(a, kPoint - 15.0f), b = fmaxf(b, kPoint - 15.0f);
+  a = fminf(fmaxf(a, kPoint - 15.0f), kPoint + 15.0f), b = fminf(fmaxf(b, kPoint - 15.0f), kPoint + 15.0f);
   const uint32_t both = __byte_perm(__float_as_uint(a), __float_as_uint(b), 0x5410);
   uint16_t packed;
   asm("{ .reg .b32 part, power;\n"
@@ -736,10 +738,10 @@ inline CUtensorMap tensor_map(const Bytes &bytes, uint32_t box_rows, uint32_t bo
   return map;
 }
 
-// Cuts the rows into tiles for blocks of three warpgroups. Returns how long they take, in times of a whole tile.
+// Cuts the rows into tiles for blocks of three warpgroups. Returns how long they take, as a multiple of a whole tile.
 inline float cut_tiles(Task &task, int multiprocessors) {
   constexpr int kGroups = 3;
-  constexpr float kTime[] = {0.0f, 0.5f, 0.71f, 1.0f};  // of a tile of so many units
+  constexpr float kTime[] = {0.0f, 0.5f, 0.71f, 1.0f};  // of a tile of so many units, as measured
   TORCH_CHECK(static_cast<int64_t>(task.units) * task.all_heads <= INT_MAX, "too many heads or batches, or too long");
   const int of_head = (task.units + kGroups - 1) / kGroups;
   task.tiles = task.whole = of_head * task.all_heads;
@@ -762,8 +764,9 @@ inline float cut_tiles(Task &task, int multiprocessors) {
   return task.whole / multiprocessors + kTime[task.rest_units];
 }
 
-// Whether blocks of one warpgroup are faster than those of three, which take `time`: as measured on an H200 from 128
-// to 32,760 tokens, in steady state. They draw more power, which lowers the clock.
+// Whether blocks of one warpgroup are faster than those of three, which take `time`. The figures are fitted to what an
+// H200 measured in steady state, from 128 to 32,760 tokens. Blocks of one warpgroup draw more power, which lowers the
+// clock.
 inline bool alone_is_faster(const Task &task, int head_dim, int multiprocessors, float time) {
   if (task.heads > 65535 || task.all_heads / task.heads > 65535) return false;  // CUDA has no such grid
   if (task.causal) return time < 1.25f || std::min(task.q_len, task.kv_len) < 1536;
