@@ -140,16 +140,7 @@ __device__ __forceinline__ void multiply_qk(int (&d)[64], uint64_t a, uint64_t b
                : "l"(a), "l"(b), "r"(add));
 }
 
-// For weights in registers, with 64 channels of V: floats, in registers in which products of Q and K were.
-__device__ __forceinline__ void multiply_pv(int (&d)[64], const uint32_t (&a)[4], uint64_t b, int add) {
-  asm volatile("{ .reg .pred add; setp.ne.b32 add, %37, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" REGISTERS_0_29
-               "%30, %31}, {%32, %33, %34, %35}, %36, add, 1, 1; }"
-               : OUT32("+r", 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
-
-// The same for weights in registers, with 128 or 64 channels of V, mostly with 8 more, of ones.
+// The same for weights in registers, with 128 or 64 channels of V and 8 more, of ones.
 __device__ __forceinline__ void multiply_pv(float (&d)[68], const uint32_t (&a)[4], uint64_t b, int add) {
   asm volatile("{ .reg .pred add; setp.ne.b32 add, %73, 0;\n"
                "wgmma.mma_async.sync.aligned.m64n136k32.f32.e4m3.e4m3 {" REGISTERS_0_59
@@ -164,13 +155,18 @@ __device__ __forceinline__ void multiply_pv(float (&d)[36], const uint32_t (&a)[
                : OUT32("+f", 0), OUT4("+f", 32)
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
-__device__ __forceinline__ void multiply_pv(float (&d)[32], const uint32_t (&a)[4], uint64_t b, int add) {
-  asm volatile("{ .reg .pred add; setp.ne.b32 add, %37, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" REGISTERS_0_29
-               "%30, %31}, {%32, %33, %34, %35}, %36, add, 1, 1; }"
-               : OUT32("+f", 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
+// With 64 channels alone. Where products of Q and K were, the registers are those of an int, and get floats.
+#define MULTIPLY_PV_64(registers, constraint)                                                                        \
+  __device__ __forceinline__ void multiply_pv(registers, const uint32_t (&a)[4], uint64_t b, int add) {              \
+    asm volatile("{ .reg .pred add; setp.ne.b32 add, %37, 0;\n"                                                      \
+                 "wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 {" REGISTERS_0_29                             \
+                 "%30, %31}, {%32, %33, %34, %35}, %36, add, 1, 1; }"                                                \
+                 : OUT32(constraint, 0)                                                                              \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                                    \
+  }
+MULTIPLY_PV_64(float (&d)[32], "+f")
+MULTIPLY_PV_64(int (&d)[64], "+r")
+#undef MULTIPLY_PV_64
 #undef R8
 #undef REGISTERS_0_29
 #undef REGISTERS_0_59
@@ -185,8 +181,8 @@ __device__ __forceinline__ float exp2_of(float x) {
 }
 // 2^a and 2^b as float8, by adding and multiplying: at most 0.5 % off, where float8 is 6 % off. a and b come with
 // kPoint added, so that their last 16 bits are a + 15 with 10 bits after the point. Those, as a half, are
-// 2^whole * (1 + rest), and a parabola is 2^rest / (1 + rest). Below -14 float8 has 0. Above 15, where logits of 2^26
-// and more may be rounded to, it has 448.
+// 2^whole * (1 + rest), and a parabola is 2^rest / (1 + rest). Below -14 float8 has 0. Above 15 it has 448: logits of
+// 2^26 and more may be rounded to there, from callers of the operator whose logits nobody clamps, as prepare.cu does.
 constexpr float kPoint = 12288.0f + 15.0f;
 __device__ __forceinline__ uint16_t exp2_pair(float a, float b) {
   a = fminf(fmaxf(a, kPoint - 15.0f), kPoint + 15.0f), b = fminf(fmaxf(b, kPoint - 15.0f), kPoint + 15.0f);
@@ -740,7 +736,7 @@ inline CUtensorMap tensor_map(const Bytes &bytes, uint32_t box_rows, uint32_t bo
 
 // Cuts the rows into tiles for blocks of three warpgroups. Returns how long they take, as a multiple of a whole tile.
 inline float cut_tiles(Task &task, int multiprocessors) {
-  constexpr int kGroups = 3;
+  constexpr int kGroups = Shape<64, false>::kGroups;
   constexpr float kTime[] = {0.0f, 0.5f, 0.71f, 1.0f};  // of a tile of so many units, as measured
   TORCH_CHECK(static_cast<int64_t>(task.units) * task.all_heads <= INT_MAX, "too many heads or batches, or too long");
   const int of_head = (task.units + kGroups - 1) / kGroups;
